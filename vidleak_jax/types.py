@@ -76,7 +76,8 @@ class Victim(NamedTuple):
   Params hold all that the server sends, BatchNorm statistics included (under
   'batch_stats', with zero gradient). `loss(params, clips, labels, key=None)` is
   the mean cross-entropy of [B] integer labels or [B, K] probabilities; a key
-  switches dropout on.
+  switches dropout on. A frozen extractor is no part of params: it is a constant
+  of these functions, which both sides know; `known` says which.
   """
   init: Callable[[PRNGKey], Params]
   logits: Callable[[Params, Array], Array]  # (params, clips) -> [B, K]
@@ -85,6 +86,12 @@ class Victim(NamedTuple):
   head: tuple[str, ...]           # path of the last dense layer in params
   layers: tuple[Layer, ...] = ()  # first to last, where the closed form applies
   tokens: Tokens | None = None    # of a transformer with learned positions
+  # (params, clips) -> params with BatchNorm's running statistics moved on
+  statistics: Callable[[Params, Array], Params] | None = None
+  features: Callable[[Array], Array] | None = None  # frozen: clips -> [B, T, F]
+  # path of the dense layer that is fed with the features' mean over the frames
+  feature_layer: tuple[str, ...] = ()
+  known: str = ''  # public beyond params: the frozen extractor and its weights
 
 
 def pick(table: dict[str, Any], name: str, what: str) -> Any:

@@ -1,13 +1,23 @@
 """The client's networks: one a file, each behind `types.Victim`."""
 
-from vidleak_jax.types import Victim, pick
+import inspect
+
+from vidleak_jax.types import UserError, Victim, pick
+from vidleak_jax.victims import vivit as _vivit
 from vidleak_jax.victims.c3d import c3d
 from vidleak_jax.victims.layers import ACTIVATIONS
 from vidleak_jax.victims.lenet import lenet
+from vidleak_jax.victims.norms import NORMS
+from vidleak_jax.victims.vivit import vivit
 
 VICTIMS = {
     'c3d': c3d,
     'lenet': lenet,
+    'vivit': vivit,
+}
+# How the keys of published weights become paths in params, for `weights.load`.
+NAME_MAPS = {
+    'vivit': _vivit.NAMES,
 }
 
 
@@ -17,16 +27,25 @@ def build(
     num_classes: int,
     *,
     activation: str | None = None,
+    norm: str | None = None,
     **options,
 ) -> Victim:
   """The victim called `name`; options left None keep the network's own.
 
   Raises:
-    UserError: for an unknown name, preset or activation.
+    UserError: for an unknown name, preset, activation, norm or option.
   """
   factory = pick(VICTIMS, name, 'victim')
   if activation is not None:
     pick(ACTIVATIONS, activation, 'activation')
-    options['activation'] = activation
+  if norm is not None:
+    pick(NORMS, norm, 'norm')
+  options |= {'activation': activation, 'norm': norm}
   options = {k: v for k, v in options.items() if v is not None}
+  allowed = inspect.signature(factory).parameters
+  for option in options:
+    if option not in allowed:
+      raise UserError(
+          f'The victim {name} has no option {option!r}. It takes: '
+          f'{", ".join(list(allowed)[2:])}. Leave victim.{option} at None.')
   return factory(tuple(clip_shape), num_classes, **options)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vidleak_jax.types import Array, Layer, Victim
+from vidleak_jax.types import Array, Layer, Params, Tokens, Victim
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -31,8 +31,10 @@ def from_module(
     *,
     head: tuple[str, ...] = ('head',),
     layers: tuple[Layer, ...] = (),
+    tokens: Tokens | None = None,
+    dropout: bool = False,
 ) -> Victim:
-  """A victim whose params are the module's 'params' collection.
+  """A victim whose params are what the module's `init` returns.
 
   Args:
     module: maps clips [B, T, H, W, C] in [0, 1] to logits [B, K].
@@ -40,16 +42,35 @@ def from_module(
     num_classes: K.
     head: path of the last dense layer in the params.
     layers: the layers in order, where the closed form applies.
+    tokens: of a transformer, where its closed form applies.
+    dropout: whether the module takes `deterministic` and a 'dropout' key.
   """
 
   def init(key):
-    return module.init(key, jnp.zeros((1, *clip_shape)))['params']
+    variables = module.init(key, jnp.zeros((1, *clip_shape)))
+    stats = variables.get('batch_stats')
+    return variables['params'] | ({'batch_stats': stats} if stats else {})
 
   def logits(params, clips):
-    return module.apply({'params': params}, clips)
+    return module.apply(split_stats(params), clips)
 
   def loss(params, clips, labels, key=None):
-    del key  # no dropout here
-    return cross_entropy(logits(params, clips), labels)
+    if key is None or not dropout:
+      return cross_entropy(logits(params, clips), labels)
+    scores = module.apply(split_stats(params), clips, deterministic=False,
+                          rngs={'dropout': key})
+    return cross_entropy(scores, labels)
 
-  return Victim(jax.jit(init), logits, loss, num_classes, head, layers)
+  def statistics(params, clips):
+    _, state = module.apply(split_stats(params), clips, mutable='batch_stats')
+    return params | state
+
+  return Victim(jax.jit(init), logits, loss, num_classes, head, layers, tokens,
+                statistics)
+
+
+def split_stats(params: Params) -> dict[str, Params]:
+  """A victim's params as the module's collections; statistics are constants."""
+  params = dict(params)
+  stats = jax.lax.stop_gradient(params.pop('batch_stats', {}))
+  return {'params': params, 'batch_stats': stats}

@@ -5,6 +5,7 @@ which is hundreds of times slower than a matrix product on CPU. So victims call
 `conv`, whose lowering is chosen per backend, never a bare `nn.Conv`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -16,12 +17,59 @@ from vidleak_jax.types import Array, pick
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'relu': nn.relu,
     'leaky_relu': nn.leaky_relu,
-    'gelu': nn.gelu,
+    'gelu': nn.gelu,  # with tanh
+    'gelu_exact': functools.partial(nn.gelu, approximate=False),
     'softplus': nn.softplus,
     'sigmoid': nn.sigmoid,
     'tanh': nn.tanh,
     'identity': lambda x: x,
 }
+
+# name -> mean and standard deviation that a network takes off its input
+INPUTS: dict[str, tuple] = {
+    'unit': (0.0, 1.0),
+    'half': (0.5, 0.5),
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    'kinetics': ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+}
+
+
+def standardize(clips: Array, name: str) -> Array:
+  """Clips in [0, 1] in the scale of `INPUTS[name]`."""
+  mean, std = pick(INPUTS, name, 'input scale')
+  return (clips - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def unstandardize(x: Array, name: str) -> Array:
+  """The inverse of `standardize`."""
+  mean, std = pick(INPUTS, name, 'input scale')
+  return x * jnp.asarray(std) + jnp.asarray(mean)
+
+
+def max_pool(
+    x: Array,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+) -> Array:
+  """Max pooling, one axis at a time by strided slices.
+
+  Its second derivative is cheap everywhere, unlike that of `reduce_window`.
+
+  Args:
+    x: [B, *space, C].
+    window: one per spatial axis, as are strides and padding (on both sides).
+  """
+  for axis, (taps, stride, pad) in enumerate(zip(window, strides, padding), 1):
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (pad, pad)
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)
+    size = (x.shape[axis] - taps) // stride + 1
+    x = functools.reduce(jnp.maximum, [
+        lax.slice_in_dim(x, tap, tap + (size - 1) * stride + 1, stride, axis)
+        for tap in range(taps)
+    ])
+  return x
 
 
 def conv(

@@ -1,0 +1,111 @@
+"""Victims answer as the implementations that others wrote and people use."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidleak_jax import victims
+from vidleak_jax.types import UserError
+from vidleak_jax.victims import weights
+
+REFERENCES = Path(__file__).parents[1] / 'references'
+CASES = {  # reference -> victim and its options
+    'vivit': ('vivit', {}),
+}
+
+
+def _read(name):
+  with np.load(REFERENCES / f'{name}.npz') as archive:
+    arrays = dict(archive)
+  groups = {'weight': {}, 'grad': {}}
+  for key, array in arrays.items():
+    group, _, rest = key.partition(':')
+    groups.get(group, {})[rest] = array
+  return arrays, groups['weight'], groups['grad']
+
+
+@functools.cache
+def _build(name, **options):
+  return victims.build(name, (4, 16, 16, 3), 5, preset='tiny', **options)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_outputs_and_gradients_equal_the_reference(case):
+  arrays, tensors, gradients = _read(case)
+  name, options = CASES[case]
+  victim = _build(name, **options)
+  params = victim.init(jax.random.key(0))
+  params, report = weights.fill(params, tensors, victims.NAME_MAPS[name])
+  assert not report.missing
+
+  logits = jax.jit(victim.logits)(params, arrays['clips'])
+  np.testing.assert_allclose(logits, arrays['logits'], rtol=1e-4, atol=1e-4)
+  grads = jax.jit(jax.grad(victim.loss))(
+      params, arrays['clips'], jnp.asarray(arrays['labels']))
+  expected, _ = weights.fill(jax.tree.map(jnp.zeros_like, params), gradients,
+                             victims.NAME_MAPS[name])
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+      grads, expected)
+
+
+def test_what_is_not_loaded_is_reported():
+  _, tensors, _ = _read('vivit')
+  victim = _build('vivit')
+  before = victim.init(jax.random.key(0))
+  tensors = {k: v for k, v in tensors.items() if 'layernorm' not in k}
+  tensors['decoder.weight'] = np.zeros((2, 2), np.float32)
+  after, report = weights.fill(before, tensors, victims.NAME_MAPS['vivit'],
+                               skip=('head',))
+  assert 'encoder/norm/scale' in report.missing
+  assert set(report.unused) == {
+      'decoder.weight', 'classifier.weight', 'classifier.bias'}
+  assert 'embed/kernel' in report.loaded
+  np.testing.assert_array_equal(after['head']['kernel'],
+                                before['head']['kernel'])
+
+
+def test_a_shape_that_does_not_fit_says_so():
+  _, tensors, _ = _read('vivit')
+  params = victims.build('vivit', (4, 16, 16, 3), 7, preset='tiny').init(
+      jax.random.key(0))
+  with pytest.raises(UserError, match=r"classifier.*\(16, 5\).*\(16, 7\)"):
+    weights.fill(params, tensors, victims.NAME_MAPS['vivit'])
+
+
+def test_a_foreign_file_is_refused():
+  params = _build('vivit').init(jax.random.key(0))
+  with pytest.raises(UserError, match='None of the 1 tensors fits'):
+    weights.fill(params, {'a.weight': np.zeros(3)}, ())
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.npz'])
+def test_own_params_come_back_from_a_file(tmp_path, suffix):
+  params = _build('vivit').init(jax.random.key(1))
+  flat = {'/'.join(e.key for e in path): np.asarray(leaf) for path, leaf
+          in jax.tree_util.tree_flatten_with_path(params)[0]}
+  np.savez(tmp_path / 'a.npz', **flat)
+  weights.convert(tmp_path / 'a.npz', tmp_path / 'a.safetensors')
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  loaded, report = weights.load(zeros, tmp_path / f'a{suffix}', ())
+  assert not report.missing and not report.unused
+  jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_a_torch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):
+  monkeypatch.setitem(__import__('sys').modules, 'torch', None)
+  (tmp_path / 'a.th').write_bytes(b'')
+  with pytest.raises(UserError, match='Install torch, or convert'):
+    weights.read(tmp_path / 'a.th')
+
+
+def test_unknown_files_say_what_is_allowed(tmp_path):
+  with pytest.raises(UserError, match='no weights file'):
+    weights.read(tmp_path / 'missing.npz')
+  (tmp_path / 'a.pkl').write_bytes(b'')
+  with pytest.raises(UserError, match=r"got 'a.pkl'"):
+    weights.read(tmp_path / 'a.pkl')
