@@ -1,0 +1,1 @@
+"""From a leak to a recovery; never sees a data set or the truth."""

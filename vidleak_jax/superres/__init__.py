@@ -1,0 +1,1 @@
+"""Super-resolution: the stage after the attack."""

@@ -1,0 +1,99 @@
+"""Every field, with its meaning; the other configs are this plus overrides.
+
+python launch/attack.py --config=configs/default.py --workdir=runs/default
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+  """Returns the default: `ig` on one clip of the embedded data set."""
+  return ConfigDict({
+      'seed': 0,
+      'data': {
+          'name': 'photo_motion',  # or video_folder, or any TFDS name
+          'dir': placeholder(str),  # of video_folder: class folders, or a file
+          'split': 'test',
+          'num_clips': 1,
+          'num_frames': 8,
+          'frame_stride': 2,
+          'image_size': 32,       # the attacked resolution, square
+          'original_size': 128,   # what super-resolution is scored against
+          'labels': 'dataset',    # or random: drawn from the victim's classes
+      },
+      'victim': {
+          'name': 'c3d',
+          'preset': placeholder(str),      # the network's own default
+          'activation': placeholder(str),  # likewise
+          'num_classes': 101,
+          'checkpoint': placeholder(str),  # a trained victim; else as initialised
+      },
+      'federated': {
+          'message': 'clip',       # what one gradient covers: frame, clip, batch
+          'algorithm': 'fedsgd',   # or fedavg
+          'local_steps': 1,        # of fedavg
+          'local_learning_rate': 0.01,
+          'labels_known': False,   # whether the client sends its labels
+      },
+      'defense': {                 # each is off at 0
+          'clip_norm': 0.0,        # largest global norm
+          'noise_std': 0.0,        # of Gaussian noise, absolute
+          'prune_fraction': 0.0,   # of each leaf's smallest entries
+          'quantize_bits': 0,
+      },
+      'attack': {
+          'name': 'ig',
+          'num_restarts': 1,
+          'num_steps': placeholder(int),  # None: the recipe's own
+          'chunk_steps': 50,              # between logs and checkpoints
+          'ig': _ig(),
+          'dlg': _dlg(),
+          'idlg': {**_dlg(), 'labels': 'inferred'},
+      },
+      'superres': {'name': 'none'},
+      'backend': {                 # None: what backend.py measured as best
+          'num_devices': 0,        # 0: all
+          'lowering': placeholder(str),       # of convolutions: matmul, lax
+          'restart_batch': placeholder(int),  # tries vmapped together
+          'precision': placeholder(str),      # of float32 matrix products
+      },
+  })
+
+
+def _ig() -> dict:
+  """Cosine and a little relative L2, which holds the contrast; fading TV."""
+  return {
+      'num_steps': 2000,
+      'labels': 'inferred',      # or joint: optimised with the clip
+      'distance': {'cosine': 1.0, 'relative_l2': 0.1, 'squared_l2': 0.0},
+      'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01},
+      'prior_schedule': 'constant',  # or cosine, steps
+      'optimizer': 'adam',       # or signed_adam, lbfgs
+      'learning_rate': 0.05,
+      'schedule': 'cosine',      # or constant, steps
+      'warmup_steps': 0,
+      'memory': 20,              # of lbfgs
+      'start_mean': 0.5,
+      'start_std': 0.05,
+      'box': True,
+  }
+
+
+def _dlg() -> dict:
+  """DLG (1906.08935): clip and soft label together, L-BFGS, nothing else."""
+  return {
+      'num_steps': 1000,
+      'labels': 'joint',
+      'distance': {'cosine': 0.0, 'relative_l2': 0.0, 'squared_l2': 1.0},
+      'priors': {'spatial_tv': 0.0, 'temporal_tv': 0.0},
+      'prior_schedule': 'constant',
+      'optimizer': 'lbfgs',
+      'learning_rate': 1.0,
+      'schedule': 'constant',
+      'warmup_steps': 0,
+      'memory': 50,
+      'start_mean': 0.0,
+      'start_std': 1.0,
+      'box': False,
+  }

@@ -1,0 +1,12 @@
+"""A first look: one clip of the embedded data set through a 3-D CNN's gradient.
+
+  python launch/attack.py --config=configs/quickstart.py --workdir=runs/quick
+"""
+
+from configs import default
+
+
+def get_config():
+  config = default.get_config()
+  config.attack.num_steps = 1500
+  return config

@@ -1,0 +1,35 @@
+"""The main job: how much of a clip leaks through the gradient a client shares.
+
+  python launch/attack.py --config=configs/quickstart.py --workdir=runs/quick
+  python launch/attack.py --config=configs/quickstart.py --workdir=runs/mine \
+      --config.data.name=video_folder --config.data.dir=clip.mp4
+  python launch/attack.py --config=configs/quickstart.py --workdir=runs/leak \
+      --leak=runs/quick/leak.safetensors
+
+Started again in the same workdir it goes on where it stopped.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from vidleak_jax import launcher, pipeline, summary
+
+launcher.define_flags('configs/default.py')
+_LEAK = flags.DEFINE_string(
+    'leak', None, 'Attack this leak.safetensors; no data set is touched.')
+_TENSORBOARD = flags.DEFINE_bool(
+    'tensorboard', False, 'Also write TensorBoard events to the workdir.')
+
+
+def main() -> None:
+  folder = launcher.workdir()
+  result = pipeline.run(
+      launcher.resolved_config(), folder,
+      leak_path=_LEAK.value and Path(_LEAK.value),
+      tensorboard=_TENSORBOARD.value)
+  print(summary.of_run(result, folder))
+
+
+if __name__ == '__main__':
+  launcher.run(main)

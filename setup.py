@@ -1,0 +1,40 @@
+"""Installs vidleak_jax."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name='vidleak_jax',
+    version='0.1.0',
+    description='How much of a private video leaks through federated gradients',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_packages(include=['vidleak_jax', 'vidleak_jax.*']),
+    install_requires=[
+        'jax>=0.10,<0.13',
+        'flax>=0.12,<0.13',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12,<1.0',
+        'absl-py',
+        'ml_collections>=1.1',
+        'numpy',
+        'scipy',
+        'tensorflow-datasets>=4.9.10',
+        'importlib_resources',  # TFDS asks for it without TensorFlow
+        'dm-pix>=0.4',
+        'scikit-image>=0.26',   # the photographs of photo_motion
+        'av>=14',
+        'pillow',
+        'matplotlib',
+        'jinja2',
+        'rich',
+        'safetensors',
+        'tensorboardX',
+    ],
+    extras_require={
+        'cuda': ['jax[cuda12]>=0.10,<0.13'],
+        'tpu': ['jax[tpu]>=0.10,<0.13'],
+        'test': ['pytest', 'chex', 'ruff'],
+        'torch': ['torch'],     # only to convert .pth files
+        'peers': ['torch', 'breaching', 'transformers', 'spandrel'],
+    },
+)

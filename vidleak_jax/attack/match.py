@@ -1,0 +1,116 @@
+"""The match: how far the guess's gradient is from the leaked one.
+
+A distance maps two trees of the same structure to a scalar. `gradient_match`
+turns one into a term of the objective, `(guess, leak) -> []`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vidleak_jax.types import Array, Guess, Leak, Params
+
+Distance = Callable[[Params, Params], Array]
+Term = Callable[[Guess, Leak], Array]
+
+_TINY = 1e-30  # keeps the distance to an all-zero leak finite
+
+
+def squared_l2(update: Params, target: Params) -> Array:
+  """Sum of squared differences: DLG (1906.08935), equation 2."""
+  return _sum(jax.tree.map(lambda u, t: jnp.sum((u - t) ** 2), update, target))
+
+
+def relative_l2(update: Params, target: Params) -> Array:
+  """`squared_l2` over the target's squared norm: holds scale and contrast."""
+  return squared_l2(update, target) / (_dot(target, target) + _TINY)
+
+
+def cosine(update: Params, target: Params) -> Array:
+  """1 - cosine over all parameters: Inverting Gradients (2003.14053), eq. 4."""
+  norms = _dot(update, update) * _dot(target, target)
+  return 1.0 - _dot(update, target) * lax.rsqrt(norms + _TINY)
+
+
+DISTANCES: dict[str, Distance] = {
+    'cosine': cosine,
+    'relative_l2': relative_l2,
+    'squared_l2': squared_l2,
+}
+
+
+def weighted_distance(weights: dict[str, float]) -> Distance:
+  """The weighted sum of some `DISTANCES`; a weight of 0 leaves one out."""
+  chosen = [(w, DISTANCES[name]) for name, w in weights.items() if w]
+
+  def distance(update, target):
+    return sum(w * one(update, target) for w, one in chosen)
+  return distance
+
+
+def gradient_match(loss: Callable[..., Array], distance: Distance) -> Term:
+  """The match of a FedSGD leak, with its exact gradient by forward mode.
+
+  With v = dD/dg at g = dL/dp, the gradient of D(g(x)) is the derivative of
+  dL/dx along p + t v: one `jvp` over one `grad`, no double backward.
+
+  Args:
+    loss: a victim's, `(params, clips, labels) -> []`.
+    distance: between gradients.
+
+  Returns:
+    A term that is right in value and first derivative. Its second derivative
+    is zero, so use it with first-order optimizers.
+  """
+
+  def term(guess, leak):
+    moving, rebuild = _differentiable(guess)
+    gradient = jax.grad(
+        lambda params: loss(params, *rebuild(moving)))(leak.params)
+    value, v = jax.value_and_grad(distance)(gradient, leak.update)
+    inner = jax.grad(lambda moved, params: loss(params, *rebuild(moved)))
+    slope = jax.jvp(
+        lambda params: inner(moving, params), (leak.params,), (v,))[1]
+    return _with_gradient(value, slope, moving)
+  return term
+
+
+def update_match(
+    client: Callable[[Params, Array, Array], Params], distance: Distance
+) -> Term:
+  """The match of any update the attacker can simulate, by double backward.
+
+  Args:
+    client: `(params, clips, labels) -> update`, such as a FedAvg client's.
+    distance: between updates.
+  """
+
+  def term(guess, leak):
+    moving, rebuild = _differentiable(guess)
+    return distance(client(leak.params, *rebuild(moving)), leak.update)
+  return term
+
+
+def _differentiable(guess):
+  """What of a guess varies, and how it becomes (clips, labels)."""
+  if jnp.issubdtype(guess.labels.dtype, jnp.integer):
+    return guess.clips, lambda clips: (clips, guess.labels)
+  return guess, lambda g: (g.clips, jax.nn.softmax(g.labels))
+
+
+def _with_gradient(value, slope, moving):
+  """`value`, whose derivative by `moving` is `slope`."""
+  terms = jax.tree.map(
+      lambda s, x: jnp.vdot(lax.stop_gradient(s), x - lax.stop_gradient(x)),
+      slope, moving)
+  return lax.stop_gradient(value) + _sum(terms)
+
+
+def _dot(a, b):
+  return _sum(jax.tree.map(jnp.vdot, a, b))
+
+
+def _sum(tree):
+  return sum(jax.tree.leaves(tree))

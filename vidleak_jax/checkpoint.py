@@ -1,0 +1,75 @@
+"""Checkpoints: the only place that knows Orbax.
+
+A checkpoint is written under a temporary name and renamed, so a process killed
+at any moment leaves the last complete one.
+"""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from vidleak_jax.types import UserError
+
+
+class Checkpoints:
+  """The newest states of one run."""
+
+  def __init__(self, folder: Path, keep: int = 2):
+    self._folder = folder
+    self._manager = ocp.CheckpointManager(
+        folder.absolute(), options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True))
+
+  def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+    """Writes in the background.
+
+    Args:
+      step: must grow from call to call.
+      state: a tree of host arrays (so that any device count can restore it).
+      facts: small and JSON-able.
+    """
+    self._guard(lambda: self._manager.save(step, args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts))))
+
+  def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """The newest (state, facts), or None where nothing was saved.
+
+    Args:
+      like: a tree of the same structure and shapes.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    restored = self._manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(like), facts=ocp.args.JsonRestore()))
+    return restored['state'], restored['facts']
+
+  def close(self) -> None:
+    """Waits for the last write."""
+    self._guard(self._manager.wait_until_finished)
+    self._manager.close()
+
+  def _guard(self, write):
+    """Tells a full disk apart from a defect."""
+    try:
+      write()
+    except Exception as error:
+      if not _disk_is_full(error):
+        raise
+      raise UserError(
+          f'The disk is full: no checkpoint could be written to '
+          f'{self._folder}. The last complete one (step '
+          f'{self._manager.latest_step()}) stands; make space and run the same '
+          'command to go on from there.') from error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+  while error is not None:
+    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if 'No space left on device' in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False

@@ -1,0 +1,67 @@
+"""What every launcher shares: flags, and errors a person can read."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vidleak_jax.types import UserError
+
+_INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+
+def define_flags(default_config: str) -> None:
+  """Defines --config (a file, with --config.FIELD=VALUE) and --workdir."""
+  # The folder above launch/, so that configs can import configs.default.
+  sys.path.insert(0, str(Path(sys.argv[0]).resolve().parents[1]))
+  config_flags.DEFINE_config_file(
+      'config', default_config, 'A file with get_config().', lock_config=True)
+  flags.DEFINE_string('workdir', None, 'Where everything is written.')
+  flags.mark_flag_as_required('workdir')
+
+
+def resolved_config() -> dict:
+  """The config with its overrides, as plain dicts."""
+  return flags.FLAGS.config.to_dict()
+
+
+def workdir() -> Path:
+  """The --workdir flag."""
+  return Path(flags.FLAGS.workdir)
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses flags and runs `main`; a user's mistake ends without a traceback."""
+
+  def guarded(argv):
+    logging.set_verbosity(logging.INFO)
+    if len(argv) > 1:
+      _fail(f'Unexpected arguments {argv[1:]}. Flags look like --name=value.')
+    try:
+      main()
+    except UserError as error:
+      _fail(str(error))
+    except KeyboardInterrupt:
+      print('\nInterrupted. The same command goes on from the last checkpoint.',
+            file=sys.stderr)
+      sys.exit(_INTERRUPTED)
+  app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv):
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(str(error))
+  except (KeyError, AttributeError) as error:  # how config_flags tells a typo
+    text = str(error).strip('"\'').replace('\\n', '\n').replace("\\'", '')
+    _fail(f'No such config field: {text}')
+  except (OSError, TypeError, ValueError) as error:
+    _fail(str(error))
+
+
+def _fail(message):
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(1)

@@ -1,0 +1,231 @@
+"""The main job, and the file to read first.
+
+Data flows one way: clips -> the client's gradient -> defence -> leak -> attack
+-> metrics -> report. Only this file knows all stages; the attack sees the leak
+and the victim's public loss, and only the metrics see truth and recovery.
+"""
+
+import functools
+import json
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from vidleak_jax import backend, data, defenses, engine, federated, leak_file
+from vidleak_jax import metrics, parallel, progress, report, victims, workdir
+from vidleak_jax.attack import labels, match, recipe
+from vidleak_jax.types import Batch, Guess, Leak, Recovery, UserError, Victim
+from vidleak_jax.types import pick
+
+_FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
+
+
+def run(
+    config: dict[str, Any], folder: Path, *,
+    leak_path: Path | None = None, tensorboard: bool = False,
+) -> dict[str, Any]:
+  """Runs one audit and writes all its files under `folder`.
+
+  Started again with the same config it goes on where it stopped; a finished
+  run just returns its result.
+
+  Args:
+    config: as `configs/default.py`, resolved to plain dicts.
+    folder: the workdir.
+    leak_path: attacks this leak file instead of computing one; no data set is
+      touched, and nothing is scored.
+    tensorboard: also writes TensorBoard events.
+
+  Returns:
+    The content of `result.json`.
+
+  Raises:
+    UserError: for anything the user can mend.
+  """
+  devices = parallel.pick_devices(config['backend']['num_devices'])
+  choices = backend.choose(devices[0].platform, **_backend_options(config))
+  backend.apply(choices)
+  asked = {**config, 'leak': leak_path and str(leak_path)}
+  facts = {'device_kind': devices[0].device_kind, 'num_devices': len(devices)}
+  with workdir.claim(folder, asked, facts):
+    if (folder / 'result.json').exists():
+      return json.loads((folder / 'result.json').read_text())
+    sample = None if leak_path else _load_data(config)
+    leak, knowledge = _obtain_leak(config, folder, leak_path, sample, choices)
+    logging.info('The attacker knows: %s', json.dumps(knowledge))
+    victim = _build_victim(knowledge, choices)
+    leak_file.check(leak, jax.eval_shape(victim.init, jax.random.key(0)))
+    recovery, cost = _attack(config, victim, leak, knowledge, devices,
+                             choices, folder, tensorboard)
+    clips = federated.join(recovery.clips, knowledge['num_frames'])
+    result = {**_spent(config, cost, devices),
+              'match_loss': float(np.mean(recovery.match_loss))}
+    if sample is not None:
+      clips, result = _score(sample, recovery, clips, config, result)
+    _publish(folder, sample, clips, recovery, result, knowledge)
+  return result
+
+
+def _load_data(config) -> data.Sample:
+  options = dict(config['data'])
+  return data.load(options.pop('name'), seed=config['seed'],
+                   num_classes=config['victim']['num_classes'], **options)
+
+
+def _obtain_leak(config, folder, leak_path, sample, choices):
+  """The leak of this workdir, of the given file, or computed now."""
+  own = folder / 'leak.safetensors'
+  if own.exists():
+    return leak_file.load(own)
+  if leak_path:
+    leak, knowledge = leak_file.load(leak_path)
+  else:
+    leak, knowledge = _compute_leak(config, sample, choices)
+  leak_file.save(folder, leak, knowledge)
+  return leak, knowledge
+
+
+def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
+  """What an honest client sends, and what of its set-up is public."""
+  federation = config['federated']
+  messages = federated.split(sample.batch, federation['message'])
+  num_messages, batch_size, *clip_shape = messages.clips.shape
+  knowledge = {
+      'victim': config['victim'],
+      'clip_shape': clip_shape,
+      'num_frames': config['data']['num_frames'],
+      'batch_size': batch_size,
+      'num_messages': num_messages,
+      'federated': federation,
+      'labels': 'known' if federation['labels_known'] else 'not known',
+      'defense': {k: v for k, v in config['defense'].items() if v} or 'none',
+      'batch_norm': 'none',
+      'reference_frames': [],
+  }
+  victim = _build_victim(knowledge, choices)
+  keys = dict(zip(('params', 'defense'),
+                  jax.random.split(_key(config, 'client'))))
+  leak = federated.send(
+      _client(victim, federation), victim.init(keys['params']), messages,
+      defenses.build(keys['defense'], **config['defense']),
+      labels_known=federation['labels_known'])
+  return leak, knowledge
+
+
+def _build_victim(knowledge, choices) -> Victim:
+  options = dict(knowledge['victim'])
+  options.pop('checkpoint')
+  return victims.build(
+      options.pop('name'), tuple(knowledge['clip_shape']),
+      options.pop('num_classes'), lowering=choices.lowering, **options)
+
+
+def _client(victim, federation):
+  return federated.client(
+      victim.loss, algorithm=federation['algorithm'],
+      local_steps=federation['local_steps'],
+      local_learning_rate=federation['local_learning_rate'])
+
+
+def _attack(config, victim, leak, knowledge, devices, choices, folder,
+            tensorboard) -> tuple[Recovery, engine.Cost]:
+  """From the leak alone to a recovery."""
+  options = config['attack']
+  own = dict(pick({k: v for k, v in options.items() if isinstance(v, dict)},
+                  options['name'], 'attack'))
+  default_steps = own.pop('num_steps')
+  num_steps = options['num_steps'] or default_steps
+  templates = _templates(leak, knowledge, victim, own.pop('labels'))
+  attack = recipe.build(_match_of(victim, knowledge), num_steps, **own)
+  budget = engine.Budget(
+      num_restarts=options['num_restarts'], num_steps=num_steps,
+      chunk_steps=options['chunk_steps'],
+      restart_batch=choices.restart_batch, devices=devices)
+  return engine.run(attack, leak, templates, _key(config, 'attack'), budget,
+                    folder, tensorboard=tensorboard)
+
+
+def _templates(leak, knowledge, victim, how) -> Guess:
+  """Shapes to start from, and labels: known, inferred, or to be optimised."""
+  shape = (knowledge['num_messages'], knowledge['batch_size'])
+  clips = np.zeros((*shape, *knowledge['clip_shape']), np.float32)
+  if how == 'joint':
+    return Guess(clips, np.zeros((*shape, victim.num_classes), np.float32))
+  if leak.labels is not None:
+    return Guess(clips, np.asarray(leak.labels))
+  return Guess(clips, labels.infer_labels(leak.update, victim.head, shape[1]))
+
+
+def _match_of(victim, knowledge):
+  """The match of the algorithm that the clients run."""
+  federation = knowledge['federated']
+  if federation['algorithm'] == 'fedsgd':
+    return functools.partial(match.gradient_match, victim.loss)
+  return functools.partial(match.update_match, _client(victim, federation))
+
+
+def _score(sample, recovery, clips, config, result):
+  """Truth and recovery meet here, and only here."""
+  truth = sample.batch.clips
+  message = config['federated']['message']
+  labels_sent = federated.split(sample.batch, message).labels
+  guessed = np.asarray(recovery.labels)
+  if message == 'batch':  # clips of one gradient come back in any order
+    order = metrics.assign(clips, truth)
+    clips, guessed = clips[order], guessed[:, order]
+  scores = metrics.score(clips, truth, sample.unrelated)
+  accuracy = metrics.label_accuracy(guessed, labels_sent)
+  return clips, {**scores, 'label_accuracy': accuracy, **result}
+
+
+def _spent(config, cost, devices) -> dict[str, Any]:
+  stats = devices[0].memory_stats() or {}
+  peak = stats.get('peak_bytes_in_use')  # CPU devices do not count theirs
+  if peak is None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  return {
+      'num_restarts': config['attack']['num_restarts'],
+      'num_steps': cost.num_steps,
+      'num_devices': len(devices),
+      'device_kind': devices[0].device_kind,
+      'seconds_compile': cost.seconds_compile,
+      'seconds_attack': cost.seconds_attack,
+      'restart_steps_per_second': cost.restart_steps / cost.seconds_attack,
+      'peak_memory_bytes': peak,
+      'seed': config['seed'],
+  }
+
+
+def _publish(folder, sample, clips, recovery, result, knowledge):
+  """Writes recovery, report and, last of all, the result."""
+  workdir.write_arrays(folder / 'recovered.npz', clips=clips,
+                       labels=np.asarray(recovery.labels))
+  names = [f'clip {i}' for i in range(len(clips))]
+  report.write(
+      folder,
+      truth=None if sample is None else sample.batch.clips,
+      recovered=clips,
+      result=result,
+      metrics_rows=progress.read_rows(folder / 'metrics.jsonl'),
+      knowledge=knowledge,
+      names=names if sample is None else sample.names,
+      fps=_FRAMES_PER_SECOND,
+      setup=json.loads((folder / 'config.json').read_text()))
+  workdir.write_json(folder / 'result.json', result)
+
+
+def _backend_options(config):
+  return {k: v for k, v in config['backend'].items() if k != 'num_devices'}
+
+
+def _key(config, stage: str):
+  """Each stage's own randomness, by name."""
+  stages = ('client', 'attack')
+  key = jax.random.key(config['seed'])
+  return dict(zip(stages, jax.random.split(key, len(stages))))[stage]

@@ -1,0 +1,90 @@
+"""One run's folder: whose it is, what it was asked, what it answers."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidleak_jax.types import UserError
+
+
+@contextmanager
+def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
+  """Holds a workdir for one run of one config.
+
+  Writes `config.json` the first time; later runs must ask the same.
+
+  Args:
+    workdir: made where it is missing.
+    config: resolved, JSON-able.
+    facts: recorded beside it, such as the device kind; they may change.
+
+  Raises:
+    UserError: when another process works there, or another config did.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  with open(workdir / '.lock', 'w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(f'Another run is at work in {workdir}. Wait for it, or '
+                      'choose another --workdir.') from error
+    file = workdir / 'config.json'
+    if file.exists():
+      _compare(file, json.loads(file.read_text())['config'], config)
+    else:
+      write_json(file, {'config': config, **versions(), **facts})
+    yield
+
+
+def versions() -> dict[str, Any]:
+  """Of the libraries that numbers depend on, and the git commit if any."""
+  libraries = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+  commit = subprocess.run(
+      ['git', '-C', str(Path(__file__).parent), 'rev-parse', 'HEAD'],
+      capture_output=True, text=True, check=False)
+  return {
+      'versions': {'python': sys.version.split()[0],
+                   **{name: version(name) for name in libraries}},
+      'git_commit': commit.stdout.strip() or None,
+  }
+
+
+def write_json(file: Path, content: Any) -> None:
+  """Atomically: a reader sees the old file or the new one."""
+  partial = file.with_name(file.name + '.tmp')
+  partial.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
+  os.replace(partial, file)
+
+
+def write_arrays(file: Path, **arrays: np.ndarray) -> None:
+  """An .npz, atomically; those that are None are left out."""
+  partial = file.with_name(file.name + '.tmp')
+  with open(partial, 'wb') as stream:
+    np.savez(stream, **{k: v for k, v in arrays.items() if v is not None})
+  os.replace(partial, file)
+
+
+def _compare(file, old, new):
+  changed = sorted(_differences('', old, new))
+  if changed:
+    raise UserError(
+        f'{file.parent} belongs to a run of another config: '
+        f'{"; ".join(changed[:5])}{" ..." if len(changed) > 5 else ""}. '
+        'Choose another --workdir, or run it with the config it had.')
+
+
+def _differences(prefix, old, new):
+  for key in old.keys() | new.keys():
+    name, a, b = f'{prefix}{key}', old.get(key), new.get(key)
+    if isinstance(a, dict) and isinstance(b, dict):
+      yield from _differences(f'{name}.', a, b)
+    elif a != b:
+      yield f'{name} was {a!r}, now {b!r}'
