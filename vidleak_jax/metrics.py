@@ -1,0 +1,208 @@
+"""How near a recovery comes to the truth: the only stage that sees both.
+
+Every function takes NumPy or JAX arrays of floats in [0, 1], channels last,
+and raises UserError on integers, values outside [0, 1], NaN or unequal shapes.
+PSNR is taken in float64, so that an exact recovery (125 dB) is scored exactly.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidleak_jax.types import Array, UserError
+
+CEILING = 200.0   # dB; equal frames would be infinite, which JSON cannot hold
+WINDOW = 11       # pixels; SSIM's Gaussian window is WINDOW x WINDOW
+TOLERANCE = 1e-6  # a clip may leave [0, 1] by rounding, no further
+
+
+def psnr(a: Array, b: Array) -> np.ndarray:
+  """Peak signal-to-noise ratio in dB of each frame, at most CEILING.
+
+  Args:
+    a: [..., H, W, C] in [0, 1].
+    b: same shape.
+
+  Returns:
+    [...] float64. A clip's PSNR is the mean over its frames.
+  """
+  a, b = _checked(a, b)
+  error = np.mean(
+      np.square(np.subtract(a, b, dtype=np.float64)), axis=(-3, -2, -1))
+  return -10 * np.log10(np.maximum(error, 10 ** (-CEILING / 10)))
+
+
+def ssim(a: Array, b: Array) -> np.ndarray:
+  """Structural similarity of each frame (Wang et al. 2004, Gaussian window).
+
+  Colours are scored one by one and averaged; the border, where the window
+  does not fit, is left out.
+
+  Args:
+    a: [..., H, W, C] in [0, 1].
+    b: same shape.
+
+  Returns:
+    [...] float64. NaN, for undefined, where H or W is below WINDOW.
+  """
+  a, b = _checked(a, b)
+  *lead, height, width, channels = a.shape
+  if min(height, width) < WINDOW:
+    return np.full(lead, np.nan)
+  frames = (-1, height, width, channels)
+  values = _ssim(*(x.reshape(frames).astype(np.float32) for x in (a, b)))
+  return np.asarray(values, np.float64).reshape(lead)
+
+
+@jax.jit
+def _ssim(a, b):
+  import dm_pix
+  return dm_pix.ssim(a, b)
+
+
+def score(recovered: Array, truth: Array, unrelated: Array,
+          reference: Array | None = None) -> dict:
+  """Scores a recovery, and beside it the floors it has to beat.
+
+  A floor is an answer that needs no gradient: an unrelated clip, the truth's
+  own mean colour, or the reference frame copied; a recovery counts only above
+  the best of them.
+
+  Args:
+    recovered: [N, T, H, W, C] in [0, 1], in the truth's order (see `assign`).
+    truth: same shape.
+    unrelated: broadcasts to the same shape; clips of other scenes.
+    reference: the attacker's reference frames, where it has them; broadcasts.
+
+  Returns:
+    `psnr`, `ssim`: means over clips and frames, with `*_per_clip` [N] and
+    `*_per_frame` [N][T]; `psnr_FLOOR`, `ssim_FLOOR` and their `*_per_clip`
+    for FLOOR in unrelated, mean_frame and reference. Plain floats and lists;
+    SSIM is None where it is undefined.
+  """
+  truth = _clips(truth)
+  result = _scores('', recovered, truth)
+  mean_colour = truth.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
+  floors = {'_unrelated': unrelated, '_mean_frame': mean_colour}
+  if reference is not None:
+    floors['_reference'] = reference
+  for name, clips in floors.items():
+    floor = _scores(name, _broadcast(clips, truth.shape), truth)
+    result |= {k: v for k, v in floor.items() if not k.endswith('_per_frame')}
+  return result
+
+
+def score_enhanced(enhanced: Array, bicubic: Array, original: Array) -> dict:
+  """Scores super-resolution beside plain bicubic enlargement.
+
+  Args:
+    enhanced: [N, T, H, W, C] in [0, 1], the super-resolved recovery.
+    bicubic: same shape, the same recovery enlarged without a network.
+    original: same shape, the truth at high resolution.
+
+  Returns:
+    `psnr_enhanced`, `ssim_enhanced`, `psnr_bicubic`, `ssim_bicubic`, each
+    with its `*_per_clip` [N] and `*_per_frame` [N][T].
+  """
+  original = _clips(original)
+  return (_scores('_enhanced', enhanced, original)
+          | _scores('_bicubic', bicubic, original))
+
+
+def assign(recovered: Array, truth: Array) -> np.ndarray:
+  """Which recovered clip answers which true one, within each message.
+
+  The gradient of a batch is a sum, so the order of its clips cannot be known
+  and is no part of the attack's answer. The order with the least mean squared
+  error is taken, each clip used once, never across messages. It orders the
+  scores only; nothing of it may return to an attack.
+
+  Args:
+    recovered: [M, B, T, H, W, C] in [0, 1].
+    truth: same shape.
+
+  Returns:
+    [M, B] integers: `recovered[m, order[m, b]]` answers `truth[m, b]`. Apply
+    it to the recovered labels too.
+  """
+  from scipy.optimize import linear_sum_assignment
+  recovered, truth = _checked(recovered, truth)
+  orders = []
+  for guesses, clips in zip(recovered, truth, strict=True):
+    cost = [np.mean((guesses - clip) ** 2, axis=(1, 2, 3, 4)) for clip in clips]
+    orders.append(linear_sum_assignment(np.stack(cost))[1])
+  return np.stack(orders)
+
+
+def label_accuracy(recovered: Array, truth: Array) -> float:
+  """The share of equal labels, both in the same order (see `assign`)."""
+  recovered, truth = np.asarray(recovered), np.asarray(truth)
+  if recovered.shape != truth.shape or not truth.size:
+    raise UserError('Labels must have equal shapes and not be empty, got '
+                    f'{recovered.shape} and {truth.shape}.')
+  return float(np.mean(recovered == truth))
+
+
+def psnr_uint8_wrapped(a: np.ndarray, b: np.ndarray) -> float:
+  """The faulty PSNR of the paper's notebooks, kept only to show the fault.
+
+  The difference of uint8 arrays wraps modulo 256, and so does its square:
+  noise against noise scores 27.9 dB instead of 7.7. Never report it.
+
+  Args:
+    a: uint8 of any shape.
+    b: uint8, same shape.
+  """
+  if a.dtype != np.uint8 or b.dtype != np.uint8:
+    raise UserError(f'The fault needs uint8, got {a.dtype} and {b.dtype}.')
+  return float(10 * np.log10(255 ** 2 / np.mean((a - b) ** 2)))
+
+
+def _scores(suffix, clips, truth):
+  """Both metrics, clip by clip, under the names of result.json."""
+  clips = _clips(clips)
+  _checked(clips, truth)
+  result = {}
+  for metric in (psnr, ssim):
+    name = metric.__name__ + suffix
+    frames = np.stack([metric(a, b) for a, b in zip(clips, truth, strict=True)])
+    result[name] = _plain(frames.mean())
+    result[f'{name}_per_clip'] = _plain(frames.mean(axis=1))
+    result[f'{name}_per_frame'] = _plain(frames)
+  return result
+
+
+def _plain(values):
+  """Floats and lists for JSON; NaN, where SSIM is undefined, as None."""
+  return np.where(np.isnan(values), None, values).tolist()
+
+
+def _clips(clips):
+  clips = np.asarray(clips)
+  if clips.ndim != 5 or not clips.size:
+    raise UserError(f'Clips must be [N, T, H, W, C], got {clips.shape}.')
+  return clips
+
+
+def _broadcast(clips, shape):
+  try:
+    return np.broadcast_to(clips, shape)
+  except ValueError as error:
+    raise UserError(f'A floor of shape {np.shape(clips)} does not broadcast to '
+                    f'the truth of shape {shape}.') from error
+
+
+def _checked(a, b):
+  """Both as NumPy arrays, or a message that says what is wrong with them."""
+  a, b = np.asarray(a), np.asarray(b)
+  if a.shape != b.shape:
+    raise UserError(
+        f'Clips must have equal shapes, got {a.shape} and {b.shape}.')
+  for x in (a, b):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise UserError(f'Clips must be floats in [0, 1], got {x.dtype}. Divide '
+                      'uint8 by 255 first.')
+    low, high = float(x.min()), float(x.max())
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails too
+      raise UserError(f'Clips must lie in [0, 1], got [{low:.6g}, {high:.6g}].')
+  return a, b
