@@ -9,6 +9,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['vidleak_jax', 'vidleak_jax.*']),
+    package_data={'vidleak_jax.report': ['page.html']},
     install_requires=[
         'jax>=0.10,<0.13',
         'flax>=0.12,<0.13',
@@ -24,8 +25,6 @@ setup(
         'scikit-image>=0.26',   # the photographs of photo_motion
         'av>=14',
         'pillow',
-        'matplotlib',
-        'jinja2',
         'rich',
         'safetensors',
         'tensorboardX',

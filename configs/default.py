@@ -27,10 +27,10 @@ def get_config() -> ConfigDict:
           'preset': placeholder(str),      # the network's own default
           'activation': placeholder(str),  # likewise
           'num_classes': 101,
-          'checkpoint': placeholder(str),  # a trained victim; else as initialised
+          'checkpoint': placeholder(str),  # trained; None: initialised
       },
       'federated': {
-          'message': 'clip',       # what one gradient covers: frame, clip, batch
+          'message': 'clip',       # one gradient each: frame, clip, batch
           'algorithm': 'fedsgd',   # or fedavg
           'local_steps': 1,        # of fedavg
           'local_learning_rate': 0.01,

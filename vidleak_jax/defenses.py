@@ -47,7 +47,7 @@ def gaussian_noise(std: float, key: PRNGKey) -> optax.GradientTransformation:
 
 
 def prune(fraction: float) -> optax.GradientTransformation:
-  """Zeroes the smallest `fraction` of each leaf's entries by magnitude (DGC)."""
+  """Zeroes the smallest `fraction` of each leaf by magnitude (1712.01887)."""
 
   def one(leaf):
     size = jnp.abs(leaf)

@@ -1,7 +1,7 @@
 """Runs an iterative attack: all tries, all devices, in resumable chunks."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,8 @@ class Cost(NamedTuple):
   """What it spent, earlier runs of the same workdir included."""
   seconds_compile: float
   seconds_attack: float
-  restart_steps: int
+  num_steps: int
+  restart_steps: int  # of all messages and restarts
 
 
 def run(
@@ -80,7 +81,8 @@ def run(
     finally:
       checkpoints.close()
   host = parallel.gather(state)
-  cost = Cost(seconds_compile, seconds, count * budget.num_steps)
+  cost = Cost(seconds_compile, seconds, budget.num_steps,
+              count * budget.num_steps)
   return restarts.best(_rows(host, count), _rows(tries, count),
                        num_messages), cost
 

@@ -36,7 +36,8 @@ def run(main: Callable[[], None]) -> None:
   """Parses flags and runs `main`; a user's mistake ends without a traceback."""
 
   def guarded(argv):
-    logging.set_verbosity(logging.INFO)
+    if flags.FLAGS['verbosity'].using_default_value:
+      logging.set_verbosity(logging.WARNING)  # Orbax tells a lot at INFO
     if len(argv) > 1:
       _fail(f'Unexpected arguments {argv[1:]}. Flags look like --name=value.')
     try:

@@ -21,7 +21,7 @@ REQUIRED = ('victim', 'clip_shape', 'num_frames', 'batch_size', 'federated')
 def save(folder: Path, leak: Leak, knowledge: dict[str, Any]) -> None:
   """Writes both files, each under a temporary name first."""
   from safetensors.numpy import save_file
-  arrays = {**_flatten('params', leak.params), **_flatten('update', leak.update)}
+  arrays = _flatten('params', leak.params) | _flatten('update', leak.update)
   if leak.labels is not None:
     arrays['labels'] = np.asarray(leak.labels)
   partial = folder / 'leak.safetensors.tmp'
@@ -93,8 +93,9 @@ def _check_finite(path, arrays):
   bad = [name for name, array in arrays.items()
          if array.dtype.kind == 'f' and not np.isfinite(array).all()]
   if bad:
-    raise UserError(f'{path} has NaN or Inf in {", ".join(bad[:4])}. A gradient '
-                    'that overflowed cannot be inverted; share a finite one.')
+    raise UserError(
+        f'{path} has NaN or Inf in {", ".join(bad[:4])}. A gradient that '
+        'overflowed cannot be inverted; share a finite one.')
 
 
 def _flatten(prefix, tree):

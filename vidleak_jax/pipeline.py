@@ -7,28 +7,41 @@ and the victim's public loss, and only the metrics see truth and recovery.
 
 import functools
 import json
-import math
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
-from vidleak_jax import backend, data, defenses, engine, federated, leak_file
-from vidleak_jax import metrics, parallel, progress, report, victims, workdir
+from vidleak_jax import (
+  backend,
+  data,
+  defenses,
+  engine,
+  federated,
+  leak_file,
+  metrics,
+  parallel,
+  progress,
+  report,
+  summary,
+  victims,
+  workdir,
+)
 from vidleak_jax.attack import labels, match, recipe
-from vidleak_jax.types import Batch, Guess, Leak, Recovery, UserError, Victim
-from vidleak_jax.types import pick
+from vidleak_jax.types import Guess, Leak, Recovery, Victim, pick
 
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
+_SUPERRES_KEYS = (
+    'psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic')
 
 
 def run(
     config: dict[str, Any], folder: Path, *,
     leak_path: Path | None = None, tensorboard: bool = False,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
   """Runs one audit and writes all its files under `folder`.
 
@@ -41,6 +54,7 @@ def run(
     leak_path: attacks this leak file instead of computing one; no data set is
       touched, and nothing is scored.
     tensorboard: also writes TensorBoard events.
+    say: where the threat model is told before the attack starts.
 
   Returns:
     The content of `result.json`.
@@ -58,17 +72,19 @@ def run(
       return json.loads((folder / 'result.json').read_text())
     sample = None if leak_path else _load_data(config)
     leak, knowledge = _obtain_leak(config, folder, leak_path, sample, choices)
-    logging.info('The attacker knows: %s', json.dumps(knowledge))
+    say(summary.of_knowledge(leak, knowledge))
     victim = _build_victim(knowledge, choices)
     leak_file.check(leak, jax.eval_shape(victim.init, jax.random.key(0)))
     recovery, cost = _attack(config, victim, leak, knowledge, devices,
                              choices, folder, tensorboard)
-    clips = federated.join(recovery.clips, knowledge['num_frames'])
-    result = {**_spent(config, cost, devices),
-              'match_loss': float(np.mean(recovery.match_loss))}
-    if sample is not None:
-      clips, result = _score(sample, recovery, clips, config, result)
-    _publish(folder, sample, clips, recovery, result, knowledge)
+    if sample is None:  # nobody here knows the truth
+      clips, scores = federated.join(
+          recovery.clips, knowledge['num_frames']), {}
+    else:
+      clips, scores = _score(sample, recovery, config)
+    result = {**scores, 'match_loss': float(np.mean(recovery.match_loss)),
+              **_spent(config, cost, devices)}
+    _publish(folder, sample, clips, recovery.labels, result, knowledge)
   return result
 
 
@@ -96,8 +112,11 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
   federation = config['federated']
   messages = federated.split(sample.batch, federation['message'])
   num_messages, batch_size, *clip_shape = messages.clips.shape
+  asked = dict(config['victim'])
+  checkpoint = asked.pop('checkpoint')
   knowledge = {
-      'victim': config['victim'],
+      'victim': victims.resolve(**asked),
+      'weights': checkpoint or 'as initialised',
       'clip_shape': clip_shape,
       'num_frames': config['data']['num_frames'],
       'batch_size': batch_size,
@@ -119,11 +138,8 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
 
 
 def _build_victim(knowledge, choices) -> Victim:
-  options = dict(knowledge['victim'])
-  options.pop('checkpoint')
-  return victims.build(
-      options.pop('name'), tuple(knowledge['clip_shape']),
-      options.pop('num_classes'), lowering=choices.lowering, **options)
+  return victims.build(**knowledge['victim'], lowering=choices.lowering,
+                       clip_shape=tuple(knowledge['clip_shape']))
 
 
 def _client(victim, federation):
@@ -170,18 +186,23 @@ def _match_of(victim, knowledge):
   return functools.partial(match.update_match, _client(victim, federation))
 
 
-def _score(sample, recovery, clips, config, result):
-  """Truth and recovery meet here, and only here."""
-  truth = sample.batch.clips
-  message = config['federated']['message']
-  labels_sent = federated.split(sample.batch, message).labels
-  guessed = np.asarray(recovery.labels)
-  if message == 'batch':  # clips of one gradient come back in any order
-    order = metrics.assign(clips, truth)
-    clips, guessed = clips[order], guessed[:, order]
-  scores = metrics.score(clips, truth, sample.unrelated)
-  accuracy = metrics.label_accuracy(guessed, labels_sent)
-  return clips, {**scores, 'label_accuracy': accuracy, **result}
+def _score(sample, recovery, config) -> tuple[np.ndarray, dict[str, Any]]:
+  """Truth and recovery meet here, and only here.
+
+  The clips of one gradient come back in any order, so the metrics align them
+  within their message; the files keep that order.
+  """
+  truth = federated.split(sample.batch, config['federated']['message'])
+  rows = np.arange(len(truth.clips))[:, None]
+  order = metrics.assign(recovery.clips, truth.clips)
+  clips = federated.join(recovery.clips[rows, order],
+                         config['data']['num_frames'])
+  guessed = recovery.labels[rows, order]
+  return clips, {
+      **metrics.score(clips, sample.batch.clips, sample.unrelated),
+      'label_accuracy': metrics.label_accuracy(guessed, truth.labels),
+      **dict.fromkeys(_SUPERRES_KEYS),
+  }
 
 
 def _spent(config, cost, devices) -> dict[str, Any]:
@@ -202,16 +223,16 @@ def _spent(config, cost, devices) -> dict[str, Any]:
   }
 
 
-def _publish(folder, sample, clips, recovery, result, knowledge):
+def _publish(folder, sample, clips, labels, result, knowledge):
   """Writes recovery, report and, last of all, the result."""
   workdir.write_arrays(folder / 'recovered.npz', clips=clips,
-                       labels=np.asarray(recovery.labels))
+                       labels=labels.reshape(-1))
   names = [f'clip {i}' for i in range(len(clips))]
   report.write(
       folder,
       truth=None if sample is None else sample.batch.clips,
       recovered=clips,
-      result=result,
+      result={k: v for k, v in result.items() if v is not None},
       metrics_rows=progress.read_rows(folder / 'metrics.jsonl'),
       knowledge=knowledge,
       names=names if sample is None else sample.names,

@@ -1,7 +1,23 @@
-"""The few lines a run ends with on the terminal."""
+"""The few lines a run starts and ends with on the terminal."""
 
+import json
 from pathlib import Path
 from typing import Any
+
+import jax
+
+from vidleak_jax.types import Leak
+
+
+def of_knowledge(leak: Leak, knowledge: dict[str, Any]) -> str:
+  """What the attacker was given, a fact a line: the threat model of this run."""
+  count = sum(leaf.size for leaf in jax.tree.leaves(leak.params))
+  facts = {'parameters': f'{count}, with their update in each message',
+           **knowledge}
+  lines = [f'  {name.replace("_", " ")}: '
+           f'{value if isinstance(value, str) else json.dumps(value)}'
+           for name, value in facts.items()]
+  return '\n'.join(['The attacker knows', *lines])
 
 
 def of_run(result: dict[str, Any], workdir: Path) -> str:

@@ -45,7 +45,7 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
 
 
 def versions() -> dict[str, Any]:
-  """Of the libraries that numbers depend on, and the git commit if any."""
+  """What numbers depend on: libraries, git commit if any, the command."""
   libraries = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
   commit = subprocess.run(
       ['git', '-C', str(Path(__file__).parent), 'rev-parse', 'HEAD'],
@@ -54,6 +54,7 @@ def versions() -> dict[str, Any]:
       'versions': {'python': sys.version.split()[0],
                    **{name: version(name) for name in libraries}},
       'git_commit': commit.stdout.strip() or None,
+      'command': ['python', *sys.argv],
   }
 
 

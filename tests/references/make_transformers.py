@@ -1,4 +1,7 @@
-"""Stores what transformers' video networks answer: python make_transformers.py"""
+"""Stores the answers of transformers' networks.
+
+  python make_transformers.py
+"""
 
 import transformers
 from common import NUM_CLASSES, store

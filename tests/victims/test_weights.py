@@ -14,6 +14,11 @@ from vidleak_jax.victims import weights
 
 REFERENCES = Path(__file__).parents[1] / 'references'
 CASES = {  # reference -> victim and its options
+    'cnn_gru': ('cnn_gru', {}),
+    'cnn_lstm': ('cnn_gru', {'cell': 'lstm'}),
+    'r2plus1d18': ('r2plus1d18', {}),
+    'r3d18': ('r3d18', {}),
+    'r3d18_batch': ('r3d18', {'norm': 'batch'}),
     'vivit': ('vivit', {}),
 }
 
@@ -29,15 +34,15 @@ def _read(name):
 
 
 @functools.cache
-def _build(name, **options):
-  return victims.build(name, (4, 16, 16, 3), 5, preset='tiny', **options)
+def _build(name, clip_shape=(4, 16, 16, 3), **options):
+  return victims.build(name, clip_shape, 5, preset='tiny', **options)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_outputs_and_gradients_equal_the_reference(case):
   arrays, tensors, gradients = _read(case)
   name, options = CASES[case]
-  victim = _build(name, **options)
+  victim = _build(name, arrays['clips'].shape[1:], **options)
   params = victim.init(jax.random.key(0))
   params, report = weights.fill(params, tensors, victims.NAME_MAPS[name])
   assert not report.missing

@@ -15,7 +15,7 @@ from vidleak_jax.types import Array, Guess, Leak, Params
 Distance = Callable[[Params, Params], Array]
 Term = Callable[[Guess, Leak], Array]
 
-_TINY = 1e-30  # keeps the distance to an all-zero leak finite
+_TINY = 1e-20  # keeps values and slopes finite where a norm is 0
 
 
 def squared_l2(update: Params, target: Params) -> Array:
@@ -30,8 +30,9 @@ def relative_l2(update: Params, target: Params) -> Array:
 
 def cosine(update: Params, target: Params) -> Array:
   """1 - cosine over all parameters: Inverting Gradients (2003.14053), eq. 4."""
-  norms = _dot(update, update) * _dot(target, target)
-  return 1.0 - _dot(update, target) * lax.rsqrt(norms + _TINY)
+  scale = (lax.rsqrt(_dot(update, update) + _TINY)
+           * lax.rsqrt(_dot(target, target) + _TINY))
+  return 1.0 - _dot(update, target) * scale
 
 
 DISTANCES: dict[str, Distance] = {

@@ -13,8 +13,7 @@ import numpy as np
 from jax import lax
 
 from vidleak_jax.attack.invert import Attack, AttackState
-from vidleak_jax.types import Array, Guess, Leak, Params, Recovery
-from vidleak_jax.types import UserError
+from vidleak_jax.types import Array, Guess, Leak, Params, Recovery, UserError
 
 
 class Tries(NamedTuple):

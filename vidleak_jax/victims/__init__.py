@@ -3,20 +3,30 @@
 import inspect
 
 from vidleak_jax.types import UserError, Victim, pick
+from vidleak_jax.victims import cnn_gru as _cnn_gru
+from vidleak_jax.victims import resnet3d as _resnet3d
 from vidleak_jax.victims import vivit as _vivit
 from vidleak_jax.victims.c3d import c3d
+from vidleak_jax.victims.cnn_gru import cnn_gru
 from vidleak_jax.victims.layers import ACTIVATIONS
 from vidleak_jax.victims.lenet import lenet
 from vidleak_jax.victims.norms import NORMS
+from vidleak_jax.victims.resnet3d import r2plus1d18, r3d18
 from vidleak_jax.victims.vivit import vivit
 
 VICTIMS = {
     'c3d': c3d,
+    'cnn_gru': cnn_gru,
     'lenet': lenet,
+    'r2plus1d18': r2plus1d18,
+    'r3d18': r3d18,
     'vivit': vivit,
 }
 # How the keys of published weights become paths in params, for `weights.load`.
 NAME_MAPS = {
+    'cnn_gru': _cnn_gru.NAMES,
+    'r2plus1d18': _resnet3d.NAMES_R2PLUS1D18,
+    'r3d18': _resnet3d.NAMES_R3D18,
     'vivit': _vivit.NAMES,
 }
 

@@ -7,6 +7,7 @@ everywhere else.
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from vidleak_jax.types import Params, UserError
 
-Names = tuple[tuple[str, str], ...]  # regular expressions and what they become
+Names = tuple[tuple[str, str | Callable], ...]  # of re.sub, in turn
 
 _LEAVES = {'bias': 'bias', 'running_mean': 'mean', 'running_var': 'var'}
 

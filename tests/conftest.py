@@ -1,0 +1,67 @@
+"""Eight CPU devices for every test, and tiny things to attack."""
+
+import os
+
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from vidleak_jax import backend, defenses, federated, victims
+from vidleak_jax.attack import match, recipe
+from vidleak_jax.types import Batch, Guess
+
+backend.apply(backend.choose('cpu'))
+
+CLIP_SHAPE = (4, 16, 16, 3)
+
+RECIPE = {
+    'distance': {'cosine': 1.0, 'relative_l2': 0.1},
+    'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01},
+    'prior_schedule': 'constant',
+    'optimizer': 'adam',
+    'learning_rate': 0.05,
+    'schedule': 'cosine',
+    'warmup_steps': 0,
+    'memory': 5,
+    'start_mean': 0.5,
+    'start_std': 0.05,
+    'box': True,
+}
+
+
+@pytest.fixture(scope='session')
+def victim():
+  return victims.build('c3d', CLIP_SHAPE, 7, preset='tiny')
+
+
+@pytest.fixture(scope='session')
+def batch():
+  rng = np.random.default_rng(0)
+  coarse = rng.uniform(size=(3, *CLIP_SHAPE)).astype(np.float32)
+  smooth = sum(np.roll(coarse, k, axis=3) for k in range(4)) / 4
+  return Batch(smooth, np.array([5, 0, 3], np.int32))
+
+
+@pytest.fixture(scope='session')
+def leak(victim, batch):
+  """One message a clip."""
+  return federated.send(
+      federated.client(victim.loss), victim.init(jax.random.key(1)),
+      federated.split(batch, 'clip'), defenses.build(jax.random.key(2)))
+
+
+@pytest.fixture
+def tiny_attack(victim):
+  return recipe.build(functools.partial(match.gradient_match, victim.loss),
+                      40, **RECIPE)
+
+
+@pytest.fixture
+def templates(batch):
+  clips = np.zeros((3, 1, *CLIP_SHAPE), np.float32)
+  return Guess(clips, np.asarray(batch.labels)[:, None])
