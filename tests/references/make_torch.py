@@ -1,6 +1,5 @@
 """Stores what networks of plain torch layers answer: python make_torch.py."""
 
-import torch
 from common import NUM_CLASSES, store
 from torch import nn
 

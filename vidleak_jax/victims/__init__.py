@@ -59,3 +59,20 @@ def build(
           f'The victim {name} has no option {option!r}. It takes: '
           f'{", ".join(list(allowed)[2:])}. Leave victim.{option} at None.')
   return factory(tuple(clip_shape), num_classes, **options)
+
+
+def resolve(name: str, num_classes: int, **options) -> dict[str, object]:
+  """What `build` will be asked, with each option that is None spelled out.
+
+  Args:
+    name: of the victim.
+    num_classes: K.
+    **options: some may be None, or not apply to this victim while None.
+  """
+  defaults = {
+      option: parameter.default for option, parameter
+      in inspect.signature(pick(VICTIMS, name, 'victim')).parameters.items()
+      if parameter.default is not inspect.Parameter.empty}
+  defaults.pop('lowering', None)  # the attacker's own choice
+  given = {k: v for k, v in options.items() if v is not None}
+  return {'name': name, 'num_classes': num_classes, **defaults, **given}

@@ -15,6 +15,7 @@ from vidleak_jax.victims.recurrent import Recurrent
 
 
 class Size(NamedTuple):
+  """Widths of the layers."""
   convs: tuple[tuple[int, int, int], ...]  # width, kernel, stride
   feature: int  # width of a dense layer on each frame; 0 for none
   hidden: int   # of the recurrent layer

@@ -6,6 +6,7 @@ which is hundreds of times slower than a matrix product on CPU. So victims call
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -24,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'tanh': nn.tanh,
     'identity': lambda x: x,
 }
+
+_LECUN_NORMAL = nn.initializers.lecun_normal()
 
 # name -> mean and standard deviation that a network takes off its input
 INPUTS: dict[str, tuple] = {
@@ -72,12 +75,24 @@ def max_pool(
   return x
 
 
+def flat(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
+  """The same numbers, drawn as a matrix [inputs of an output, outputs].
+
+  XLA takes a second to compile each random array of five axes.
+  """
+  def draw(key, shape, dtype=jnp.float32):
+    matrix = math.prod(shape[:-1]), shape[-1]
+    return init(key, matrix, dtype).reshape(shape)
+  return draw
+
+
 def conv(
     features: int,
     kernel_size: Sequence[int],
     strides: Sequence[int] | None = None,
     *,
     lowering: str = 'matmul',
+    kernel_init: nn.initializers.Initializer = _LECUN_NORMAL,
     **kwargs,
 ) -> nn.Conv:
   """An `nn.Conv` (same parameter tree) with one of the `LOWERINGS`."""
@@ -86,6 +101,7 @@ def conv(
       tuple(kernel_size),
       strides,
       conv_general_dilated=pick(LOWERINGS, lowering, 'convolution lowering'),
+      kernel_init=flat(kernel_init),
       **kwargs,
   )
 

@@ -1,5 +1,6 @@
 """Residual networks, over frames or over clips (He et al., 1512.03385)."""
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,8 +14,6 @@ from vidleak_jax.victims.layers import (
     standardize,
 )
 from vidleak_jax.victims.norms import Norm
-
-_he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class Size(NamedTuple):
@@ -61,7 +60,7 @@ class Unit(nn.Module):
   def _conv(self, width, kernel, strides, name):
     return conv(width, kernel, strides, lowering=self.style.lowering,
                 padding=[(k // 2, k // 2) for k in kernel], use_bias=False,
-                kernel_init=_he_normal, name=name)
+                kernel_init=_he_normal(math.prod(kernel) * width), name=name)
 
 
 class Block(nn.Module):
@@ -125,6 +124,10 @@ class ResNet(nn.Module):
         x = Block(width, stride, size, style, name=f'stage{stage}_{i}')(x)
     x = jnp.mean(x, axis=range(1, x.ndim - 1))
     return nn.Dense(self.num_classes, name='head')(x) if self.num_classes else x
+
+
+def _he_normal(fan_out: int) -> nn.initializers.Initializer:
+  return nn.initializers.normal(math.sqrt(2 / fan_out))
 
 
 def _num_middle(width_in: int, width_out: int) -> int:
