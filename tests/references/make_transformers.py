@@ -3,6 +3,7 @@
   python make_transformers.py
 """
 
+import torch
 import transformers
 from common import NUM_CLASSES, store
 
@@ -16,10 +17,19 @@ SHAPE = 4, 16, 16, 3
 
 
 def main():
+  torch.manual_seed(0)
   vivit = transformers.VivitForVideoClassification(
       transformers.VivitConfig(tubelet_size=[2, 8, 8], **SIZE))
   store('vivit', vivit, SHAPE,
         lambda clips: vivit(clips.permute(0, 1, 4, 2, 3)).logits)
+  for layer_type, widths in {'basic': [4, 8], 'bottleneck': [8, 16]}.items():
+    resnet = transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(
+            embedding_size=4, hidden_sizes=widths, depths=[1, 2],
+            layer_type=layer_type, num_labels=NUM_CLASSES))
+    store(f'resnet_{layer_type}', resnet, (32, 32, 3),
+          lambda frames, net=resnet: net(frames.permute(0, 3, 1, 2)).logits,
+          0.1)
 
 
 if __name__ == '__main__':

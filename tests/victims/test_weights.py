@@ -10,7 +10,9 @@ import pytest
 
 from vidleak_jax import victims
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import weights
+from vidleak_jax.victims import base, resnet, weights
+from vidleak_jax.victims.frozen import EXTRACTORS
+from vidleak_jax.victims.frozen import NAMES as RESNET_NAMES
 
 REFERENCES = Path(__file__).parents[1] / 'references'
 CASES = {  # reference -> victim and its options
@@ -20,6 +22,12 @@ CASES = {  # reference -> victim and its options
     'r3d18': ('r3d18', {}),
     'r3d18_batch': ('r3d18', {'norm': 'batch'}),
     'vivit': ('vivit', {}),
+}
+RESNETS = {  # reference -> size of the network on frames
+    'resnet_basic': resnet.Size((7, 7), (2, 2), 4, (4, 8), (1, 2), pool=True),
+    'resnet_bottleneck': resnet.Size((7, 7), (2, 2), 4, (8, 16), (1, 2),
+                                     pool=True, bottleneck=True),
+    'resnet_cifar': EXTRACTORS['resnet_tiny'],
 }
 
 
@@ -44,14 +52,27 @@ def _shapes(victim):
 
 @pytest.mark.parametrize('case', CASES)
 def test_outputs_and_gradients_equal_the_reference(case):
-  arrays, tensors, gradients = _read(case)
+  arrays, *_ = _read(case)
   name, options = CASES[case]
   victim = _build(name, arrays['clips'].shape[1:], **options)
-  params, report = weights.fill(_shapes(victim), tensors,
-                                victims.NAME_MAPS[name])
-  assert not report.missing
-  expected, _ = weights.fill(jax.tree.map(jnp.zeros_like, params), gradients,
-                             victims.NAME_MAPS[name])
+  _check(case, victim, victims.NAME_MAPS[name])
+
+
+@pytest.mark.parametrize('case', RESNETS)
+def test_networks_on_frames_equal_the_reference(case):
+  arrays, *_ = _read(case)
+  style = resnet.Style('relu', 'fixed', 'matmul')
+  module = resnet.ResNet(RESNETS[case], style, 5)
+  _check(case, base.from_module(module, arrays['clips'].shape[1:], 5),
+         RESNET_NAMES)
+
+
+def _check(case, victim, names):
+  arrays, tensors, gradients = _read(case)
+  params, report = weights.fill(_shapes(victim), tensors, names)
+  assert not report.missing and not report.unused
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  expected, _ = weights.fill(zeros, gradients, names)
 
   @jax.jit
   def answer(params, clips, labels):

@@ -3,20 +3,26 @@
 import inspect
 
 from vidleak_jax.types import UserError, Victim, pick
-from vidleak_jax.victims import cnn_gru as _cnn_gru
-from vidleak_jax.victims import resnet3d as _resnet3d
-from vidleak_jax.victims import vivit as _vivit
 from vidleak_jax.victims.c3d import c3d
+from vidleak_jax.victims.cnn_gru import NAMES as CNN_GRU_NAMES
 from vidleak_jax.victims.cnn_gru import cnn_gru
-from vidleak_jax.victims.layers import ACTIVATIONS
+from vidleak_jax.victims.frozen import frozen
+from vidleak_jax.victims.layers import ACTIVATIONS, LOWERINGS
 from vidleak_jax.victims.lenet import lenet
 from vidleak_jax.victims.norms import NORMS
-from vidleak_jax.victims.resnet3d import r2plus1d18, r3d18
+from vidleak_jax.victims.resnet3d import (
+    R2PLUS1D18_NAMES,
+    R3D18_NAMES,
+    r2plus1d18,
+    r3d18,
+)
+from vidleak_jax.victims.vivit import NAMES as VIVIT_NAMES
 from vidleak_jax.victims.vivit import vivit
 
 VICTIMS = {
     'c3d': c3d,
     'cnn_gru': cnn_gru,
+    'frozen': frozen,
     'lenet': lenet,
     'r2plus1d18': r2plus1d18,
     'r3d18': r3d18,
@@ -24,10 +30,10 @@ VICTIMS = {
 }
 # How the keys of published weights become paths in params, for `weights.load`.
 NAME_MAPS = {
-    'cnn_gru': _cnn_gru.NAMES,
-    'r2plus1d18': _resnet3d.NAMES_R2PLUS1D18,
-    'r3d18': _resnet3d.NAMES_R3D18,
-    'vivit': _vivit.NAMES,
+    'cnn_gru': CNN_GRU_NAMES,
+    'r2plus1d18': R2PLUS1D18_NAMES,
+    'r3d18': R3D18_NAMES,
+    'vivit': VIVIT_NAMES,
 }
 
 
@@ -38,6 +44,7 @@ def build(
     *,
     activation: str | None = None,
     norm: str | None = None,
+    lowering: str = 'matmul',
     **options,
 ) -> Victim:
   """The victim called `name`; options left None keep the network's own.
@@ -50,6 +57,7 @@ def build(
     pick(ACTIVATIONS, activation, 'activation')
   if norm is not None:
     pick(NORMS, norm, 'norm')
+  pick(LOWERINGS, lowering, 'convolution lowering')
   options |= {'activation': activation, 'norm': norm}
   options = {k: v for k, v in options.items() if v is not None}
   allowed = inspect.signature(factory).parameters
@@ -58,6 +66,8 @@ def build(
       raise UserError(
           f'The victim {name} has no option {option!r}. It takes: '
           f'{", ".join(list(allowed)[2:])}. Leave victim.{option} at None.')
+  if 'lowering' in allowed:  # a network without convolutions takes none
+    options['lowering'] = lowering
   return factory(tuple(clip_shape), num_classes, **options)
 
 

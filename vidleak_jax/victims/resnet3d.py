@@ -21,12 +21,12 @@ _BLOCKS = (
     (r'\bdownsample\.1', 'shortcut.norm'),
     (r'^fc', 'head'),
 )
-NAMES_R3D18 = (
+R3D18_NAMES = (
     *_BLOCKS,
     (r'(unit\d+|stem)\.0', r'\1.conv'),
     (r'(unit\d+|stem)\.1', r'\1.norm'),
 )
-NAMES_R2PLUS1D18 = (
+R2PLUS1D18_NAMES = (
     *_BLOCKS,
     (r'stem\.0', 'stem.space'),
     (r'stem\.1', 'stem.space_norm'),

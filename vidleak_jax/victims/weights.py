@@ -73,6 +73,15 @@ def fill(
   return treedef.unflatten(filled), Report(tuple(found), missing, tuple(unused))
 
 
+def require_all(report: Report, path: str | os.PathLike) -> None:
+  """Raises UserError where the file left weights of the victim out."""
+  if report.missing:
+    raise UserError(
+        f'{Path(path).name} lacks {len(report.missing)} weights, such as '
+        f'{report.missing[0]!r}. It has {list(report.unused)[:3]} instead: '
+        'choose the network that the file was made for.')
+
+
 def rename(key: str, ndim: int, names: Names) -> str:
   """The path in the params of torch's `key` with `ndim` axes."""
   for pattern, replacement in names:

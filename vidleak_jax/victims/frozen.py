@@ -1,0 +1,125 @@
+"""A frozen image network on each frame and a trained head on its features.
+
+Only the head is trained, so only the head's gradient is shared: params hold the
+head alone. The extractor is public and lives in the victim's functions as a
+constant, either read from a file or drawn from a seed; `Victim.known` says
+which. This is setting (b) of 2509.09742.
+"""
+
+import hashlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from vidleak_jax.types import Victim, pick
+from vidleak_jax.victims import base, weights
+from vidleak_jax.victims.heads import HEADS
+from vidleak_jax.victims.resnet import ResNet, Size, Style
+
+_IMAGENET_STEM = (7, 7), (2, 2), 64
+_CIFAR_STEM = (3, 3), (1, 1), 16
+EXTRACTORS = {
+    'resnet_tiny': Size((3, 3), (1, 1), 4, (4, 8), (1, 1), projection=False),
+    'resnet20': Size(*_CIFAR_STEM, (16, 32, 64), (3, 3, 3), projection=False),
+    'resnet18': Size(*_IMAGENET_STEM, (64, 128, 256, 512), (2, 2, 2, 2),
+                     pool=True),
+    'resnet50': Size(*_IMAGENET_STEM, (256, 512, 1024, 2048), (3, 4, 6, 3),
+                     pool=True, bottleneck=True),
+}
+PRESETS = {'tiny': 'resnet_tiny', 'small': 'resnet20', 'full': 'resnet50'}
+
+# From torchvision's names, which the CIFAR networks share, and transformers'.
+NAMES = (
+    (r'^resnet\.', ''),
+    (r'^embedder\.embedder', 'stem'),
+    (r'^encoder\.stages\.(\d+)\.layers\.(\d+)', r'stage\1_\2'),
+    (r'\.layer\.(\d+)', r'.unit\1'),
+    (r'convolution', 'conv'),
+    (r'normalization', 'norm'),
+    (r'^layer(\d+)\.(\d+)', lambda m: f'stage{int(m[1]) - 1}_{m[2]}'),
+    (r'^conv1', 'stem.conv'),
+    (r'^bn1', 'stem.norm'),
+    (r'\.conv(\d+)', lambda m: f'.unit{int(m[1]) - 1}.conv'),
+    (r'\.bn(\d+)', lambda m: f'.unit{int(m[1]) - 1}.norm'),
+    (r'downsample\.0', 'shortcut.conv'),
+    (r'downsample\.1', 'shortcut.norm'),
+    (r'^(linear|fc|classifier\.1)\.', 'head.'),
+)
+
+
+def frozen(
+    clip_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    preset: str = 'small',
+    extractor: str | None = None,
+    weights_file: str | None = None,
+    extractor_seed: int = 0,
+    head: str = 'classifier1',
+    activation: str | None = None,
+    inputs: str = 'imagenet',
+    lowering: str = 'matmul',
+) -> Victim:
+  """A frozen ResNet on each frame, and a head on the features.
+
+  `Victim.features` gives the frames' features. The heads classifier1-3 and mlp
+  feed their mean over the frames to the dense layer at `Victim.feature_layer`.
+
+  Args:
+    clip_shape: (T, H, W, C).
+    num_classes: K.
+    preset: a name of `PRESETS`: which extractor.
+    extractor: a name of `EXTRACTORS` instead.
+    weights_file: of the extractor; drawn from `extractor_seed` if None.
+    extractor_seed: see above.
+    head: a name of `heads.HEADS`.
+    activation: of the head, a name of `layers.ACTIVATIONS`; its own if None.
+    inputs: a name of `layers.INPUTS`; 'imagenet' is what the published weights
+      take, those of CIFAR-10 included.
+    lowering: of the convolutions.
+
+  Raises:
+    UserError: for unknown names, and a file that is not the extractor's.
+  """
+  extractor = extractor or pick(PRESETS, preset, 'preset of frozen')
+  size = pick(EXTRACTORS, extractor, 'extractor')
+  network = ResNet(size, Style('relu', 'fixed', lowering), inputs=inputs)
+  variables, source = _weights(network, clip_shape, weights_file,
+                               extractor_seed)
+  spec = pick(HEADS, head, 'head')
+  module = spec.make(num_classes, activation or spec.activation, lowering)
+
+  def features(clips):
+    frames = clips.reshape(-1, *clips.shape[2:])
+    return network.apply(variables, frames).reshape(*clips.shape[:2], -1)
+
+  on_features = base.from_module(
+      module, (clip_shape[0], size.widths[-1]), num_classes,
+      dropout=getattr(module, 'dropout', 0.0) > 0)
+
+  def logits(params, clips):
+    return on_features.logits(params, features(clips))
+
+  def loss(params, clips, labels, key=None):
+    return on_features.loss(params, features(clips), labels, key)
+
+  return on_features._replace(
+      logits=logits, loss=loss, features=features,
+      feature_layer=('dense0',) if spec.takes_mean else (), statistics=None,
+      known=f'frozen {extractor}, input scale {inputs}, {source}')
+
+
+def _weights(network, clip_shape, weights_file, seed):
+  """The extractor's variables, and where they came from."""
+  frames = jnp.zeros((1, *clip_shape[1:]))
+  if weights_file is None:
+    variables = jax.jit(network.init)(jax.random.key(seed), frames)
+    return variables, f'weights drawn from seed {seed}'
+  shapes = jax.eval_shape(network.init, jax.random.key(0), frames)
+  params = shapes['params'] | {'batch_stats': shapes['batch_stats']}
+  params, report = weights.load(params, weights_file, NAMES)
+  weights.require_all(report, weights_file)
+  digest = hashlib.sha256(Path(weights_file).read_bytes()).hexdigest()
+  source = f'weights of {Path(weights_file).name}, sha256 {digest[:16]}'
+  return base.split_stats(params), source
