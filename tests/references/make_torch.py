@@ -24,6 +24,56 @@ class CnnRnn(nn.Module):
     return self.fc(self.rnn(x)[0][:, -1])
 
 
+class C3d(nn.Module):
+  """C3D with two stages."""
+
+  def __init__(self):
+    super().__init__()
+    self.conv1 = nn.Conv3d(3, 4, 3, padding=1)
+    self.conv2a = nn.Conv3d(4, 8, 3, padding=1)
+    self.conv2b = nn.Conv3d(8, 8, 3, padding=1)
+    self.fc6 = nn.Linear(8 * 2 * 5 * 5, 16)
+    self.fc7 = nn.Linear(16, 16)
+    self.fc8 = nn.Linear(16, NUM_CLASSES)
+
+  def forward(self, clips):
+    pool = nn.functional.max_pool3d
+    x = torch.relu(self.conv1(clips.permute(0, 4, 1, 2, 3)))
+    x = pool(x, (1, 2, 2))
+    x = torch.relu(self.conv2b(torch.relu(self.conv2a(x))))
+    x = pool(x, 2, padding=(0, 1, 1)).flatten(1)
+    return self.fc8(torch.relu(self.fc7(torch.relu(self.fc6(x)))))
+
+
+class FactorisedEncoder(nn.Module):
+  """ViViT's factorised encoder out of torch's own pre-norm layers."""
+
+  def __init__(self, width=16, heads=2, mlp=32):
+    super().__init__()
+    self.embed = nn.Linear(2 * 8 * 8 * 3, width)
+    for name, depth, tokens in (('space', 2, 4), ('time', 4, 2)):
+      layer = nn.TransformerEncoderLayer(
+          width, heads, mlp, 0.0, lambda x: nn.functional.gelu(
+              x, approximate='tanh'),
+          1e-6, batch_first=True, norm_first=True)
+      encoder = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width, 1e-6),
+                                      enable_nested_tensor=False)
+      encoder.cls = nn.Parameter(torch.zeros(1, 1, width))
+      encoder.positions = nn.Parameter(torch.zeros(1, tokens + 1, width))
+      setattr(self, name, encoder)
+    self.head = nn.Linear(width, NUM_CLASSES)
+
+  def encode(self, encoder, x):
+    x = torch.cat([encoder.cls.expand(len(x), -1, -1), x], 1)
+    return encoder(x + encoder.positions)[:, 0]
+
+  def forward(self, clips):
+    x = clips.reshape(-1, 2, 2, 2, 8, 2, 8, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    x = self.embed(x.reshape(len(clips) * 2, 4, -1))
+    x = self.encode(self.space, x).reshape(len(clips), 2, -1)
+    return self.head(self.encode(self.time, x))
+
+
 class PaddedBlock(nn.Module):
   """Two 3x3 convolutions, and a shortcut that subsamples and pads."""
 
@@ -72,9 +122,11 @@ def main():
   torch.manual_seed(0)
   for name, cell in {'cnn_gru': nn.GRU, 'cnn_lstm': nn.LSTM}.items():
     model = CnnRnn(cell)
-    store(name, model, SHAPE, model)
+    store(name, model, SHAPE)
+  store('c3d', C3d(), SHAPE, scale=0.1)
+  store('vivit_factorised', FactorisedEncoder(), SHAPE)
   resnet = CifarResNet((4, 8), 1)
-  store('resnet_cifar', resnet, (16, 16, 3), resnet, 0.1)
+  store('resnet_cifar', resnet, (16, 16, 3), scale=0.1)
 
 
 if __name__ == '__main__':

@@ -22,6 +22,15 @@ def main():
       transformers.VivitConfig(tubelet_size=[2, 8, 8], **SIZE))
   store('vivit', vivit, SHAPE,
         lambda clips: vivit(clips.permute(0, 1, 4, 2, 3)).logits)
+  timesformer = transformers.TimesformerForVideoClassification(
+      transformers.TimesformerConfig(patch_size=8, **SIZE))
+  store('timesformer', timesformer, SHAPE,
+        lambda clips: timesformer(clips.permute(0, 1, 4, 2, 3)).logits)
+  videomae = transformers.VideoMAEForVideoClassification(
+      transformers.VideoMAEConfig(patch_size=8, tubelet_size=2,
+                                  use_mean_pooling=True, **SIZE))
+  store('videomae', videomae, SHAPE,
+        lambda clips: videomae(clips.permute(0, 1, 4, 2, 3)).logits)
   for layer_type, widths in {'basic': [4, 8], 'bottleneck': [8, 16]}.items():
     resnet = transformers.ResNetForImageClassification(
         transformers.ResNetConfig(

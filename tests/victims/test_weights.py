@@ -16,13 +16,23 @@ from vidleak_jax.victims.frozen import NAMES as RESNET_NAMES
 
 REFERENCES = Path(__file__).parents[1] / 'references'
 CASES = {  # reference -> victim and its options
+    'c3d': ('c3d', {'preset': 'tiny_pooled'}),
     'cnn_gru': ('cnn_gru', {}),
     'cnn_lstm': ('cnn_gru', {'cell': 'lstm'}),
     'r2plus1d18': ('r2plus1d18', {}),
     'r3d18': ('r3d18', {}),
     'r3d18_batch': ('r3d18', {'norm': 'batch'}),
+    'timesformer': ('timesformer', {}),
+    'videomae': ('videomae', {}),
     'vivit': ('vivit', {}),
 }
+TORCH_LAYERS = (  # of torch's TransformerEncoder
+    (r'layers\.(\d+)\.', r'block\1.'),
+    (r'self_attn', 'attention'),
+    (r'out_proj', 'out'),
+    (r'linear1', 'mlp.in'),
+    (r'linear2', 'mlp.out'),
+)
 RESNETS = {  # reference -> size of the network on frames
     'resnet_basic': resnet.Size((7, 7), (2, 2), 4, (4, 8), (1, 2), pool=True),
     'resnet_bottleneck': resnet.Size((7, 7), (2, 2), 4, (8, 16), (1, 2),
@@ -42,8 +52,8 @@ def _read(name):
 
 
 @functools.cache
-def _build(name, clip_shape=(4, 16, 16, 3), **options):
-  return victims.build(name, clip_shape, 5, preset='tiny', **options)
+def _build(name, clip_shape=(4, 16, 16, 3), preset='tiny', **options):
+  return victims.build(name, clip_shape, 5, preset=preset, **options)
 
 
 def _shapes(victim):
@@ -56,6 +66,11 @@ def test_outputs_and_gradients_equal_the_reference(case):
   name, options = CASES[case]
   victim = _build(name, arrays['clips'].shape[1:], **options)
   _check(case, victim, victims.NAME_MAPS[name])
+
+
+def test_the_factorised_encoder_equals_torch_layers():
+  _check('vivit_factorised', _build('vivit', encoder='factorised'),
+         TORCH_LAYERS)
 
 
 @pytest.mark.parametrize('case', RESNETS)

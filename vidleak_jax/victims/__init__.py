@@ -4,6 +4,7 @@ import inspect
 
 from vidleak_jax.types import UserError, Victim, pick
 from vidleak_jax.victims.c3d import c3d
+from vidleak_jax.victims.c3d_full import NAMES as C3D_NAMES
 from vidleak_jax.victims.cnn_gru import NAMES as CNN_GRU_NAMES
 from vidleak_jax.victims.cnn_gru import cnn_gru
 from vidleak_jax.victims.frozen import frozen
@@ -16,6 +17,10 @@ from vidleak_jax.victims.resnet3d import (
     r2plus1d18,
     r3d18,
 )
+from vidleak_jax.victims.timesformer import NAMES as TIMESFORMER_NAMES
+from vidleak_jax.victims.timesformer import timesformer
+from vidleak_jax.victims.videomae import NAMES as VIDEOMAE_NAMES
+from vidleak_jax.victims.videomae import videomae
 from vidleak_jax.victims.vivit import NAMES as VIVIT_NAMES
 from vidleak_jax.victims.vivit import vivit
 
@@ -26,13 +31,20 @@ VICTIMS = {
     'lenet': lenet,
     'r2plus1d18': r2plus1d18,
     'r3d18': r3d18,
+    'timesformer': timesformer,
+    'videomae': videomae,
     'vivit': vivit,
 }
 # How the keys of published weights become paths in params, for `weights.load`.
 NAME_MAPS = {
+    'c3d': C3D_NAMES,
     'cnn_gru': CNN_GRU_NAMES,
+    'frozen': (),  # its extractor is read by the victim itself
+    'lenet': (),
     'r2plus1d18': R2PLUS1D18_NAMES,
     'r3d18': R3D18_NAMES,
+    'timesformer': TIMESFORMER_NAMES,
+    'videomae': VIDEOMAE_NAMES,
     'vivit': VIVIT_NAMES,
 }
 

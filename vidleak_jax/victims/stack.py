@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax
 
 from vidleak_jax.types import Layer
-from vidleak_jax.victims.layers import ACTIVATIONS, LOWERINGS, conv
+from vidleak_jax.victims.layers import (
+    ACTIVATIONS,
+    LOWERINGS,
+    conv,
+    standardize,
+)
+from vidleak_jax.victims.norms import Norm
 
 
 class ConvSpec(NamedTuple):
@@ -32,23 +38,31 @@ class Stack(nn.Module):
   lowering: str
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
   bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+  norm: str = 'none'
+  inputs: str = 'unit'
 
   @nn.compact
   def __call__(self, clips):
-    x = clips
+    x = standardize(clips, self.inputs)
     if len(self.specs[0].kernel) == 2:  # a 2-D network sees clips of one frame
-      x = clips[:, 0]
+      x = x[:, 0]
     inits = {'kernel_init': self.kernel_init, 'bias_init': self.bias_init}
     for i, spec in enumerate(self.specs):
       x = conv(spec.width, spec.kernel, spec.strides, padding=spec.padding,
                lowering=self.lowering, name=f'conv{i}', **inits)(x)
+      x = Norm(self.norm, name=f'norm{i}')(x)
       x = ACTIVATIONS[self.activation](x)
     x = x.reshape(x.shape[0], -1)
     return nn.Dense(self.num_classes, name='head', **inits)(x)
 
 
 def list_layers(stack: Stack, in_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-  """The stack's layers for an input of `in_shape` (no batch axis)."""
+  """The stack's layers for an input of `in_shape` (no batch axis).
+
+  There are none to list where a norm or an input scale stands between them.
+  """
+  if stack.norm != 'none' or stack.inputs != 'unit':
+    return ()
   layers, shape = [], tuple(in_shape)
   for i, spec in enumerate(stack.specs):
     linear = _convolution(spec, stack.lowering)
