@@ -1,0 +1,108 @@
+"""The benchmarks run, compare equal values, and count what they say."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vidleak_jax.types import UserError
+
+CASE = (2, 8, 8, 3), 2, 'tiny'
+KEYS = {'name', 'shape', 'restarts', 'ms_per_restart_step', 'peer', 'ratio',
+        'ceiling_share', 'gradient_gap', 'num_devices', 'device_kind', 'jax',
+        'seconds_compile', 'load'}
+
+
+@pytest.fixture(scope='module')
+def load():
+  """Imports a benchmark as its own command line does."""
+  folder = str(Path(__file__).parents[1] / 'benchmarks')
+  sys.path.insert(0, folder)
+  yield importlib.import_module
+  sys.path.remove(folder)
+
+
+@pytest.fixture(scope='module')
+def effort(load):
+  return load('timing').Effort(seconds=0.01, blocks=2, limit=5)
+
+
+def test_our_row(load, effort):
+  row, = load('restart_steps').compare(*CASE, jax.devices()[:2], effort, [])
+  assert KEYS <= row.keys()
+  assert row['peer'] == 'self' and row['ratio'] == 1.0
+  assert row['num_devices'] == 2 and row['seconds_compile'] > 0
+  assert row['gradient_gap'] < 1e-4
+  assert 0 < row['ceiling_share'] < 1
+
+
+def test_choices_give_the_same_gradient(load, effort):
+  rows = list(load('restart_steps').sweep(*CASE, jax.devices()[:1], effort))
+  assert [(r['lowering'], r['restart_batch']) for r in rows] == [
+      ('matmul', 1), ('matmul', 2), ('lax', 1)]
+  assert max(row['gradient_gap'] for row in rows) < 1e-4
+
+
+@pytest.mark.parametrize('name', ['torch', 'breaching'])
+def test_a_peer_does_the_same_work(load, name):
+  pytest.importorskip(name, reason='needs the extra [peers]')
+  problems = load('problem')
+  problem = problems.build(CASE[0], CASE[2], 'matmul')
+  peer = load('peers').build(name, problem, 2)
+  peer.run(2)
+  assert problems.gap(peer.gradient, problems.gradient(problem)) < 1e-4
+
+
+def test_a_missing_peer_says_what_to_install(load, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'peers.torch_eager', None)
+  with pytest.raises(UserError, match=r'\[peers\]'):
+    load('peers').build('torch', None, 1)
+
+
+def test_an_unknown_peer_lists_the_known(load):
+  with pytest.raises(UserError, match='breaching, torch, torch_compile'):
+    load('peers').build('tensorflow', None, 1)
+
+
+def test_flops_are_those_of_seven_forward_passes(load):
+  problems = load('problem')
+  problem = problems.build((2, 8, 8, 3), 'tiny', 'matmul')
+  conv0 = 2 * 27 * 3 * 8 * (2 * 4 * 4)
+  conv1 = 2 * 27 * 8 * 8 * (1 * 2 * 2)
+  head = 2 * (1 * 2 * 2 * 8) * 10
+  assert problems.flops(problem) == 7 * (conv0 + conv1 + head)
+
+
+def test_blocks_are_taken_in_turns(load):
+  timing, calls = load('timing'), []
+  times = timing.interleave(
+      {'a': lambda n: calls.append('a'), 'b': lambda n: calls.append('b')},
+      timing.Effort(seconds=0, blocks=2, limit=5))
+  assert calls[4:] == ['a', 'b', 'a', 'b']
+  assert all(len(own) == 2 for own in times.values())
+
+
+def test_no_new_round_after_the_limit(load):
+  timing = load('timing')
+  times = timing.interleave({'a': lambda n: None}, timing.Effort(0, 9, limit=0))
+  assert len(times['a']) == 1
+
+
+def test_a_gap_is_relative(load):
+  gap = load('problem').gap
+  assert gap(np.full(4, 2.2), np.full(4, 2.0)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize('case', ['8x32x32', '8x32:4', 'x:1', '8x32x32:many'])
+def test_a_case_that_cannot_be_read(load, case):
+  with pytest.raises(UserError, match='8x32x32:8'):
+    load('restart_steps')._parse(case)
+
+
+def test_restarts_that_do_not_divide(load, effort):
+  rows = load('restart_steps').compare(*CASE, jax.devices()[:3], effort, [])
+  with pytest.raises(UserError, match=r'2 restarts .* 3 devices'):
+    next(rows)
