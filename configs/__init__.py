@@ -1,0 +1,1 @@
+"""Recipes: `default` holds every field, the others override it."""

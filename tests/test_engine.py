@@ -1,4 +1,4 @@
-"""All tries on all devices: equal on any number of them, resumable, one compile."""
+"""All tries on all devices: equal on any number, resumable, one compile."""
 
 import jax
 import numpy as np

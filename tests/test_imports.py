@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'vidleak_jax'
 
-SHARED = {'types', 'weights'}  # leaves that every stage may import
+SHARED = {'files', 'types', 'weights'}  # leaves that every stage may import
 
 # What a module may import besides those and its own sub-package.
 ALLOWED = {

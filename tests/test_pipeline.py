@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -73,7 +72,7 @@ def test_a_workdir_of_another_config_is_refused(run):
 
 
 def test_from_a_leak_alone(run, tmp_path, monkeypatch):
-  """No data set is touched, and the recovery is the same."""
+  """The recovery is the same with no truth on the machine: it uses none."""
   folder, _ = run
   shutil.copy(folder / 'leak.safetensors', tmp_path)
   shutil.copy(folder / 'leak.json', tmp_path)
@@ -85,29 +84,6 @@ def test_from_a_leak_alone(run, tmp_path, monkeypatch):
       expected = saved[name]
     with np.load(tmp_path / 'blind' / 'recovered.npz') as saved:
       np.testing.assert_array_equal(saved[name], expected)
-
-
-def test_the_attack_never_sees_the_truth(run, tmp_path, monkeypatch):
-  """With the private clips gone once the leak is sent, nothing changes."""
-  folder, _ = run
-
-  def forgetful(*args, **kwargs):
-    sample = load(*args, **kwargs)
-    sent.append(sample.batch.clips.copy())
-    return sample
-
-  def attack(config, victim, leak, *rest):
-    sample_clips = sent[0]
-    for leaf in jax.tree.leaves(leak):
-      assert np.asarray(leaf).shape[-4:] != sample_clips.shape[-4:]
-    return attack_itself(config, victim, leak, *rest)
-  sent, load, attack_itself = [], pipeline.data.load, pipeline._attack
-  monkeypatch.setattr(pipeline.data, 'load', forgetful)
-  monkeypatch.setattr(pipeline, '_attack', attack)
-  pipeline.run(config(), tmp_path)
-  with np.load(folder / 'recovered.npz') as a, np.load(
-      tmp_path / 'recovered.npz') as b:
-    np.testing.assert_array_equal(a['clips'], b['clips'])
 
 
 @pytest.mark.parametrize('overrides', [
@@ -151,7 +127,7 @@ def test_bad_input_is_told_and_leaves_nothing_half_written(
   with pytest.raises(UserError, match=message):
     pipeline.run(config(**overrides), tmp_path)
   assert not (tmp_path / 'result.json').exists()
-  assert not list(tmp_path.rglob('*.tmp'))
+  assert not list(tmp_path.glob('.[0-9]*'))  # temporary names
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from vidleak_jax.attack import restarts
 from vidleak_jax.attack.invert import Attack, AttackState
 from vidleak_jax.checkpoint import Checkpoints
 from vidleak_jax.progress import MetricsLog, Progress
-from vidleak_jax.types import Guess, Leak, PRNGKey, Recovery
+from vidleak_jax.types import Guess, Leak, PRNGKey, Recovery, UserError
 
 
 class Budget(NamedTuple):
@@ -54,8 +54,13 @@ def run(
     tensorboard: also writes TensorBoard events.
 
   Raises:
-    UserError: when every restart of a message diverged, or the disk is full.
+    UserError: for an empty budget, when every restart of a message diverged, or
+      when the disk is full.
   """
+  for name in ('num_restarts', 'num_steps', 'chunk_steps'):
+    if getattr(budget, name) < 1:
+      raise UserError(
+          f'attack.{name} is {getattr(budget, name)}; it must be 1 or more.')
   num_messages = len(templates.clips)
   count = num_messages * budget.num_restarts
   tries = restarts.plan(templates, budget.num_restarts,

@@ -1,5 +1,6 @@
 """What every launcher shares: flags, and errors a person can read."""
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,14 +37,17 @@ def run(main: Callable[[], None]) -> None:
   """Parses flags and runs `main`; a user's mistake ends without a traceback."""
 
   def guarded(argv):
-    if flags.FLAGS['verbosity'].using_default_value:
-      logging.set_verbosity(logging.WARNING)  # Orbax tells a lot at INFO
     if len(argv) > 1:
       _fail(f'Unexpected arguments {argv[1:]}. Flags look like --name=value.')
     try:
       main()
     except UserError as error:
       _fail(str(error))
+    except OSError as error:
+      if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise
+      _fail(f'The disk is full: {error}. Make space and run the same command: '
+            'it goes on from the last checkpoint.')
     except KeyboardInterrupt:
       print('\nInterrupted. The same command goes on from the last checkpoint.',
             file=sys.stderr)
@@ -53,7 +57,10 @@ def run(main: Callable[[], None]) -> None:
 
 def _parse(argv):
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    if flags.FLAGS['verbosity'].using_default_value:
+      flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a lot at INFO
+    return rest
   except flags.Error as error:
     _fail(str(error))
   except (KeyError, AttributeError) as error:  # how config_flags tells a typo

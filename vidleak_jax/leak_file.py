@@ -5,13 +5,13 @@ else, no data set in particular.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from vidleak_jax import files
 from vidleak_jax.types import Leak, Params, UserError
 
 # Facts without which an attack cannot be built.
@@ -19,17 +19,14 @@ REQUIRED = ('victim', 'clip_shape', 'num_frames', 'batch_size', 'federated')
 
 
 def save(folder: Path, leak: Leak, knowledge: dict[str, Any]) -> None:
-  """Writes both files, each under a temporary name first."""
+  """Writes both files; the arrays last, for they say that the leak is whole."""
   from safetensors.numpy import save_file
   arrays = _flatten('params', leak.params) | _flatten('update', leak.update)
   if leak.labels is not None:
     arrays['labels'] = np.asarray(leak.labels)
-  partial = folder / 'leak.safetensors.tmp'
-  save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
-  os.replace(partial, folder / 'leak.safetensors')
-  partial = folder / 'leak.json.tmp'
-  partial.write_text(json.dumps(knowledge, indent=2) + '\n')
-  os.replace(partial, folder / 'leak.json')
+  files.write_json(folder / 'leak.json', knowledge)
+  with files.replacing(folder / 'leak.safetensors') as partial:
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
 
 
 def load(path: Path) -> tuple[Leak, dict[str, Any]]:

@@ -21,6 +21,7 @@ from vidleak_jax import (
   defenses,
   engine,
   federated,
+  files,
   leak_file,
   metrics,
   parallel,
@@ -156,7 +157,9 @@ def _attack(config, victim, leak, knowledge, devices, choices, folder,
   own = dict(pick({k: v for k, v in options.items() if isinstance(v, dict)},
                   options['name'], 'attack'))
   default_steps = own.pop('num_steps')
-  num_steps = options['num_steps'] or default_steps
+  num_steps = options['num_steps']
+  if num_steps is None:
+    num_steps = default_steps
   templates = _templates(leak, knowledge, victim, own.pop('labels'))
   attack = recipe.build(_match_of(victim, knowledge), num_steps, **own)
   budget = engine.Budget(
@@ -225,8 +228,8 @@ def _spent(config, cost, devices) -> dict[str, Any]:
 
 def _publish(folder, sample, clips, labels, result, knowledge):
   """Writes recovery, report and, last of all, the result."""
-  workdir.write_arrays(folder / 'recovered.npz', clips=clips,
-                       labels=labels.reshape(-1))
+  files.write_arrays(folder / 'recovered.npz', clips=clips,
+                     labels=labels.reshape(-1))
   names = [f'clip {i}' for i in range(len(clips))]
   report.write(
       folder,
@@ -238,7 +241,7 @@ def _publish(folder, sample, clips, labels, result, knowledge):
       names=names if sample is None else sample.names,
       fps=_FRAMES_PER_SECOND,
       setup=json.loads((folder / 'config.json').read_text()))
-  workdir.write_json(folder / 'result.json', result)
+  files.write_json(folder / 'result.json', result)
 
 
 def _backend_options(config):

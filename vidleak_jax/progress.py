@@ -11,6 +11,7 @@ from time import monotonic
 
 import numpy as np
 
+from vidleak_jax import files
 from vidleak_jax.types import UserError
 
 
@@ -140,9 +141,8 @@ class MetricsLog:
     """Drops the rows after `step`; the run resumed there writes them anew."""
     rows = read_rows(self._path)
     kept = [row for row in rows if row['step'] <= step]
-    temporary = self._path.with_name(self._path.name + '.tmp')
-    temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
-    os.replace(temporary, self._path)
+    with files.replacing(self._path) as partial:
+      partial.write_text(''.join(json.dumps(row) + '\n' for row in kept))
     if len(kept) < len(rows):
       self._board.restart(step + 1)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax import files
 from vidleak_jax.types import Params, UserError
 
 Names = tuple[tuple[str, str | Callable], ...]  # of re.sub, in turn
@@ -124,10 +125,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def convert(source: str | os.PathLike, target: str | os.PathLike) -> None:
   """Copies the tensors of `source`, of any kind, to a .safetensors file."""
   from safetensors.numpy import save_file
-  partial = f'{target}.partial'
-  save_file({key: np.ascontiguousarray(tensor)
-             for key, tensor in read(source).items()}, partial)
-  os.replace(partial, target)
+  tensors = {key: np.ascontiguousarray(tensor)
+             for key, tensor in read(source).items()}
+  with files.replacing(target) as partial:
+    save_file(tensors, partial)
 
 
 def _read_safetensors(path):

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -10,8 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from vidleak_jax import files
 from vidleak_jax.types import UserError
 
 
@@ -40,7 +38,7 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
     if file.exists():
       _compare(file, json.loads(file.read_text())['config'], config)
     else:
-      write_json(file, {'config': config, **versions(), **facts})
+      files.write_json(file, {'config': config, **versions(), **facts})
     yield
 
 
@@ -56,21 +54,6 @@ def versions() -> dict[str, Any]:
       'git_commit': commit.stdout.strip() or None,
       'command': ['python', *sys.argv],
   }
-
-
-def write_json(file: Path, content: Any) -> None:
-  """Atomically: a reader sees the old file or the new one."""
-  partial = file.with_name(file.name + '.tmp')
-  partial.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
-  os.replace(partial, file)
-
-
-def write_arrays(file: Path, **arrays: np.ndarray) -> None:
-  """An .npz, atomically; those that are None are left out."""
-  partial = file.with_name(file.name + '.tmp')
-  with open(partial, 'wb') as stream:
-    np.savez(stream, **{k: v for k, v in arrays.items() if v is not None})
-  os.replace(partial, file)
 
 
 def _compare(file, old, new):

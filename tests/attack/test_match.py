@@ -1,4 +1,4 @@
-"""Distances against NumPy; the forward-mode gradient against double backward."""
+"""Distances against NumPy; the forward-mode gradient against autodiff."""
 
 import chex
 import jax

@@ -4,14 +4,14 @@ The page opens from disk without network or scripts. Only pictures go through
 here; every figure on the page comes from result.json's object.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from vidleak_jax import files
 from vidleak_jax.report import movie, page, pictures
 from vidleak_jax.types import Array, UserError
 
@@ -62,15 +62,15 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
   paths = Report(*(workdir / name for name in (
       'report.html', 'comparison.png', 'comparison.mp4')))
   frames = pictures.spread(np.shape(recovered)[1], MAX_FRAMES)
-  with _replacing(paths.picture) as path:
+  with files.replacing(paths.picture) as path:
     pictures.save_sheet(path, views, names, frames)
-  with _replacing(paths.video) as path:
+  with files.replacing(paths.video) as path:
     codec = movie.save(path, views, names, fps)
   html = page.render(
       views=views, names=names, frames=frames, result=result,
       metrics_rows=metrics_rows, knowledge=knowledge, setup=setup or {},
       video=paths.video, codec=codec)
-  with _replacing(paths.page) as path:
+  with files.replacing(paths.page) as path:
     path.write_text(html, encoding='utf-8')
   return paths
 
@@ -102,14 +102,3 @@ def _check(name, value, shape):
     raise UserError(f'{name} must be floats in [0, 1], got {value.dtype}.')
   if not np.isfinite(value[:MAX_CLIPS]).all():
     raise UserError(f'{name} holds NaN or infinity.')
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-  """A temporary name beside `path` that takes its place when all went well."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)

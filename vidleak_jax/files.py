@@ -1,0 +1,37 @@
+"""Files are whole or absent: written under a temporary name, then renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+  """Yields a temporary path beside `path`, renamed to it when all went well.
+
+  The temporary name keeps the suffix, by which many writers choose a format.
+  """
+  path = Path(path)
+  partial = path.with_name(f'.{os.getpid()}.{path.name}')
+  try:
+    yield partial
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+  """Indented JSON; NaN and infinity are refused."""
+  with replacing(path) as partial:
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+  """An .npz; arrays that are None are left out."""
+  with replacing(path) as partial:
+    np.savez(partial, **{k: v for k, v in arrays.items() if v is not None})
