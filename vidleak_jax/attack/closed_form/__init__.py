@@ -1,0 +1,18 @@
+"""Attacks by linear algebra: no iteration on the pixels, no restarts."""
+
+from vidleak_jax.attack.closed_form.dense import (
+    dense_input,
+    infer_label,
+    input_span,
+)
+from vidleak_jax.attack.closed_form.recursive import walk_down
+from vidleak_jax.attack.closed_form.tokens import known_part, recover_tokens
+
+__all__ = [
+    'dense_input',
+    'infer_label',
+    'input_span',
+    'known_part',
+    'recover_tokens',
+    'walk_down',
+]

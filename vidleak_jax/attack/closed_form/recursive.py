@@ -1,0 +1,200 @@
+"""From the last layer to the clip, layer by layer, by linear algebra.
+
+R-GAP (2010.07733) for many classes, 2-D and 3-D convolutions, any stride and
+padding. Let layer l map x to h = f(z), z = linear(W, x) + b, and let h and
+dL/dh be known. Then z = f^-1(h), dL/dz = dL/dh f'(z), and two linear systems
+hold for x: linear(W, x) = z - b, and sum dL/dz d linear/dW(x) = dL/dW.
+
+What is known of h is known to about the same error everywhere, so the first
+system's rows are weighted by f'(z) / rms(h): the error of f^-1 near saturation
+then weighs nothing. From float32 gradients that is worth 40 dB.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidleak_jax.attack.closed_form import dense, solve, spread
+from vidleak_jax.attack.closed_form.activations import INVERTIBLE
+from vidleak_jax.types import Layer, Leak, UserError, Victim
+
+_GREY = 0.5  # what unknown pixels are taken for
+
+
+class Walk(NamedTuple):
+  """How far down the layers the recursion came.
+
+  `activations` is the input of the layer `layer`: the clips themselves when
+  `stopped` is empty, else the deepest exactly known activation, which is the
+  output of the layer before.
+  """
+  activations: np.ndarray  # [M, *layer.in_shape] float64
+  layer: str
+  labels: np.ndarray       # [M] int32
+  report: list[dict]       # per layer, last first; see `_row`
+  stopped: str             # why it went no further, for the user; or ''
+
+
+def walk_down(
+    victim: Victim,
+    leak: Leak,
+    *,
+    batch_size: int | None = None,
+    max_steps: int = 2000,
+    tolerance: float = 1e-7,
+) -> Walk:
+  """Recovers the inputs of all layers, the last first.
+
+  Args:
+    victim: lists its `layers`; the last one is dense with identity.
+    leak: M messages of one clip each.
+    batch_size: clips per message, where the attacker knows it.
+    max_steps: of conjugate gradients, per layer.
+    tolerance: at which they stop, see `solve.least_squares`.
+
+  Raises:
+    UserError: the victim lists no layers, has no bias, or a message holds
+      more than one clip.
+  """
+  if not victim.layers:
+    raise UserError(
+        'This victim is no chain of linear maps and activations, so the '
+        'recursion does not apply. Choose victim.name=lenet or c3d, or '
+        'attack.name=invert.')
+  params, update = _float64(leak.params), _float64(leak.update)
+  last = victim.layers[-1]
+  head = dense.dense_input(update, (last.name,), batch_size)
+  labels = dense.infer_label(update, (last.name,))
+  report = [_dense_row(last, head)]
+  known = head.features.reshape(-1, *last.in_shape)
+  # One clip a message: the last bias gradient is dL/dz itself.
+  dz = update[last.name]['bias']
+  down = dz @ params[last.name]['kernel'].T
+  for i in range(len(victim.layers) - 2, -1, -1):
+    layer, above = victim.layers[i:i + 2]
+    if layer.activation not in INVERTIBLE:
+      return Walk(known, above.name, labels, report, _why(layer, above))
+    before = victim.layers[i - 1].activation if i else ''
+    rest = INVERTIBLE[before].rest if before in INVERTIBLE else _GREY
+    step = functools.partial(_step_down, layer, rest, max_steps, tolerance)
+    solution, down, open_directions = spread.over_messages(
+        step, params[layer.name], _with_probe(
+            (update[layer.name], known, down.reshape(known.shape))))
+    report.append(_row(layer, update[layer.name], known, solution,
+                       open_directions[-1]))
+    solution, down = jax.tree.map(lambda a: a[:-1], (solution, down))
+    known = solution.x
+  return Walk(known, victim.layers[0].name, labels, report, '')
+
+
+def _with_probe(messages):
+  """Repeats the first message at the end, marked: it will measure the rank."""
+  count = len(jax.tree.leaves(messages)[0])
+  again = jax.tree.map(lambda a: np.concatenate([a, a[:1]]), messages)
+  return *again, np.arange(count + 1) == count
+
+
+def _step_down(layer, rest, max_steps, tolerance, params, message):
+  """One message, one layer: (its input's `Solution`, dL/d input, open).
+
+  The probe's right-hand side comes from random signs u (in scaled columns).
+  What the solution misses of them, |u - u'|^2, is the number of directions
+  that the equations leave open, in expectation, and 0 if there is none.
+  """
+  kernel, bias = params['kernel'], params['bias']
+  update, h, dh, probe = message
+  f = INVERTIBLE[layer.activation]
+  slope = f.slope(h)
+  dz = dh * slope
+  rows = slope / _rms(h)
+  seen = (update['kernel'] != 0) / _rms(update['kernel'])
+
+  def forward(x):
+    return (rows * _apply(layer, kernel, x),
+            seen * _kernel_gradient(layer, kernel.shape, x, dz))
+
+  start = jnp.full(layer.in_shape, rest)
+  # Squares of the column norms: every kernel entry meets every input at most
+  # once per output, so squaring the factors squares the matrix.
+  squares = (_input_gradient(layer, kernel ** 2, start, rows ** 2)
+             + _input_gradient(layer, seen ** 2, start, dz ** 2))
+  scale = jax.lax.rsqrt(jnp.maximum(squares, 1e-12 * jnp.max(squares)))
+  signs = scale * jax.random.rademacher(
+      jax.random.key(0), layer.in_shape, start.dtype)
+  target = jax.tree.map(
+      functools.partial(jnp.where, probe), forward(signs),
+      (rows * (f.inverse(h) - bias), seen * update['kernel']))
+  solution = solve.least_squares(
+      forward, target, jnp.where(probe, 0.0, start), scale,
+      max_steps=max_steps, tolerance=tolerance)
+  missed = jnp.sum(((solution.x - signs) / scale) ** 2)
+  return solution, _input_gradient(layer, kernel, start, dz), missed
+
+
+def _apply(layer, kernel, x):
+  return layer.linear(kernel, x[None])[0]
+
+
+def _input_gradient(layer, kernel, x, dz):
+  transpose = jax.linear_transpose(lambda x: _apply(layer, kernel, x), x)
+  return transpose(dz)[0]
+
+
+def _kernel_gradient(layer, shape, x, dz):
+  kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+  transpose = jax.linear_transpose(lambda k: _apply(layer, k, x), kernel)
+  return transpose(dz)[0]
+
+
+def _dense_row(layer, head):
+  n = head.features.shape[1]
+  return {'layer': layer.name, 'rank': n, 'unknowns': n, 'equations': n,
+          'condition': 1.0, 'residual': float(np.max(head.residual)),
+          'steps': 0}
+
+
+def _row(layer: Layer, update, h, solution: solve.Solution, missed) -> dict:
+  """One row of the report, the worst over messages.
+
+  `equations` counts those of one message: outputs, plus the kernel entries
+  that arrived. `rank` is at most that, and is measured by a random probe of
+  the first message. `condition` is that of the weighted, column-scaled system
+  within its range, as conjugate gradients saw it (`solve.condition`).
+  """
+  unknowns = int(np.prod(layer.in_shape))
+  arrived = np.count_nonzero(
+      update['kernel'].reshape(len(h), -1), axis=1).min()
+  equations = int(np.prod(h.shape[1:]) + arrived)
+  return {
+      'layer': layer.name,
+      'rank': min(equations, int(np.rint(unknowns - missed))),
+      'unknowns': unknowns, 'equations': equations,
+      'condition': max(map(solve.condition, _split(solution))),
+      'residual': float(np.max(solution.residual[:-1])),
+      'steps': int(np.max(solution.steps)),
+  }
+
+
+def _split(stacked):
+  """A pytree with leaves [M, ...] as M pytrees."""
+  leaves, treedef = jax.tree.flatten(stacked)
+  return [treedef.unflatten(each) for each in zip(*leaves)]
+
+
+def _why(layer, above):
+  return (
+      f'The activation {layer.activation} after {layer.name} has no inverse, '
+      f'so the closed form ends at the input of {above.name}, which is known '
+      'exactly; the matching attack takes it as its target. Invertible are: '
+      f'{", ".join(sorted(INVERTIBLE))}.')
+
+
+def _rms(a):
+  return jnp.sqrt(jnp.mean(a ** 2)) + 1e-300
+
+
+def _float64(tree):
+  return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
