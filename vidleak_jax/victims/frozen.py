@@ -6,6 +6,7 @@ constant, either read from a file or drawn from a seed; `Victim.known` says
 which. This is setting (b) of 2509.09742.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -110,11 +111,16 @@ def frozen(
       known=f'frozen {extractor}, input scale {inputs}, {source}')
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(network, key, frames):
+  return network.init(key, frames)
+
+
 def _weights(network, clip_shape, weights_file, seed):
   """The extractor's variables, and where they came from."""
   frames = jnp.zeros((1, *clip_shape[1:]))
   if weights_file is None:
-    variables = jax.jit(network.init)(jax.random.key(seed), frames)
+    variables = _draw(network, jax.random.key(seed), frames)
     return variables, f'weights drawn from seed {seed}'
   shapes = jax.eval_shape(network.init, jax.random.key(0), frames)
   params = shapes['params'] | {'batch_stats': shapes['batch_stats']}
