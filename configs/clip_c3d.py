@@ -11,4 +11,5 @@ def get_config():
   config = default.get_config()
   config.data.name = 'video_folder'
   config.data.split = 'all'
+  config.attack.name = 'anchored'
   return config

@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
           'num_restarts': 1,
           'num_steps': placeholder(int),  # None: the recipe's own
           'chunk_steps': 50,              # between logs and checkpoints
+          'anchored': _anchored(),
           'ig': _ig(),
           'dlg': _dlg(),
           'idlg': {**_dlg(), 'labels': 'inferred'},
@@ -66,17 +67,31 @@ def _ig() -> dict:
   return {
       'num_steps': 2000,
       'labels': 'inferred',      # or joint: optimised with the clip
+      'match': 'gradient',       # or anchored: attack/anchored.py
       'distance': {'cosine': 1.0, 'relative_l2': 0.1, 'squared_l2': 0.0},
       'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01},
-      'prior_schedule': 'constant',  # or cosine, steps
+      'prior_schedule': 'constant',  # or cosine, geometric, steps
       'optimizer': 'adam',       # or signed_adam, lbfgs
       'learning_rate': 0.05,
-      'schedule': 'cosine',      # or constant, steps
+      'schedule': 'cosine',      # or constant, geometric, steps
       'warmup_steps': 0,
+      'beta2': 0.999,            # of adam
       'memory': 20,              # of lbfgs
       'start_mean': 0.5,
       'start_std': 0.05,
       'box': True,
+  }
+
+
+def _anchored() -> dict:
+  """Our own: exact targets from the head's gradient, TV that fades away."""
+  return _ig() | {
+      'num_steps': 1000,
+      'match': 'anchored',
+      'priors': {'spatial_tv': 0.1, 'temporal_tv': 0.1},
+      'prior_schedule': 'geometric',
+      'learning_rate': 0.1,
+      'beta2': 0.99,
   }
 
 
@@ -85,6 +100,7 @@ def _dlg() -> dict:
   return {
       'num_steps': 1000,
       'labels': 'joint',
+      'match': 'gradient',
       'distance': {'cosine': 0.0, 'relative_l2': 0.0, 'squared_l2': 1.0},
       'priors': {'spatial_tv': 0.0, 'temporal_tv': 0.0},
       'prior_schedule': 'constant',
@@ -92,6 +108,7 @@ def _dlg() -> dict:
       'learning_rate': 1.0,
       'schedule': 'constant',
       'warmup_steps': 0,
+      'beta2': 0.999,
       'memory': 50,
       'start_mean': 0.0,
       'start_std': 1.0,

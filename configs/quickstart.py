@@ -8,5 +8,5 @@ from configs import default
 
 def get_config():
   config = default.get_config()
-  config.attack.num_steps = 1500
+  config.attack.name = 'anchored'
   return config

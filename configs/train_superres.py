@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
       'validate_steps': 500,
       'ema': 0.995,
       'stage1': {
-          'num_steps': 4000,
+          'num_steps': 2500,
           'learning_rate': 1e-3,
           'objective': {'l1': 1.0},
       },

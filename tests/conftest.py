@@ -6,8 +6,6 @@ os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8'])
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -21,13 +19,13 @@ backend.apply(backend.choose('cpu'))
 CLIP_SHAPE = (4, 16, 16, 3)
 
 RECIPE = {
-    'distance': {'cosine': 1.0, 'relative_l2': 0.1},
     'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01},
     'prior_schedule': 'constant',
     'optimizer': 'adam',
     'learning_rate': 0.05,
     'schedule': 'cosine',
     'warmup_steps': 0,
+    'beta2': 0.999,
     'memory': 5,
     'start_mean': 0.5,
     'start_std': 0.05,
@@ -58,8 +56,8 @@ def leak(victim, batch):
 
 @pytest.fixture
 def tiny_attack(victim):
-  return recipe.build(functools.partial(match.gradient_match, victim.loss),
-                      40, **RECIPE)
+  distance = match.weighted_distance({'cosine': 1.0, 'relative_l2': 0.1})
+  return recipe.build(match.gradient_match(victim.loss, distance), 40, **RECIPE)
 
 
 @pytest.fixture

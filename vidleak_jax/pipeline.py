@@ -5,7 +5,6 @@ Data flows one way: clips -> the client's gradient -> defence -> leak -> attack
 and the victim's public loss, and only the metrics see truth and recovery.
 """
 
-import functools
 import json
 import resource
 from collections.abc import Callable
@@ -31,8 +30,9 @@ from vidleak_jax import (
   victims,
   workdir,
 )
+from vidleak_jax.attack import anchored as anchor
 from vidleak_jax.attack import labels, match, recipe
-from vidleak_jax.types import Guess, Leak, Recovery, Victim, pick
+from vidleak_jax.types import Guess, Leak, Recovery, UserError, Victim, pick
 
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 _SUPERRES_KEYS = (
@@ -161,7 +161,9 @@ def _attack(config, victim, leak, knowledge, devices, choices, folder,
   if num_steps is None:
     num_steps = default_steps
   templates = _templates(leak, knowledge, victim, own.pop('labels'))
-  attack = recipe.build(_match_of(victim, knowledge), num_steps, **own)
+  distance = match.weighted_distance(own.pop('distance'))
+  term = _match(own.pop('match'), distance, victim, knowledge)
+  attack = recipe.build(term, num_steps, **own)
   budget = engine.Budget(
       num_restarts=options['num_restarts'], num_steps=num_steps,
       chunk_steps=options['chunk_steps'],
@@ -181,12 +183,25 @@ def _templates(leak, knowledge, victim, how) -> Guess:
   return Guess(clips, labels.infer_labels(leak.update, victim.head, shape[1]))
 
 
-def _match_of(victim, knowledge):
-  """The match of the algorithm that the clients run."""
+def _match(how, distance, victim, knowledge) -> match.Term:
+  """How far a guess is from the leak, given what the clients run."""
   federation = knowledge['federated']
-  if federation['algorithm'] == 'fedsgd':
-    return functools.partial(match.gradient_match, victim.loss)
-  return functools.partial(match.update_match, _client(victim, federation))
+  fedsgd = federation['algorithm'] == 'fedsgd'
+  single = knowledge['batch_size'] == 1
+
+  def gradient():
+    if fedsgd:
+      return match.gradient_match(victim.loss, distance)
+    return match.update_match(_client(victim, federation), distance)
+
+  def anchored():
+    if not (fedsgd and single):
+      raise UserError(
+          'The anchored match needs FedSGD and one clip a message, this leak '
+          f'has {federation["algorithm"]} and {knowledge["batch_size"]}. '
+          'Choose attack.name=ig.')
+    return anchor.anchored_match(victim.layers)
+  return pick({'gradient': gradient, 'anchored': anchored}, how, 'match')()
 
 
 def _score(sample, recovery, config) -> tuple[np.ndarray, dict[str, Any]]:

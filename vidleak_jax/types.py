@@ -59,6 +59,7 @@ class Layer(NamedTuple):
   linear: Callable[[Array, Array], Array]
   activation: str               # a name of `victims.layers.ACTIVATIONS`
   in_shape: tuple[int, ...]     # without the batch axis
+  activate: Callable[[Array], Array]  # the activation itself
 
 
 class Tokens(NamedTuple):

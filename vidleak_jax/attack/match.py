@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vidleak_jax.types import Array, Guess, Leak, Params
+from vidleak_jax.types import Array, Guess, Leak, Params, UserError
 
 Distance = Callable[[Params, Params], Array]
 Term = Callable[[Guess, Leak], Array]
@@ -43,7 +43,13 @@ DISTANCES: dict[str, Distance] = {
 
 
 def weighted_distance(weights: dict[str, float]) -> Distance:
-  """The weighted sum of some `DISTANCES`; a weight of 0 leaves one out."""
+  """The weighted sum of some `DISTANCES`; a weight of 0 leaves one out.
+
+  Raises:
+    UserError: when every weight is 0.
+  """
+  if not any(weights.values()):
+    raise UserError(f'Every distance weighs 0: {weights}. Give one a weight.')
   chosen = [(w, DISTANCES[name]) for name, w in weights.items() if w]
 
   def distance(update, target):

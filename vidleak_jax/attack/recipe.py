@@ -1,26 +1,25 @@
 """An iterative attack from its options: objective, optimizer, start, box."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from vidleak_jax.attack import invert, match, optimizers
+from vidleak_jax.attack import invert, optimizers
+from vidleak_jax.attack.match import Term
 from vidleak_jax.attack.priors import PRIORS
-from vidleak_jax.types import Guess, UserError, pick
+from vidleak_jax.types import Guess, pick
 
 
 def build(
-    match_term: Callable[[match.Distance], match.Term],
+    match: Term,
     num_steps: int,
     *,
-    distance: dict[str, float],
     priors: dict[str, float],
     prior_schedule: str,
     optimizer: str,
     learning_rate: float,
     schedule: str,
     warmup_steps: int,
+    beta2: float,
     memory: int,
     start_mean: float,
     start_std: float,
@@ -29,24 +28,20 @@ def build(
   """A gradient-matching attack.
 
   Args:
-    match_term: makes the match from a distance: `match.gradient_match` with
-      the victim's loss bound, say.
+    match: how far a guess is from the leak.
     num_steps: of the attack; the schedules end with it.
-    distance: weights by name of `match.DISTANCES`.
     priors: weights by name of `priors.PRIORS`.
     prior_schedule: how those weights fall, of `optimizers.SCHEDULES`.
     optimizer: of `optimizers.OPTIMIZERS`, with `learning_rate`, `schedule`,
-      `warmup_steps` and `memory` as there.
+      `warmup_steps`, `beta2` and `memory` as there.
     start_mean: of the first guess's pixels.
     start_std: their standard deviation.
     box: whether pixels are held in [0, 1].
 
   Raises:
-    UserError: for an unknown name, or when every distance weighs 0.
+    UserError: for an unknown name.
   """
-  if not any(distance.values()):
-    raise UserError(f'Every distance weighs 0: {distance}. Give one a weight.')
-  terms = {'match': (1.0, match_term(match.weighted_distance(distance)))}
+  terms = {'match': (1.0, match)}
   falling = pick(optimizers.SCHEDULES, prior_schedule, 'schedule')
   for name, weight in priors.items():
     if weight:
@@ -54,7 +49,7 @@ def build(
   return invert.gradient_inversion(
       invert.weighted_sum(num_steps, **terms),
       optimizers.build(optimizer, learning_rate, num_steps, schedule=schedule,
-                       warmup_steps=warmup_steps, memory=memory),
+                       warmup_steps=warmup_steps, beta2=beta2, memory=memory),
       start=_gaussian_start(start_mean, start_std),
       project=_box if box else lambda guess: guess)
 

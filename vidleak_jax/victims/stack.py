@@ -66,11 +66,13 @@ def list_layers(stack: Stack, in_shape: tuple[int, ...]) -> tuple[Layer, ...]:
   layers, shape = [], tuple(in_shape)
   for i, spec in enumerate(stack.specs):
     linear = _convolution(spec, stack.lowering)
-    layers.append(Layer(f'conv{i}', linear, stack.activation, shape))
+    layers.append(Layer(f'conv{i}', linear, stack.activation, shape,
+                        ACTIVATIONS[stack.activation]))
     kernel = jax.ShapeDtypeStruct((*spec.kernel, shape[-1], spec.width), float)
     inputs = jax.ShapeDtypeStruct((1, *shape), float)
     shape = jax.eval_shape(linear, kernel, inputs).shape[1:]
-  return *layers, Layer('head', _dense, 'identity', shape)
+  return *layers, Layer(
+      'head', _dense, 'identity', shape, ACTIVATIONS['identity'])
 
 
 def _convolution(spec, lowering):

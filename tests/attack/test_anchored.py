@@ -1,0 +1,62 @@
+"""The anchored match: 0 at the truth, first order, and far better than ig."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidleak_jax import defenses, federated, victims
+from vidleak_jax.attack import anchored, recipe, restarts
+from vidleak_jax.types import Guess, UserError
+
+from ..conftest import RECIPE
+
+
+def _sent(activation, batch, preset='tiny'):
+  victim = victims.build('c3d', batch.clips.shape[1:], 7, preset=preset,
+                         activation=activation)
+  leak = federated.send(
+      federated.client(victim.loss), victim.init(jax.random.key(1)),
+      federated.split(batch, 'clip'), defenses.build(jax.random.key(2)))
+  return victim, leak
+
+
+@pytest.mark.parametrize('activation', victims.ACTIVATIONS)
+def test_the_true_clip_matches_with_0(activation, batch):
+  victim, leak = _sent(activation, batch)
+  own = leak._replace(update=restarts.take(leak.update, 1))
+  term = anchored.anchored_match(victim.layers)
+  truth = Guess(jnp.asarray(batch.clips[1:2]), jnp.asarray(batch.labels[1:2]))
+  value, slope = jax.value_and_grad(
+      lambda clips: term(truth._replace(clips=clips), own))(truth.clips)
+  assert value < 1e-6
+  assert jnp.isfinite(slope).all()
+  assert term(truth._replace(clips=1 - truth.clips), own) > 1e-2
+
+
+def test_clips_are_recovered(batch):
+  """From a random start that knows nothing, far above their mean colour."""
+  small = batch._replace(clips=batch.clips[:, :2, :8, :8])
+  victim, leak = _sent('leaky_relu', small, 'small')
+  attack = recipe.build(
+      anchored.anchored_match(victim.layers), 300, **RECIPE | {
+          'priors': {'spatial_tv': 0.1}, 'prior_schedule': 'geometric',
+          'learning_rate': 0.1, 'beta2': 0.99})
+  templates = Guess(np.zeros_like(small.clips)[:, None], small.labels[:, None])
+  tries = restarts.plan(templates, num_restarts=1, size=3)
+  states = restarts.starter(attack)(jax.random.key_data(jax.random.key(0)),
+                                    tries)
+  states, _ = jax.jit(restarts.runner(attack, 3))(
+      states, tries.message, leak, 300)
+  found = restarts.best(states, tries, 3).clips[:, 0]
+  assert _psnr(found, small.clips) > 15 + _psnr(
+      small.clips.mean((1, 2, 3), keepdims=True), small.clips)
+
+
+def _psnr(a, b):
+  return -10 * np.log10(np.mean((a - b) ** 2))
+
+
+def test_a_victim_without_layers_is_told():
+  with pytest.raises(UserError, match=r'attack\.name=ig'):
+    anchored.anchored_match(())
