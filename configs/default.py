@@ -24,10 +24,21 @@ def get_config() -> ConfigDict:
       },
       'victim': {
           'name': 'c3d',
-          'preset': placeholder(str),      # the network's own default
-          'activation': placeholder(str),  # likewise
           'num_classes': 101,
+          'dropout_active': False,         # in the client's gradient
           'checkpoint': placeholder(str),  # trained; None: initialised
+          # Options of some victims; None: the network's own default.
+          'preset': placeholder(str),      # tiny, small, full and others
+          'activation': placeholder(str),
+          'norm': placeholder(str),        # fixed, batch, group, layer, none
+          'inputs': placeholder(str),      # scale: unit, half, imagenet, ...
+          'encoder': placeholder(str),     # of vivit: joint, factorised
+          'pool': placeholder(str),        # of vivit: token, mean
+          'cell': placeholder(str),        # of cnn_gru: gru, lstm
+          'head': placeholder(str),        # of frozen: classifier1, mlp, ...
+          'extractor': placeholder(str),   # of frozen: resnet20, resnet18, ...
+          'weights_file': placeholder(str),    # of the extractor
+          'extractor_seed': placeholder(int),  # without such a file
       },
       'federated': {
           'message': 'clip',       # one gradient each: frame, clip, batch

@@ -114,10 +114,12 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
   messages = federated.split(sample.batch, federation['message'])
   num_messages, batch_size, *clip_shape = messages.clips.shape
   asked = dict(config['victim'])
+  dropout = asked.pop('dropout_active')
   checkpoint = asked.pop('checkpoint')
   knowledge = {
       'victim': victims.resolve(**asked),
       'weights': checkpoint or 'as initialised',
+      'dropout': 'active' if dropout else 'not active',
       'clip_shape': clip_shape,
       'num_frames': config['data']['num_frames'],
       'batch_size': batch_size,
@@ -125,15 +127,15 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
       'federated': federation,
       'labels': 'known' if federation['labels_known'] else 'not known',
       'defense': {k: v for k, v in config['defense'].items() if v} or 'none',
-      'batch_norm': 'none',
       'reference_frames': [],
   }
   victim = _build_victim(knowledge, choices)
-  keys = dict(zip(('params', 'defense'),
-                  jax.random.split(_key(config, 'client'))))
+  knowledge['frozen'] = victim.known or 'nothing'
+  params, noise, masks = jax.random.split(_key(config, 'client'), 3)
   leak = federated.send(
-      _client(victim, federation), victim.init(keys['params']), messages,
-      defenses.build(keys['defense'], **config['defense']),
+      _client(victim, federation), victim.init(params), messages,
+      defenses.build(noise, **config['defense']),
+      dropout_key=masks if dropout else None,
       labels_known=federation['labels_known'])
   return leak, knowledge
 
