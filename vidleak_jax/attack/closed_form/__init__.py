@@ -5,6 +5,7 @@ from vidleak_jax.attack.closed_form.dense import (
     infer_label,
     input_span,
 )
+from vidleak_jax.attack.closed_form.polish import polish
 from vidleak_jax.attack.closed_form.recursive import walk_down
 from vidleak_jax.attack.closed_form.tokens import known_part, recover_tokens
 
@@ -13,6 +14,7 @@ __all__ = [
     'infer_label',
     'input_span',
     'known_part',
+    'polish',
     'recover_tokens',
     'walk_down',
 ]

@@ -140,8 +140,8 @@ def _leaf(tree, path):
 def _note(row, count, width):
   if count > width:
     return (
-        f'{count} tokens of width {width}: N <= D does not hold, so the clip is '
-        f'known in {row["rank"]} of {count} token directions, exactly, and grey '
+        f'{count} tokens of width {width}: N <= D fails, so the clip is known '
+        f'exactly in {row["rank"]} of {count} token directions, and grey '
         'in the others; the matching attack has to fill those.')
   if row['rank'] < count:
     return (
