@@ -13,6 +13,7 @@ class Inverse(NamedTuple):
   inverse: Callable[[Array], Array]  # h -> z
   slope: Callable[[Array], Array]    # h -> f'(z)
   rest: float                        # f(0)
+  kinked: bool = False               # f' jumps at 0
 
 
 _EDGE = 1e-14  # keeps rounding beyond the range of an activation finite
@@ -37,7 +38,7 @@ INVERTIBLE = {
     'identity': Inverse(lambda h: h, jnp.ones_like, 0.0),
     'leaky_relu': Inverse(
         lambda h: jnp.where(h >= 0, h, h / _LEAK),
-        lambda h: jnp.where(h >= 0, 1.0, _LEAK), 0.0),
+        lambda h: jnp.where(h >= 0, 1.0, _LEAK), 0.0, kinked=True),
     'sigmoid': Inverse(
         _logit, lambda h: _inside(h, 0.0, 1.0) * (1 - _inside(h, 0.0, 1.0)),
         0.5),

@@ -5,8 +5,8 @@ linear least-squares problems in float64 reach what the rounding of the leak
 allows; first-order matching in float32 would crawl there.
 """
 
-from collections.abc import Callable
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax

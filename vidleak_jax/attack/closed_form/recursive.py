@@ -107,16 +107,35 @@ def _step_down(layer, rest, max_steps, tolerance, params, message):
   kernel, bias = params['kernel'], params['bias']
   update, h, dh, probe = message
   f = INVERTIBLE[layer.activation]
+  step = functools.partial(
+      _solve_layer, layer, max_steps, tolerance, kernel, bias,
+      update['kernel'], dh=dh, probe=probe)
+  start = jnp.full(layer.in_shape, rest)
+  solution, dz, missed = step(h, start)
+  if f.kinked:
+    # Rounding flips the sign of some h near 0, and with it the slope. The
+    # solution knows better, for most equations were right.
+    z = _apply(layer, kernel, solution.x) + bias
+    flipped = ((h >= 0) != (z >= 0)) & ~probe
+    h = jnp.where(flipped, jnp.where(z >= 0, 0.0, -1e-300), h)
+    again = jnp.where(probe, start, solution.x)
+    solution, dz, missed = step(h, again)
+  return solution, _input_gradient(layer, kernel, start, dz), missed
+
+
+def _solve_layer(layer, max_steps, tolerance, kernel, bias, kernel_update,
+                 h, start, *, dh, probe):
+  """The two linear systems: (`Solution`, dL/dz, directions left open)."""
+  f = INVERTIBLE[layer.activation]
   slope = f.slope(h)
   dz = dh * slope
   rows = slope / _rms(h)
-  seen = (update['kernel'] != 0) / _rms(update['kernel'])
+  seen = (kernel_update != 0) / _rms(kernel_update)
 
   def forward(x):
     return (rows * _apply(layer, kernel, x),
             seen * _kernel_gradient(layer, kernel.shape, x, dz))
 
-  start = jnp.full(layer.in_shape, rest)
   # Squares of the column norms: every kernel entry meets every input at most
   # once per output, so squaring the factors squares the matrix.
   squares = (_input_gradient(layer, kernel ** 2, start, rows ** 2)
@@ -126,12 +145,12 @@ def _step_down(layer, rest, max_steps, tolerance, params, message):
       jax.random.key(0), layer.in_shape, start.dtype)
   target = jax.tree.map(
       functools.partial(jnp.where, probe), forward(signs),
-      (rows * (f.inverse(h) - bias), seen * update['kernel']))
+      (rows * (f.inverse(h) - bias), seen * kernel_update))
   solution = solve.least_squares(
       forward, target, jnp.where(probe, 0.0, start), scale,
       max_steps=max_steps, tolerance=tolerance)
   missed = jnp.sum(((solution.x - signs) / scale) ** 2)
-  return solution, _input_gradient(layer, kernel, start, dz), missed
+  return solution, dz, missed
 
 
 def _apply(layer, kernel, x):

@@ -21,6 +21,7 @@ from vidleak_jax.types import Array, Leak, Tokens, UserError, Victim
 
 _GREY = 0.5
 _PIXEL_STD = 0.25  # of natural clips about grey, what Tikhonov weighs noise by
+_CAUTION = 3.0     # measured best: noise in delta itself feigns signal
 _ROUNDING = 1e-7   # relative, of float32 gradients; the least noise assumed
 
 
@@ -39,7 +40,7 @@ def recover_tokens(
   """Solves X^T delta = dW for the patches X of every message.
 
   Directions of delta that drown in noise are damped towards grey (Tikhonov,
-  lambda = noise / 0.25). The noise is measured, not given: the part of dW
+  lambda = 3 noise / 0.25). The noise is measured, not given: the part of dW
   outside the row space of delta, which is zero for a noiseless gradient.
 
   Args:
@@ -111,10 +112,10 @@ def _solve(delta, kernel, grey):
   spare = max(width - count, 0) * len(kernel)
   rounding = _ROUNDING * np.sqrt(np.mean(kernel ** 2))
   noise = max(rounding, np.sqrt(np.sum(outside ** 2) / spare) if spare else 0)
-  damping = noise / _PIXEL_STD
+  damping = _CAUTION * noise / _PIXEL_STD
   gains = values / (values ** 2 + damping ** 2)
   patches = grey + left @ (gains[:, None] * seen.T)
-  trusted = values > damping
+  trusted = values > noise / _PIXEL_STD
   row = {
       'rank': int(np.sum(trusted)), 'unknowns': count,
       'condition': float(values[0] / max(values[-1], 1e-300)),

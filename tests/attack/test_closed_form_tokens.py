@@ -1,0 +1,94 @@
+"""Closed form of video transformers, and the polish."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidleak_jax import victims
+from vidleak_jax.attack import closed_form
+from vidleak_jax.types import Leak, UserError
+from vidleak_jax.victims.lenet import lenet
+
+SHAPE = (4, 16, 16, 3)  # 2 x 2 x 2 tubelets for 16 numbers of width
+
+
+def share(victim, clips, labels):
+  params = victim.init(jax.random.key(0))
+  grads = jax.jit(jax.vmap(jax.grad(victim.loss), (None, 0, 0)))
+  return Leak(params, grads(params, clips, labels), None)
+
+
+def random_clips(num, shape):
+  return jax.random.uniform(jax.random.key(1), (num, 1, *shape))
+
+
+def psnr(a, b):
+  return -10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2))
+
+
+@pytest.fixture(scope='module')
+def vivit():
+  return victims.build('vivit', SHAPE, 7, preset='tiny', pool='token')
+
+
+@pytest.fixture(scope='module')
+def clips():
+  return random_clips(2, SHAPE)
+
+
+@pytest.fixture(scope='module')
+def leak(vivit, clips):
+  return share(vivit, clips, jnp.array([[3], [5]]))
+
+
+def test_whole_clips_with_a_class_token(vivit, clips, leak):
+  found = closed_form.recover_tokens(vivit, leak)
+  assert found.note == ''
+  assert psnr(found.clips, clips) > 70
+  np.testing.assert_array_equal(found.labels, [3, 5])
+  assert found.report[0]['rank'] == found.report[0]['unknowns'] == 8
+
+
+def test_noise_is_measured_and_said(vivit, clips, leak):
+  kernel = leak.update['embed']['kernel']
+  rms = jnp.sqrt(jnp.mean(kernel ** 2))
+  noise = 1e-2 * rms * jax.random.normal(jax.random.key(0), kernel.shape)
+  update = {**leak.update, 'embed': {**leak.update['embed'],
+                                     'kernel': kernel + noise}}
+  found = closed_form.recover_tokens(vivit, leak._replace(update=update))
+  assert 5e-3 < found.report[0]['noise'] < 2e-2
+  assert np.isfinite(found.clips).all()
+  assert np.abs(found.clips).max() < 10
+
+
+def test_more_tokens_than_width_leave_exact_constraints():
+  shape = (8, 32, 32, 3)  # 64 tubelets for a width of 16
+  victim = victims.build('vivit', shape, 7, preset='tiny', pool='mean')
+  clips = random_clips(1, shape)
+  found = closed_form.recover_tokens(
+      victim, share(victim, clips, jnp.array([[3]])))
+  assert 'N <= D fails' in found.note
+  assert 1 <= found.report[0]['rank'] <= 16
+  penalty = closed_form.known_part(
+      victim.tokens, found.clips[0], found.spans[0])
+  grey = jnp.full(clips[0].shape, 0.5)
+  assert penalty(clips[0]) < 1e-3 * penalty(grey)
+
+
+def test_batches_and_other_victims_are_refused(vivit, leak):
+  with pytest.raises(UserError, match='one clip per message'):
+    closed_form.recover_tokens(vivit, leak, batch_size=2)
+  with pytest.raises(UserError, match='learned positions'):
+    closed_form.recover_tokens(vivit._replace(tokens=None), leak)
+
+
+def test_polish_comes_closer_from_near_and_never_goes_away():
+  victim = lenet((1, 8, 8, 3), 10)
+  clips, labels = random_clips(2, (1, 8, 8, 3)), jnp.array([[3], [5]])
+  leak = share(victim, clips, labels)
+  start = clips + 1e-2 * jax.random.normal(jax.random.key(2), clips.shape)
+  found = closed_form.polish(victim.loss, leak, start, labels, num_steps=2,
+                             inner_steps=300)
+  assert psnr(found.clips, clips) > psnr(start, clips) + 15
+  assert np.all(found.after < 0.1 * found.before)
