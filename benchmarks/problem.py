@@ -1,15 +1,15 @@
 """The work all of them do: one clip's gradient, to be matched by its cosine."""
 
-import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from vidleak_jax import defenses, federated, victims
-from vidleak_jax.attack import invert, match, recipe
+from vidleak_jax.attack import invert, match
 from vidleak_jax.types import Batch, Guess, Leak, Params, Victim
 from vidleak_jax.victims.c3d import PRESETS
 
@@ -50,12 +50,16 @@ def build(
 
 def attack(problem: Problem) -> invert.Attack:
   """Cosine and Adam, nothing else."""
-  return recipe.build(
-      functools.partial(match.gradient_match, problem.victim.loss), 1000,
-      distance={'cosine': 1.0}, priors={}, prior_schedule='constant',
-      optimizer='adam', learning_rate=problem.learning_rate,
-      schedule='constant', warmup_steps=0, memory=0, start_mean=0.0,
-      start_std=1.0, box=False)
+
+  def start(key, template):
+    clips = jax.random.normal(key, template.clips.shape)
+    return template._replace(clips=clips)
+
+  term = match.gradient_match(problem.victim.loss, match.cosine)
+  return invert.gradient_inversion(
+      invert.weighted_sum(1, match=(1.0, term)),
+      optax.adam(problem.learning_rate),
+      start=start, project=lambda guess: guess)
 
 
 def gradient(problem: Problem) -> np.ndarray:
