@@ -62,6 +62,10 @@ def get_config() -> ConfigDict:
           'ig': _ig(),
           'dlg': _dlg(),
           'idlg': {**_dlg(), 'labels': 'inferred'},
+          'closed_form': {
+              'polish_steps': 3,          # of Gauss-Newton
+              'polish_inner_steps': 200,  # conjugate gradients in each
+          },
       },
       'superres': {'name': 'none'},
       'backend': {                 # None: what backend.py measured as best

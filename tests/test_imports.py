@@ -12,9 +12,10 @@ SHARED = {'files', 'types', 'weights'}  # leaves that every stage may import
 
 # What a module may import besides those and its own sub-package.
 ALLOWED = {
-    'pipeline': {'backend', 'data', 'defenses', 'engine', 'federated',
+    'attacks': {'attack', 'backend', 'engine', 'federated'},
+    'pipeline': {'attacks', 'backend', 'data', 'defenses', 'federated',
                  'leak_file', 'metrics', 'parallel', 'progress', 'report',
-                 'summary', 'superres', 'victims', 'workdir', 'attack'},
+                 'summary', 'superres', 'victims', 'workdir'},
     'engine': {'attack', 'checkpoint', 'parallel', 'progress'},
     'superres': {'checkpoint', 'parallel', 'progress'},
 }

@@ -80,6 +80,12 @@ def client(
               'federated.algorithm')
 
 
+def client_of(loss: Callable[..., Array], federation: dict) -> Client:
+  """The `client` that `federated` of a config, or of leak.json, describes."""
+  options = ('algorithm', 'local_steps', 'local_learning_rate')
+  return client(loss, **{name: federation[name] for name in options})
+
+
 def send(
     client: Client, params: Params, messages: Batch,
     defense: optax.GradientTransformation, *,

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from vidleak_jax import (
+  attacks,
   backend,
   data,
   defenses,
-  engine,
   federated,
   files,
   leak_file,
@@ -30,9 +30,7 @@ from vidleak_jax import (
   victims,
   workdir,
 )
-from vidleak_jax.attack import anchored as anchor
-from vidleak_jax.attack import labels, match, recipe
-from vidleak_jax.types import Guess, Leak, Recovery, UserError, Victim, pick
+from vidleak_jax.types import Leak, Victim
 
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 _SUPERRES_KEYS = (
@@ -76,15 +74,16 @@ def run(
     say(summary.of_knowledge(leak, knowledge))
     victim = _build_victim(knowledge, choices)
     leak_file.check(leak, jax.eval_shape(victim.init, jax.random.key(0)))
-    recovery, cost = _attack(config, victim, leak, knowledge, devices,
-                             choices, folder, tensorboard)
+    case = attacks.Case(victim, leak, knowledge, _key(config, 'attack'),
+                        devices, choices, folder, tensorboard)
+    recovery, cost, findings = attacks.run(case, config['attack'])
     if sample is None:  # nobody here knows the truth
       clips, scores = federated.join(
           recovery.clips, knowledge['num_frames']), {}
     else:
       clips, scores = _score(sample, recovery, config)
     result = {**scores, 'match_loss': float(np.mean(recovery.match_loss)),
-              **_spent(config, cost, devices)}
+              **_spent(config, cost, devices), **(findings or {})}
     _publish(folder, sample, clips, recovery.labels, result, knowledge)
   return result
 
@@ -133,7 +132,8 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
   knowledge['frozen'] = victim.known or 'nothing'
   params, noise, masks = jax.random.split(_key(config, 'client'), 3)
   leak = federated.send(
-      _client(victim, federation), victim.init(params), messages,
+      federated.client_of(victim.loss, federation), victim.init(params),
+      messages,
       defenses.build(noise, **config['defense']),
       dropout_key=masks if dropout else None,
       labels_known=federation['labels_known'])
@@ -143,67 +143,6 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
 def _build_victim(knowledge, choices) -> Victim:
   return victims.build(**knowledge['victim'], lowering=choices.lowering,
                        clip_shape=tuple(knowledge['clip_shape']))
-
-
-def _client(victim, federation):
-  return federated.client(
-      victim.loss, algorithm=federation['algorithm'],
-      local_steps=federation['local_steps'],
-      local_learning_rate=federation['local_learning_rate'])
-
-
-def _attack(config, victim, leak, knowledge, devices, choices, folder,
-            tensorboard) -> tuple[Recovery, engine.Cost]:
-  """From the leak alone to a recovery."""
-  options = config['attack']
-  own = dict(pick({k: v for k, v in options.items() if isinstance(v, dict)},
-                  options['name'], 'attack'))
-  default_steps = own.pop('num_steps')
-  num_steps = options['num_steps']
-  if num_steps is None:
-    num_steps = default_steps
-  templates = _templates(leak, knowledge, victim, own.pop('labels'))
-  distance = match.weighted_distance(own.pop('distance'))
-  term = _match(own.pop('match'), distance, victim, knowledge)
-  attack = recipe.build(term, num_steps, **own)
-  budget = engine.Budget(
-      num_restarts=options['num_restarts'], num_steps=num_steps,
-      chunk_steps=options['chunk_steps'],
-      restart_batch=choices.restart_batch, devices=devices)
-  return engine.run(attack, leak, templates, _key(config, 'attack'), budget,
-                    folder, tensorboard=tensorboard)
-
-
-def _templates(leak, knowledge, victim, how) -> Guess:
-  """Shapes to start from, and labels: known, inferred, or to be optimised."""
-  shape = (knowledge['num_messages'], knowledge['batch_size'])
-  clips = np.zeros((*shape, *knowledge['clip_shape']), np.float32)
-  if how == 'joint':
-    return Guess(clips, np.zeros((*shape, victim.num_classes), np.float32))
-  if leak.labels is not None:
-    return Guess(clips, np.asarray(leak.labels))
-  return Guess(clips, labels.infer_labels(leak.update, victim.head, shape[1]))
-
-
-def _match(how, distance, victim, knowledge) -> match.Term:
-  """How far a guess is from the leak, given what the clients run."""
-  federation = knowledge['federated']
-  fedsgd = federation['algorithm'] == 'fedsgd'
-  single = knowledge['batch_size'] == 1
-
-  def gradient():
-    if fedsgd:
-      return match.gradient_match(victim.loss, distance)
-    return match.update_match(_client(victim, federation), distance)
-
-  def anchored():
-    if not (fedsgd and single):
-      raise UserError(
-          'The anchored match needs FedSGD and one clip a message, this leak '
-          f'has {federation["algorithm"]} and {knowledge["batch_size"]}. '
-          'Choose attack.name=ig.')
-    return anchor.anchored_match(victim.layers)
-  return pick({'gradient': gradient, 'anchored': anchored}, how, 'match')()
 
 
 def _score(sample, recovery, config) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,0 +1,14 @@
+"""A whole clip through 3-D convolutions, layer by layer, by linear algebra.
+
+  python launch/attack.py --config=configs/closed_form_clip.py \
+      --workdir=runs/closed_clip --config.data.dir=FOLDER_OR_VIDEO
+"""
+
+from configs import clip_c3d
+
+
+def get_config():
+  config = clip_c3d.get_config()
+  config.victim.activation = 'softplus'
+  config.attack.name = 'closed_form'
+  return config

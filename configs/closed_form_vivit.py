@@ -1,0 +1,17 @@
+"""A clip from the gradients of a video transformer's two embeddings.
+
+  python launch/attack.py --config=configs/closed_form_vivit.py \
+      --workdir=runs/closed_vivit --config.data.dir=FOLDER_OR_VIDEO
+"""
+
+from configs import clip_c3d
+
+
+def get_config():
+  config = clip_c3d.get_config()
+  config.data.num_frames = 16
+  config.data.image_size = 112
+  config.victim.name = 'vivit'
+  config.victim.preset = 'full'
+  config.attack.name = 'closed_form'
+  return config

@@ -1,0 +1,163 @@
+"""From a leak to a recovery, by the attack's name.
+
+Nothing here has seen a data set: a `Case` is all that an attacker has.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vidleak_jax import backend, engine, federated
+from vidleak_jax.attack import anchored, closed_form, labels, match, recipe
+from vidleak_jax.types import (
+    Guess,
+    Leak,
+    PRNGKey,
+    Recovery,
+    UserError,
+    Victim,
+    pick,
+)
+
+
+class Case(NamedTuple):
+  """What the attacker has: the leak, what is public, and machines."""
+  victim: Victim
+  leak: Leak
+  knowledge: dict[str, Any]  # the content of leak.json
+  key: PRNGKey
+  devices: Sequence[jax.Device]
+  choices: backend.Choices
+  folder: Path               # for checkpoints and metrics.jsonl
+  tensorboard: bool
+
+
+class Outcome(NamedTuple):
+  """What came of it."""
+  recovery: Recovery
+  cost: engine.Cost
+  findings: dict[str, Any] | None = None  # more for result.json: ranks, ...
+
+
+def run(case: Case, options: dict[str, Any]) -> Outcome:
+  """Runs the attack that `options['name']` names.
+
+  Args:
+    case: what the attacker has.
+    options: as `attack` in `configs/default.py`.
+
+  Raises:
+    UserError: for an unknown name, or an attack that this leak does not allow.
+  """
+  recipes = {k: v for k, v in options.items() if isinstance(v, dict)}
+  own = pick(recipes, options['name'], 'attack')
+  solve = _SOLVERS.get(options['name'], _iterate)
+  return solve(case, options, own)
+
+
+def _iterate(case, options, own, start=None) -> Outcome:
+  """Gradient matching by a recipe, from many starts."""
+  own = dict(own)
+  default_steps = own.pop('num_steps')
+  num_steps = options['num_steps']
+  if num_steps is None:
+    num_steps = default_steps
+  templates = _templates(case, own.pop('labels'))
+  distance = match.weighted_distance(own.pop('distance'))
+  term = pick(_MATCHES, own.pop('match'), 'match')(case, distance)
+  attack = recipe.build(term, num_steps, **own)
+  budget = engine.Budget(
+      num_restarts=options['num_restarts'], num_steps=num_steps,
+      chunk_steps=options['chunk_steps'],
+      restart_batch=case.choices.restart_batch, devices=case.devices)
+  return Outcome(*engine.run(attack, case.leak, templates, case.key, budget,
+                             case.folder, tensorboard=case.tensorboard))
+
+
+def _templates(case, how) -> Guess:
+  """Shapes to start from, and labels: known, inferred, or to be optimised."""
+  shape = (case.knowledge['num_messages'], case.knowledge['batch_size'])
+  clips = np.zeros((*shape, *case.knowledge['clip_shape']), np.float32)
+  if how == 'joint':
+    soft = np.zeros((*shape, case.victim.num_classes), np.float32)
+    return Guess(clips, soft)
+  if case.leak.labels is not None:
+    return Guess(clips, np.asarray(case.leak.labels))
+  return Guess(clips, labels.infer_labels(
+      case.leak.update, case.victim.head, shape[1]))
+
+
+def _gradient(case, distance) -> match.Term:
+  """The match of the algorithm that the clients run."""
+  federation = case.knowledge['federated']
+  if federation['algorithm'] == 'fedsgd':
+    return match.gradient_match(case.victim.loss, distance)
+  return match.update_match(
+      federated.client_of(case.victim.loss, federation), distance)
+
+
+def _anchored(case, distance) -> match.Term:
+  del distance  # it has its own
+  _need_single(case, 'anchored match')
+  return anchored.anchored_match(case.victim.layers)
+
+
+_MATCHES = {'gradient': _gradient, 'anchored': _anchored}
+
+
+def _closed_form(case, options, own) -> Outcome:
+  """Linear algebra, then a polish; matching takes over where it stops."""
+  _need_single(case, 'closed form')
+  began = time.perf_counter()
+  solve = _from_tokens if case.victim.tokens else _from_layers
+  clips, found, report = solve(case)
+  if clips is None:
+    print(report['closed_form_stopped'])
+    outcome = _iterate(case, options, options['anchored'])
+    return outcome._replace(findings=report)
+  polished = closed_form.polish(
+      case.victim.loss, case.leak, clips, found,
+      num_steps=own['polish_steps'], inner_steps=own['polish_inner_steps'])
+  seconds = time.perf_counter() - began
+  recovery = Recovery(
+      np.clip(polished.clips, 0.0, 1.0).astype(np.float32),
+      found.astype(np.int32), polished.after.astype(np.float32))
+  report |= {'residual_before_polish': float(polished.before.max()),
+             'residual_after_polish': float(polished.after.max())}
+  steps = own['polish_steps']
+  return Outcome(recovery, engine.Cost(0.0, seconds, steps, steps * len(clips)),
+                 report)
+
+
+def _from_layers(case):
+  """(clips or None, labels [M, 1], report), down the victim's layers."""
+  walk = closed_form.walk_down(case.victim, case.leak, batch_size=1)
+  report = {'closed_form': walk.report, 'closed_form_stopped': walk.stopped}
+  found = walk.labels[:, None]
+  if walk.stopped:
+    return None, found, report
+  shape = (len(found), 1, *case.knowledge['clip_shape'])
+  return walk.activations.reshape(shape), found, report
+
+
+def _from_tokens(case):
+  """(clips, labels [M, 1], report), from a transformer's embeddings."""
+  found = closed_form.recover_tokens(case.victim, case.leak, batch_size=1)
+  report = {'closed_form': found.report, 'closed_form_note': found.note}
+  return found.clips, found.labels[:, None], report
+
+
+def _need_single(case, what):
+  algorithm = case.knowledge['federated']['algorithm']
+  size = case.knowledge['batch_size']
+  if algorithm != 'fedsgd' or size != 1:
+    raise UserError(
+        f'The {what} needs FedSGD and one clip a message; this leak has '
+        f'{algorithm} and {size}. Choose attack.name=ig.')
+
+
+_SOLVERS = {'closed_form': _closed_form}
