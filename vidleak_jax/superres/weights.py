@@ -2,8 +2,8 @@
 
 Names understood: ESRGAN's old ones (`model.0.weight`, `RRDB_trunk.0.RDB1...`),
 those of BasicSR and Real-ESRGAN (`body.0.rdb1...`, `body.0.weight` for
-SRVGGNetCompact; `params_ema` before `params`), and the package's own. Sizes are
-read off the tensors.
+SRVGGNetCompact; `params_ema` before `params`), and ClipNet's. Sizes are read
+off the tensors.
 """
 
 import os
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax import weights
+from vidleak_jax.superres.clip_net import ClipNet
 from vidleak_jax.superres.compact import SRVGGNetCompact
 from vidleak_jax.superres.rrdb import RRDBNet
 from vidleak_jax.types import Params, UserError
@@ -55,8 +56,11 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
       tensors = chosen
       break
   network, names = _recognise(tensors, Path(path).name)
-  like = jax.eval_shape(
-      network.init, jax.random.key(0), jnp.zeros((1, 8, 8, network.channels)))
+  frame = jnp.zeros((1, 8, 8, network.channels))
+  example = (frame,)
+  if isinstance(network, ClipNet):
+    example = jnp.stack([frame] * network.frames, 1), jnp.zeros(1)
+  like = jax.eval_shape(network.init, jax.random.key(0), *example)
   params, report = weights.fill(like['params'], tensors, names)
   weights.require_all(report, path)
   return network, params
@@ -64,6 +68,8 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
 
 def _recognise(tensors: dict[str, np.ndarray], name: str):
   """The network whose tensors these are, and the map of its names."""
+  if 'conv_0_0.weight' in tensors:
+    return _clip_net(tensors), ()
   renamed = {weights.rename(key, tensor.ndim, _RRDB): key
              for key, tensor in tensors.items()}
   if 'conv_first/kernel' in renamed and 'conv_last/kernel' in renamed:
@@ -95,6 +101,16 @@ def _rrdb(tensors, renamed):
                     'not here. Plain ones of scale 1, 2 and 4 are.')
   return RRDBNet(scale=scale, width=width, growth=tensors[first].shape[0],
                  num_blocks=max(blocks) + 1, channels=channels)
+
+
+def _clip_net(tensors):
+  outputs = tensors['conv_last.weight'].shape[0]
+  width, inputs = tensors['conv_first.weight'].shape[:2]
+  channels = 3
+  return ClipNet(
+      scale=round((outputs / channels) ** 0.5), frames=inputs // channels - 1,
+      width=width, num_blocks=sum(key.endswith('_0.weight') for key in tensors),
+      channels=channels)
 
 
 def _compact(tensors):

@@ -1,0 +1,45 @@
+"""Super-resolution alone, from file to file."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidleak_jax import enhance_job
+from vidleak_jax.types import UserError
+
+
+@pytest.fixture
+def recovered(tmp_path, small):
+  np.savez(tmp_path / 'recovered.npz', clips=small)
+  return tmp_path / 'recovered.npz'
+
+
+def test_arrays_and_references(tmp_path, recovered, large):
+  frame = np.round(255 * large[0, 0]).astype(np.uint8)
+  Image.fromarray(frame).save(tmp_path / 'held.png')
+  target = tmp_path / 'out.npz'
+  assert enhance_job.run(recovered, target, [tmp_path / 'held.png'],
+                         num_devices=1) == large.shape
+  with np.load(target) as archive:
+    error = np.abs(archive['enhanced'][0, 0] - large[0, 0]).mean()
+  assert error < 0.03  # the reference is this very frame
+
+
+def test_video_to_video(tmp_path, recovered):
+  enhance_job.run(recovered, tmp_path / 'a.mp4', num_devices=1)
+  shape = enhance_job.run(tmp_path / 'a.mp4', tmp_path / 'b.png', num_devices=1)
+  assert shape == (1, 3, 512, 512, 3)
+  assert Image.open(tmp_path / 'b.png').size == (512, 512)
+
+
+def test_mistakes_are_explained(tmp_path, recovered):
+  (tmp_path / 'broken.mp4').write_bytes(b'no video')
+  with pytest.raises(UserError, match=r'broken\.mp4 cannot be used'):
+    enhance_job.run(tmp_path / 'broken.mp4', tmp_path / 'out.npz')
+  with pytest.raises(UserError, match='There is no file'):
+    enhance_job.run(tmp_path / 'missing.mp4', tmp_path / 'out.npz')
+  with pytest.raises(UserError, match=r'it can be \.npz, \.mp4, \.png'):
+    enhance_job.run(recovered, tmp_path / 'out.gif')
+  Image.new('RGB', (64, 48)).save(tmp_path / 'other.png')
+  with pytest.raises(UserError, match=r'got \(1, 1, 48, 64, 3\)'):
+    enhance_job.run(recovered, tmp_path / 'out.npz', [tmp_path / 'other.png'])

@@ -1,0 +1,133 @@
+"""Training: goes down, resumes bit by bit, agrees over devices."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vidleak_jax import parallel
+from vidleak_jax.superres import losses, network, perceptual, step, train
+from vidleak_jax.types import UserError
+
+TINY = {
+    'seed': 0, 'num_devices': 1, 'start': None, 'max_noise': 0.05,
+    'network': {'name': 'clip', 'scale': 2, 'frames': 3, 'width': 4,
+                'num_blocks': 1},
+    'pool': {'num_clips': 8, 'size': 16, 'degradation': 'bicubic'},
+    'batch_size': 4, 'chunk_steps': 2, 'validate_steps': 2, 'ema': 0.5,
+    'stage1': {'num_steps': 4, 'learning_rate': 1e-2,
+               'objective': {'l1': 1.0}},
+    'stage2': {'num_steps': 0},
+    'interpolation': 0.5,
+    'perceptual': {'network': 'none', 'weights_file': None},
+}
+
+
+def _run(config, folder):
+  small = np.full((1, 3, 8, 8, 3), 0.5, np.float32)
+  large = np.full((1, 3, 16, 16, 3), 0.5, np.float32)
+  score = lambda a, b, c: {'psnr_enhanced': float(np.mean((a - c) ** 2))}  # noqa: E731
+  train.run(config, small, large, score, folder)
+  return network.load(folder / 'stage1.safetensors')[1]
+
+
+def test_a_resumed_run_equals_one_run(tmp_path, monkeypatch):
+  whole = _run(TINY, tmp_path / 'whole')
+
+  class Killed(Exception):
+    pass
+
+  def die(path, *_):
+    if path.name == 'sample_stage1_4.png':
+      raise Killed
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(train, '_picture', die)  # before step 4 is saved
+    _run(TINY, tmp_path / 'killed')
+  resumed = _run(TINY, tmp_path / 'killed')
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+  assert (tmp_path / 'whole/sample_stage1_4.png').exists()
+
+
+def test_devices_must_divide_the_batch(tmp_path):
+  with pytest.raises(UserError, match='does not divide over 3 devices'):
+    _run({**TINY, 'num_devices': 3}, tmp_path)
+
+
+def _fit(num_steps, objective, rival=None):
+  """Steps of a tiny network on a fixed pool; the terms of each."""
+  net = network.build(**TINY['network'])
+  config = copy.deepcopy(TINY)
+  pool, devices = train.make_pool(net, config), jax.local_devices()[:2]
+  params = net.init(jax.random.key(0))
+  optimizer, terms = optax.adam(1e-2), []
+  init, apply = rival or (lambda: (), None)
+  rival_params = init()
+  advance = step.one_step(
+      net, optimizer, objective, batch_size=4, max_noise=0.0, ema=0.5,
+      rival=apply, rival_optimizer=optimizer)
+  run = parallel.on_devices(
+      lambda *a: advance(*a[:2], jax.random.wrap_key_data(a[2])), devices)
+  state = parallel.replicate(jax.device_get(step.State(
+      jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
+      rival_params, optimizer.init(rival_params))), devices)
+  pool, key = (parallel.replicate(x, devices) for x in (
+      pool, jax.random.key_data(jax.random.key(1))))
+  for _ in range(num_steps):
+    state, now = run(state, pool, key)
+    terms.append({k: float(v[0]) for k, v in now.items()})
+  return terms, jax.device_get(state)
+
+
+def test_the_loss_falls_and_devices_stay_alike():
+  terms, state = _fit(60, step.Objective(l1=1.0))
+  losses_seen = [row['l1'] for row in terms]
+  assert np.mean(losses_seen[-15:]) < 0.95 * np.mean(losses_seen[:15])
+  for leaf in jax.tree.leaves(state):
+    np.testing.assert_array_equal(leaf[0], leaf[1])
+
+
+def test_the_rival_learns_too():
+  def init():
+    return {'w': np.full(3, 0.1, np.float32)}
+
+  def apply(params, frames):
+    return jnp.std(frames, (1, 2)) @ params['w']
+
+  terms, state = _fit(3, step.Objective(l1=1.0, gan=0.1), (init, apply))
+  assert {'l1', 'gan', 'rival'} == set(terms[-1])
+  assert not np.allclose(state.rival['w'], 0.1)
+
+
+def test_relativistic_losses_are_log_two_where_nothing_is_told_apart():
+  same = jnp.zeros((4, 1))
+  assert losses.discriminator_loss(same, same) == pytest.approx(np.log(2))
+  sure = losses.discriminator_loss(same + 5, same - 5)
+  assert sure < 1e-3 < losses.generator_loss(same + 5, same - 5)
+
+
+def test_a_perceptual_loss_is_absent_by_choice_only(tmp_path):
+  assert perceptual.features('none', None) is None
+  with pytest.raises(UserError, match='network=none to train without'):
+    perceptual.features('vgg19', None)
+  with pytest.raises(UserError, match='Choose one of: resnet20, vgg19'):
+    perceptual.features('vgg16', None)
+
+
+@pytest.mark.parametrize('name', ['clip', 'rrdb', 'compact'])
+def test_weights_come_back_from_disk(tmp_path, name):
+  small = {'width': 4} | ({'growth': 2} if name == 'rrdb' else {}) | (
+      {'num_convs': 1} if name == 'compact' else {'num_blocks': 1})
+  net = network.build(name, **small)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+      jax.eval_shape(net.init, jax.random.key(0)))
+  network.save(tmp_path / 'a.safetensors', net, params)
+  again, loaded = network.load(tmp_path / 'a.safetensors')
+  assert again.module == net.module
+  jax.tree.map(np.testing.assert_array_equal, loaded, params)
+  half = network.interpolate(params, jax.tree.map(jnp.zeros_like, params), 0.5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b / 2), half, params)

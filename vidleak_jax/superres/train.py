@@ -1,0 +1,181 @@
+"""Trains a generator: on L1 first, then, if asked, against a discriminator.
+
+Real clips come from the caller; what is trained on is cut from photographs.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vidleak_jax import files, parallel
+from vidleak_jax.checkpoint import Checkpoints
+from vidleak_jax.progress import MetricsLog, Progress
+from vidleak_jax.superres import (
+  degrade,
+  moving,
+  network,
+  perceptual,
+  step,
+  upscale,
+)
+from vidleak_jax.superres.discriminator import (
+  UNetDiscriminator,
+  VGGDiscriminator,
+)
+from vidleak_jax.types import Array, UserError, pick
+
+_RIVALS = {'unet': UNetDiscriminator, 'vgg': VGGDiscriminator}
+
+
+def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
+        folder: Path) -> dict[str, Any]:
+  """Trains as `configs/train_superres.py` says; goes on where it stopped.
+
+  Writes `stage1.safetensors` (and `stage2`, `interpolated` where there is a
+  second stage), `metrics.jsonl`, `sample_STEP.png` and checkpoints.
+
+  Args:
+    config: resolved to plain dicts.
+    small: validation clips [N, T, h, w, C].
+    large: the same enlarged truly, [N, T, H, W, C].
+    score: (enhanced, bicubic, large) -> scores, to log.
+    folder: the workdir.
+
+  Returns:
+    The last scores.
+  """
+  devices = parallel.pick_devices(config['num_devices'])
+  if config['batch_size'] % len(devices):
+    raise UserError(f'batch_size={config["batch_size"]} does not divide over '
+                    f'{len(devices)} devices.')
+  net = network.build(**config['network'])
+  folder.mkdir(parents=True, exist_ok=True)
+  pool = parallel.replicate(make_pool(net, config), devices)
+  params = (network.load(config['start'])[1] if config['start'] else
+            net.init(jax.random.key(config['seed'])))
+
+  def judge(params):
+    enhanced = np.asarray(upscale.upscale(net, params, small))
+    plain = np.asarray(upscale.bicubic(small, net.scale))
+    return enhanced, plain, score(enhanced, plain, large)
+
+  scores, kept = {}, []
+  with MetricsLog(folder / 'metrics.jsonl') as log:
+    for stage in ('stage1', 'stage2'):
+      if config[stage]['num_steps']:
+        params, scores = _stage(stage, config, net, params, pool, devices,
+                                judge, log, folder)
+        network.save(folder / f'{stage}.safetensors', net, params)
+        kept.append(params)
+  if len(kept) == 2:
+    network.save(folder / 'interpolated.safetensors', net, network.interpolate(
+        *kept, config['interpolation']))
+  return scores
+
+
+def make_pool(net: network.Network, config: dict[str, Any]) -> step.Pool:
+  """Windows cut from photographs, shrunk as the config says."""
+  options, small, large = config['pool'], [], []
+  shrink = pick({'bicubic': _shrink, 'second_order': _worsen},
+                options['degradation'], 'degradation')
+  clips = moving.clips(options['num_clips'], net.frames, options['size'],
+                       config['seed'])
+  with Progress(options['num_clips'], 'cutting clips') as progress:
+    for i, clip in enumerate(clips):
+      small.append(shrink(np.random.default_rng([config['seed'], i]), clip,
+                          net.scale))
+      large.append(clip[net.frames // 2])
+      progress.update(i + 1)
+  return step.Pool(np.stack(small), np.stack(large))
+
+
+def _shrink(_, clip, scale):
+  small = _bicubic(clip.astype(np.float32) / 255, scale)
+  return np.round(255 * np.asarray(small)).astype(np.uint8)
+
+
+def _worsen(rng, clip, scale):
+  """All frames alike: a camera's faults stay the same within a second."""
+  seed = rng.integers(2 ** 32)
+  return np.stack([degrade.second_order(np.random.default_rng(seed), frame,
+                                        scale) for frame in clip])
+
+
+_bicubic = functools.partial(jax.jit, static_argnums=1)(degrade.bicubic)
+
+
+def _stage(stage, config, net, params, pool, devices, judge, log, folder):
+  """Steps of one objective; returns the averaged params and their scores."""
+  options = config[stage]
+  objective = step.Objective(**options['objective'])
+  optimizer = optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adam(optax.cosine_decay_schedule(
+          options['learning_rate'], options['num_steps'])))
+  rival_optimizer = optax.adam(options['learning_rate'])
+  rival, rival_params = _rival(options, config)
+  advance = step.one_step(
+      net, optimizer, objective, max_noise=config['max_noise'],
+      batch_size=config['batch_size'] // len(devices), ema=config['ema'],
+      features=perceptual.features(**config['perceptual'])
+      if objective.perceptual else None,
+      rival=rival, rival_optimizer=rival_optimizer)
+  state = jax.device_get(step.State(
+      jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
+      rival_params, rival_optimizer.init(rival_params)))
+  checkpoints = Checkpoints(folder / 'checkpoints' / stage)
+  if saved := checkpoints.restore(state):
+    state = step.State(*saved[0])
+  # No scan: inside one XLA's CPU convolutions are 25 times slower.
+  run = parallel.on_devices(
+      lambda state, pool, key: advance(
+          state, pool, jax.random.wrap_key_data(key)), devices, (0,))
+  key = parallel.replicate(jax.random.key_data(
+      jax.random.key(config['seed'] + 1)), devices)
+  done, state = int(state.step), parallel.replicate(state, devices)
+  scores = None
+  with Progress(options['num_steps'], stage, done=done) as progress:
+    while done < options['num_steps']:
+      for _ in range(min(config['chunk_steps'], options['num_steps'] - done)):
+        state, terms = run(state, pool, key)
+      host = jax.device_get(jax.tree.map(lambda x: x[0], state))
+      done = int(host.step)
+      terms = {k: float(v[0]) for k, v in terms.items()}
+      progress.update(done, **terms)
+      row = {'stage': stage, **terms}
+      if done % config['validate_steps'] < config['chunk_steps']:
+        enhanced, plain, scores = judge(host.ema)
+        row |= {k: v for k, v in scores.items() if isinstance(v, float)}
+        _picture(folder / f'sample_{stage}_{done}.png', plain, enhanced)
+        checkpoints.save(done, host, {})
+      log.write(done, **row)
+  checkpoints.close()
+  averaged = jax.device_get(jax.tree.map(lambda x: x[0], state.ema))
+  return averaged, scores or judge(averaged)[2]
+
+
+def _rival(options, config):
+  """The discriminator and its params; None and () without a GAN."""
+  if not options['objective'].get('gan'):
+    return None, ()
+  module = pick(_RIVALS, options['discriminator'], 'discriminator')()
+  size = config['pool']['size']
+  params = jax.jit(module.init)(
+      jax.random.key(config['seed'] + 2), jnp.zeros((1, size, size, 3)))
+  return module.apply, params
+
+
+def _picture(path, plain, enhanced):
+  """The middle frames of the first clips: bicubic above, enhanced below."""
+  from PIL import Image
+  middle = plain.shape[1] // 2
+  rows = [np.concatenate(x[:4, middle], axis=1) for x in (plain, enhanced)]
+  pixels = np.round(255 * np.concatenate(rows)).astype(np.uint8)
+  with files.replacing(path) as partial:
+    Image.fromarray(pixels).save(partial)
