@@ -9,7 +9,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['vidleak_jax', 'vidleak_jax.*']),
-    package_data={'vidleak_jax.report': ['page.html']},
+    package_data={'vidleak_jax.report': ['page.html'],
+                  'vidleak_jax.superres': ['*.safetensors']},
     install_requires=[
         'jax>=0.10,<0.13',
         'flax>=0.12,<0.13',

@@ -16,6 +16,7 @@ ALLOWED = {
     'pipeline': {'attacks', 'backend', 'data', 'defenses', 'federated',
                  'leak_file', 'metrics', 'parallel', 'progress', 'report',
                  'summary', 'superres', 'victims', 'workdir'},
+    'enhance_job': {'data', 'parallel', 'progress', 'superres'},
     'engine': {'attack', 'checkpoint', 'parallel', 'progress'},
     'superres': {'checkpoint', 'parallel', 'progress'},
 }
