@@ -52,7 +52,7 @@ def test_whole_clips_with_a_class_token(vivit, clips, leak):
 
 def test_noise_is_measured_and_said(vivit, clips, leak):
   kernel = leak.update['embed']['kernel']
-  rms = jnp.sqrt(jnp.mean(kernel ** 2))
+  rms = jnp.sqrt(jnp.mean(kernel ** 2, axis=(1, 2), keepdims=True))
   noise = 1e-2 * rms * jax.random.normal(jax.random.key(0), kernel.shape)
   update = {**leak.update, 'embed': {**leak.update['embed'],
                                      'kernel': kernel + noise}}
