@@ -63,8 +63,7 @@ def get_config() -> ConfigDict:
           'dlg': _dlg(),
           'idlg': {**_dlg(), 'labels': 'inferred'},
           'closed_form': {
-              'polish_steps': 3,          # of Gauss-Newton
-              'polish_inner_steps': 200,  # conjugate gradients in each
+              'polish_steps': 3,  # of Gauss-Newton, in float64
           },
       },
       'superres': {'name': 'none'},
@@ -95,6 +94,7 @@ def _ig() -> dict:
       'start_mean': 0.5,
       'start_std': 0.05,
       'box': True,
+      'polish_steps': 0,         # of Gauss-Newton in float64, at the end
   }
 
 
@@ -128,4 +128,5 @@ def _dlg() -> dict:
       'start_mean': 0.0,
       'start_std': 1.0,
       'box': False,
+      'polish_steps': 0,
   }

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
   """What came of it."""
   recovery: Recovery
   cost: engine.Cost
-  findings: dict[str, Any] | None = None  # more for result.json: ranks, ...
+  findings: dict[str, Any]  # more for result.json: ranks, residuals, ...
 
 
 def run(case: Case, options: dict[str, Any]) -> Outcome:
@@ -59,13 +59,14 @@ def run(case: Case, options: dict[str, Any]) -> Outcome:
   return solve(case, options, own)
 
 
-def _iterate(case, options, own, start=None) -> Outcome:
+def _iterate(case, options, own) -> Outcome:
   """Gradient matching by a recipe, from many starts."""
   own = dict(own)
   default_steps = own.pop('num_steps')
   num_steps = options['num_steps']
   if num_steps is None:
     num_steps = default_steps
+  polish_steps = own.pop('polish_steps')
   templates = _templates(case, own.pop('labels'))
   distance = match.weighted_distance(own.pop('distance'))
   term = pick(_MATCHES, own.pop('match'), 'match')(case, distance)
@@ -74,8 +75,30 @@ def _iterate(case, options, own, start=None) -> Outcome:
       num_restarts=options['num_restarts'], num_steps=num_steps,
       chunk_steps=options['chunk_steps'],
       restart_batch=case.choices.restart_batch, devices=case.devices)
-  return Outcome(*engine.run(attack, case.leak, templates, case.key, budget,
-                             case.folder, tensorboard=case.tensorboard))
+  recovery, cost = engine.run(attack, case.leak, templates, case.key, budget,
+                              case.folder, tensorboard=case.tensorboard)
+  return _polish(case, Outcome(recovery, cost, {}), polish_steps)
+
+
+def _polish(case, outcome, num_steps) -> Outcome:
+  """Gauss-Newton in float64 from a recovery that is nearly right."""
+  if not num_steps:
+    return outcome
+  if case.knowledge['federated']['algorithm'] != 'fedsgd':
+    raise UserError('The polish needs FedSGD. Set polish_steps=0.')
+  began = time.perf_counter()
+  recovery, cost = outcome.recovery, outcome.cost
+  polished = closed_form.polish(
+      case.victim.loss, case.leak, recovery.clips, recovery.labels,
+      num_steps=num_steps)
+  seconds = time.perf_counter() - began
+  return Outcome(
+      Recovery(np.clip(polished.clips, 0.0, 1.0).astype(np.float32),
+               recovery.labels, polished.after.astype(np.float32)),
+      cost._replace(seconds_attack=cost.seconds_attack + seconds),
+      outcome.findings | {
+          'residual_before_polish': float(polished.before.max()),
+          'residual_after_polish': float(polished.after.max())})
 
 
 def _templates(case, how) -> Guess:
@@ -118,19 +141,10 @@ def _closed_form(case, options, own) -> Outcome:
   if clips is None:
     print(report['closed_form_stopped'])
     outcome = _iterate(case, options, options['anchored'])
-    return outcome._replace(findings=report)
-  polished = closed_form.polish(
-      case.victim.loss, case.leak, clips, found,
-      num_steps=own['polish_steps'], inner_steps=own['polish_inner_steps'])
-  seconds = time.perf_counter() - began
-  recovery = Recovery(
-      np.clip(polished.clips, 0.0, 1.0).astype(np.float32),
-      found.astype(np.int32), polished.after.astype(np.float32))
-  report |= {'residual_before_polish': float(polished.before.max()),
-             'residual_after_polish': float(polished.after.max())}
-  steps = own['polish_steps']
-  return Outcome(recovery, engine.Cost(0.0, seconds, steps, steps * len(clips)),
-                 report)
+    return outcome._replace(findings=outcome.findings | report)
+  recovery = Recovery(clips, found.astype(np.int32), np.zeros(len(clips)))
+  cost = engine.Cost(0.0, time.perf_counter() - began, 0, 0)
+  return _polish(case, Outcome(recovery, cost, report), own['polish_steps'])
 
 
 def _from_layers(case):

@@ -83,7 +83,7 @@ def run(
     else:
       clips, scores = _score(sample, recovery, config)
     result = {**scores, 'match_loss': float(np.mean(recovery.match_loss)),
-              **_spent(config, cost, devices), **(findings or {})}
+              **_spent(config, cost, devices), **findings}
     _publish(folder, sample, clips, recovery.labels, result, knowledge)
   return result
 
