@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
           'idlg': {**_dlg(), 'labels': 'inferred'},
           'closed_form': {
               'polish_steps': 3,  # of Gauss-Newton, in float64
+              'polish_inner_steps': 200,  # conjugate gradients in each
           },
       },
       'superres': {'name': 'none'},
@@ -95,6 +96,7 @@ def _ig() -> dict:
       'start_std': 0.05,
       'box': True,
       'polish_steps': 0,         # of Gauss-Newton in float64, at the end
+      'polish_inner_steps': 200,  # conjugate gradients in each
   }
 
 
@@ -129,4 +131,5 @@ def _dlg() -> dict:
       'start_std': 1.0,
       'box': False,
       'polish_steps': 0,
+      'polish_inner_steps': 200,
   }

@@ -66,7 +66,7 @@ def _iterate(case, options, own) -> Outcome:
   num_steps = options['num_steps']
   if num_steps is None:
     num_steps = default_steps
-  polish_steps = own.pop('polish_steps')
+  polish = own.pop('polish_steps'), own.pop('polish_inner_steps')
   templates = _templates(case, own.pop('labels'))
   distance = match.weighted_distance(own.pop('distance'))
   term = pick(_MATCHES, own.pop('match'), 'match')(case, distance)
@@ -77,10 +77,10 @@ def _iterate(case, options, own) -> Outcome:
       restart_batch=case.choices.restart_batch, devices=case.devices)
   recovery, cost = engine.run(attack, case.leak, templates, case.key, budget,
                               case.folder, tensorboard=case.tensorboard)
-  return _polish(case, Outcome(recovery, cost, {}), polish_steps)
+  return _polish(case, Outcome(recovery, cost, {}), *polish)
 
 
-def _polish(case, outcome, num_steps) -> Outcome:
+def _polish(case, outcome, num_steps, inner_steps) -> Outcome:
   """Gauss-Newton in float64 from a recovery that is nearly right."""
   if not num_steps:
     return outcome
@@ -90,7 +90,7 @@ def _polish(case, outcome, num_steps) -> Outcome:
   recovery, cost = outcome.recovery, outcome.cost
   polished = closed_form.polish(
       case.victim.loss, case.leak, recovery.clips, recovery.labels,
-      num_steps=num_steps)
+      num_steps=num_steps, inner_steps=inner_steps)
   seconds = time.perf_counter() - began
   return Outcome(
       Recovery(np.clip(polished.clips, 0.0, 1.0).astype(np.float32),
@@ -144,7 +144,8 @@ def _closed_form(case, options, own) -> Outcome:
     return outcome._replace(findings=outcome.findings | report)
   recovery = Recovery(clips, found.astype(np.int32), np.zeros(len(clips)))
   cost = engine.Cost(0.0, time.perf_counter() - began, 0, 0)
-  return _polish(case, Outcome(recovery, cost, report), own['polish_steps'])
+  return _polish(case, Outcome(recovery, cost, report), own['polish_steps'],
+                 own['polish_inner_steps'])
 
 
 def _from_layers(case):

@@ -24,4 +24,5 @@ def get_config():
   config.attack.dlg.start_mean = 0.5
   config.attack.dlg.start_std = 0.1
   config.attack.dlg.polish_steps = 30
+  config.attack.dlg.polish_inner_steps = 600
   return config
