@@ -114,6 +114,10 @@ def test_a_perceptual_loss_is_absent_by_choice_only(tmp_path):
     perceptual.features('vgg19', None)
   with pytest.raises(UserError, match='Choose one of: resnet20, vgg19'):
     perceptual.features('vgg16', None)
+  config = {**TINY, 'stage1': {**TINY['stage1'],
+                               'objective': {'l1': 1.0, 'perceptual': 0.1}}}
+  with pytest.raises(UserError, match='perceptual is not 0'):
+    _run(config, tmp_path)
 
 
 @pytest.mark.parametrize('name', ['clip', 'rrdb', 'compact'])
@@ -131,3 +135,23 @@ def test_weights_come_back_from_disk(tmp_path, name):
   jax.tree.map(np.testing.assert_array_equal, loaded, params)
   half = network.interpolate(params, jax.tree.map(jnp.zeros_like, params), 0.5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b / 2), half, params)
+
+
+def test_perceptual_features_come_from_a_file(tmp_path):
+  """Random weights in torchvision's names; equal frames cost nothing."""
+  rng, tensors = np.random.default_rng(0), {}
+  like = jax.eval_shape(perceptual.ResNet20().init, jax.random.key(0),
+                        jnp.zeros((1, 32, 32, 3)))['params']
+  for name, leaves in like.items():
+    key = name.replace('_', '.')
+    for leaf, value in leaves.items():
+      array = rng.uniform(0.1, 1, value.shape).astype(np.float32)
+      leaf = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean',
+              'var': 'running_var'}.get(leaf, leaf)
+      tensors[f'module.{key}.{leaf}'] = (
+          array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+  np.savez(tmp_path / 'resnet20.npz', **tensors)
+  features = perceptual.features('resnet20', tmp_path / 'resnet20.npz')
+  frames = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
+  loss = jax.jit(lambda a, b: losses.perceptual(features, a, b))
+  assert loss(frames, frames) == 0 < loss(frames, 1 - frames)

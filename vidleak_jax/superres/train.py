@@ -55,6 +55,7 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
     raise UserError(f'batch_size={config["batch_size"]} does not divide over '
                     f'{len(devices)} devices.')
   net = network.build(**config['network'])
+  features = _features(config)  # before hours of training, not after
   folder.mkdir(parents=True, exist_ok=True)
   pool = parallel.replicate(make_pool(net, config), devices)
   params = (network.load(config['start'])[1] if config['start'] else
@@ -69,8 +70,8 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
   with MetricsLog(folder / 'metrics.jsonl') as log:
     for stage in ('stage1', 'stage2'):
       if config[stage]['num_steps']:
-        params, scores = _stage(stage, config, net, params, pool, devices,
-                                judge, log, folder)
+        params, scores = _stage(stage, config, net, params, features, pool,
+                                devices, judge, log, folder)
         network.save(folder / f'{stage}.safetensors', net, params)
         kept.append(params)
   if len(kept) == 2:
@@ -110,7 +111,8 @@ def _worsen(rng, clip, scale):
 _bicubic = functools.partial(jax.jit, static_argnums=1)(degrade.bicubic)
 
 
-def _stage(stage, config, net, params, pool, devices, judge, log, folder):
+def _stage(stage, config, net, params, features, pool, devices, judge, log,
+           folder):
   """Steps of one objective; returns the averaged params and their scores."""
   options = config[stage]
   objective = step.Objective(**options['objective'])
@@ -123,9 +125,7 @@ def _stage(stage, config, net, params, pool, devices, judge, log, folder):
   advance = step.one_step(
       net, optimizer, objective, max_noise=config['max_noise'],
       batch_size=config['batch_size'] // len(devices), ema=config['ema'],
-      features=perceptual.features(**config['perceptual'])
-      if objective.perceptual else None,
-      rival=rival, rival_optimizer=rival_optimizer)
+      features=features, rival=rival, rival_optimizer=rival_optimizer)
   state = jax.device_get(step.State(
       jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
       rival_params, rival_optimizer.init(rival_params)))
@@ -158,6 +158,19 @@ def _stage(stage, config, net, params, pool, devices, judge, log, folder):
   checkpoints.close()
   averaged = jax.device_get(jax.tree.map(lambda x: x[0], state.ema))
   return averaged, scores or judge(averaged)[2]
+
+
+def _features(config):
+  """What the perceptual terms compare; None where no stage has one."""
+  features = perceptual.features(**config['perceptual'])
+  asked = [stage for stage in ('stage1', 'stage2')
+           if config[stage]['num_steps']
+           and config[stage]['objective'].get('perceptual')]
+  if asked and features is None:
+    raise UserError(
+        f'{asked[0]}.objective.perceptual is not 0, but perceptual.network is '
+        'none. Name a network and its weights_file, or set the weight to 0.')
+  return features
 
 
 def _rival(options, config):
