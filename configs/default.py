@@ -67,7 +67,13 @@ def get_config() -> ConfigDict:
               'polish_inner_steps': 200,  # conjugate gradients in each
           },
       },
-      'superres': {'name': 'none'},
+      'superres': {
+          'name': 'none',          # or clip: after the attack, to original_size
+          'weights': placeholder(str),  # None: the network that is shipped
+          'noise': 0.03,           # of the recovery, as the attacker guesses it
+          'num_references': 0,     # real frames that the attacker holds
+          'references': (),        # those instead: frame numbers or images
+      },
       'backend': {                 # None: what backend.py measured as best
           'num_devices': 0,        # 0: all
           'lowering': placeholder(str),       # of convolutions: matmul, lax

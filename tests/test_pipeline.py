@@ -103,6 +103,27 @@ def test_every_setting_runs(overrides, tmp_path):
       'federated__message', 'clip')
 
 
+@pytest.mark.parametrize('references', [0, 2])
+def test_recoveries_are_enlarged_and_scored(references, tmp_path):
+  result = pipeline.run(config(
+      data__original_size=64, superres__name='clip',
+      superres__num_references=references), tmp_path)
+  with np.load(tmp_path / 'recovered.npz') as saved:
+    assert saved['enhanced'].shape == (1, 4, 64, 64, 3)
+  for key in ('psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic',
+              'flicker_enhanced', 'flicker_bicubic'):
+    assert np.isfinite(result[key])
+  assert leak_file.load(tmp_path)[1]['reference_frames'] == references
+
+
+def test_true_frames_alone_are_enlarged(tmp_path):
+  result = pipeline.run(config(
+      data__original_size=64, superres__name='clip', superres__noise=0.0,
+      attack__name='none'), tmp_path)
+  assert result['psnr_enhanced'] > result['psnr_bicubic']
+  assert not (tmp_path / 'leak.json').exists()
+
+
 @pytest.mark.parametrize('overrides, message', [
     ({'victim__name': 'alexnet'}, 'Unknown victim .*c3d'),
     ({'victim__preset': 'huge'}, 'preset .*tiny'),
@@ -120,6 +141,9 @@ def test_every_setting_runs(overrides, tmp_path):
     ({'data__image_size': 15}, 'even'),
     ({'data__name': 'video_folder', 'data__dir': '/no/such'}, '/no/such'),
     ({'attack__num_restarts': 0}, 'num_restarts'),
+    ({'superres__name': 'esrgan'}, 'superres.name .*clip'),
+    ({'superres__name': 'clip'}, 'enlarges by 4'),
+    ({'superres__num_references': 99}, 'Ask for fewer'),
     ({'attack__num_steps': -1}, 'num_steps'),
 ])
 def test_bad_input_is_told_and_leaves_nothing_half_written(

@@ -27,14 +27,16 @@ from vidleak_jax import (
   progress,
   report,
   summary,
+  superres,
   victims,
   workdir,
 )
-from vidleak_jax.types import Leak, Victim
+from vidleak_jax.types import Leak, UserError, Victim, pick
 
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 _SUPERRES_KEYS = (
-    'psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic')
+    'psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic',
+    'flicker_enhanced', 'flicker_bicubic')
 
 
 def run(
@@ -69,7 +71,10 @@ def run(
   with workdir.claim(folder, asked, facts):
     if (folder / 'result.json').exists():
       return json.loads((folder / 'result.json').read_text())
+    _check_superres(config)
     sample = None if leak_path else _load_data(config)
+    if config['attack']['name'] == 'none':
+      return _only_enhance(config, sample, folder, devices)
     leak, knowledge = _obtain_leak(config, folder, leak_path, sample, choices)
     say(summary.of_knowledge(leak, knowledge))
     victim = _build_victim(knowledge, choices)
@@ -77,21 +82,38 @@ def run(
     case = attacks.Case(victim, leak, knowledge, _key(config, 'attack'),
                         devices, choices, folder, tensorboard)
     recovery, cost, findings = attacks.run(case, config['attack'])
-    if sample is None:  # nobody here knows the truth
-      clips, scores = federated.join(
-          recovery.clips, knowledge['num_frames']), {}
-    else:
+    clips = federated.join(recovery.clips, knowledge['num_frames'])
+    scores = {}
+    if sample is not None:  # else nobody here knows the truth
       clips, scores = _score(sample, recovery, config)
-    result = {**scores, 'match_loss': float(np.mean(recovery.match_loss)),
-              **_spent(config, cost, devices), **findings}
-    _publish(folder, sample, clips, recovery.labels, result, knowledge)
+    enhanced, enlarged = _enhance(config, sample, clips, devices)
+    result = {
+        **scores, **enlarged,
+        'match_loss': float(np.mean(recovery.match_loss)),
+        **_spent(config, cost, devices), **findings}
+    _publish(folder, sample, clips, enhanced, recovery.labels, result,
+             knowledge)
+  return result
+
+
+def _only_enhance(config, sample, folder, devices) -> dict[str, Any]:
+  """No attack: the true small frames enlarged, to judge that stage alone."""
+  if sample is None:
+    raise UserError('attack.name=none needs a data set, not a --leak.')
+  truth = sample.batch.clips
+  enhanced, result = _enhance(config, sample, truth, devices)
+  _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
+           {'attack': 'none: these are true frames, enlarged'})
   return result
 
 
 def _load_data(config) -> data.Sample:
   options = dict(config['data'])
+  held = config['superres']
   return data.load(options.pop('name'), seed=config['seed'],
-                   num_classes=config['victim']['num_classes'], **options)
+                   num_classes=config['victim']['num_classes'],
+                   num_references=held['num_references'],
+                   references=held['references'], **options)
 
 
 def _obtain_leak(config, folder, leak_path, sample, choices):
@@ -126,7 +148,8 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
       'federated': federation,
       'labels': 'known' if federation['labels_known'] else 'not known',
       'defense': {k: v for k, v in config['defense'].items() if v} or 'none',
-      'reference_frames': [],
+      'reference_frames': (list(config['superres']['references'])
+                           or config['superres']['num_references']),
   }
   victim = _build_victim(knowledge, choices)
   knowledge['frozen'] = victim.known or 'nothing'
@@ -160,7 +183,40 @@ def _score(sample, recovery, config) -> tuple[np.ndarray, dict[str, Any]]:
   return clips, {
       **metrics.score(clips, sample.batch.clips, sample.unrelated),
       'label_accuracy': metrics.label_accuracy(guessed, truth.labels),
-      **dict.fromkeys(_SUPERRES_KEYS),
+  }
+
+
+def _scale(config) -> float:
+  return config['data']['original_size'] / config['data']['image_size']
+
+
+def _check_superres(config) -> None:
+  """Tells what cannot be enlarged before an attack has spent its time."""
+  options = config['superres']
+  pick(dict.fromkeys(('none', 'clip')), options['name'], 'superres.name')
+  if options['name'] != 'none':
+    superres.load(options['weights'], _scale(config))
+
+
+def _enhance(config, sample, clips, devices):
+  """The enlarged clips or None, and their scores against the originals."""
+  options = config['superres']
+  if options['name'] == 'none':
+    return None, dict.fromkeys(_SUPERRES_KEYS)
+  scale = int(_scale(config))
+  references = None if sample is None else sample.references
+  if references is not None and not references.shape[1]:
+    references = None
+  enhanced = superres.enhance(
+      clips, references, weights=options['weights'], scale=scale,
+      noise=options['noise'], devices=devices)
+  if sample is None:
+    return enhanced, dict.fromkeys(_SUPERRES_KEYS)
+  bicubic = np.asarray(superres.bicubic(clips, scale))
+  return enhanced, {
+      **metrics.score_enhanced(enhanced, bicubic, sample.originals),
+      'flicker_enhanced': superres.flicker(enhanced, sample.originals),
+      'flicker_bicubic': superres.flicker(bicubic, sample.originals),
   }
 
 
@@ -182,10 +238,10 @@ def _spent(config, cost, devices) -> dict[str, Any]:
   }
 
 
-def _publish(folder, sample, clips, labels, result, knowledge):
+def _publish(folder, sample, clips, enhanced, labels, result, knowledge):
   """Writes recovery, report and, last of all, the result."""
   files.write_arrays(folder / 'recovered.npz', clips=clips,
-                     labels=labels.reshape(-1))
+                     labels=labels.reshape(-1), enhanced=enhanced)
   names = [f'clip {i}' for i in range(len(clips))]
   report.write(
       folder,
@@ -196,6 +252,8 @@ def _publish(folder, sample, clips, labels, result, knowledge):
       knowledge=knowledge,
       names=names if sample is None else sample.names,
       fps=_FRAMES_PER_SECOND,
+      enhanced=enhanced,
+      original=None if sample is None or enhanced is None else sample.originals,
       setup=json.loads((folder / 'config.json').read_text()))
   files.write_json(folder / 'result.json', result)
 

@@ -10,7 +10,7 @@ from vidleak_jax.types import Leak
 
 
 def of_knowledge(leak: Leak, knowledge: dict[str, Any]) -> str:
-  """What the attacker was given, a fact a line: the threat model of this run."""
+  """What the attacker was given, a fact a line: this run's threat model."""
   count = sum(leaf.size for leaf in jax.tree.leaves(leak.params))
   facts = {'parameters': f'{count}, with their update in each message',
            **knowledge}
@@ -33,6 +33,12 @@ def of_run(result: dict[str, Any], workdir: Path) -> str:
              result['ssim_mean_frame']),
         f'labels right: {result["label_accuracy"]:.0%}',
     ]
+  if result.get('psnr_enhanced') is not None:
+    lines += [
+        _row('enhanced', result['psnr_enhanced'], result['ssim_enhanced']),
+        _row('bicubic', result['psnr_bicubic'], result['ssim_bicubic'])]
+  if 'match_loss' not in result:
+    return '\n'.join([*lines, f'report: {workdir / "report.html"}'])
   lines += [
       f'match loss {result["match_loss"]:.3g} after '
       f'{result["seconds_attack"]:.0f} s '

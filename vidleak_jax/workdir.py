@@ -27,6 +27,7 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
   Raises:
     UserError: when another process works there, or another config did.
   """
+  config = json.loads(json.dumps(config))  # as it will be read: tuples as lists
   workdir.mkdir(parents=True, exist_ok=True)
   with open(workdir / '.lock', 'w') as lock:
     try:

@@ -54,6 +54,32 @@ def picker(num_frames: int, stride: int, *seed: int) -> Pick:
   return pick
 
 
+def outside(start: int, span: int, num_frames: int, *seed: int) -> Pick:
+  """Picks frames that are not among the `span` from `start` on."""
+
+  def pick(count: int) -> np.ndarray:
+    rest = np.r_[0:start, start + span:count]
+    if len(rest) < num_frames:
+      raise Unusable(f'has {len(rest)} frames besides the clip, but '
+                     f'{num_frames} references were asked for')
+    return np.sort(np.random.default_rng(seed).choice(
+        rest, num_frames, replace=False))
+
+  return pick
+
+
+def at(indices: list[int]) -> Pick:
+  """Picks these frames."""
+
+  def pick(count: int) -> np.ndarray:
+    if not 0 <= min(indices) <= max(indices) < count:
+      raise Unusable(f'has {count} frames, reference {max(indices)} is not '
+                     'among them')
+    return np.asarray(indices)
+
+  return pick
+
+
 def forth_and_back(num_frames: int, stride: int, count: int) -> np.ndarray:
   """Picks frames from the first on, turning round at either end."""
   period = 2 * (count - 1)

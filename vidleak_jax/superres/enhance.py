@@ -50,12 +50,7 @@ def enhance(
       references of another size, or too little memory.
   """
   clips = np.asarray(clips, np.float32)
-  path = Path(weights or SHIPPED)
-  net, params = network.load(path)
-  if net.scale != scale:
-    raise UserError(f'{path.name} enlarges by {net.scale}, but '
-                    f'original_size / image_size asks for {scale}. Choose '
-                    'other weights, or sizes of that ratio.')
+  net, params = load(weights, scale)
   run = lambda clips, report: upscale.upscale(  # noqa: E731
       net, params, clips, noise=noise, tile=tile, batch_size=batch_size,
       devices=devices, report=report)
@@ -66,6 +61,21 @@ def enhance(
         _with_references(clip, frames, run, net.scale, noise)
         for clip, frames in zip(large, references)])
   return large if noise else _consistent(large, clips)
+
+
+def load(weights: str | os.PathLike | None, scale: float) -> tuple:
+  """(network, params) of a weights file, `SHIPPED` if None.
+
+  Raises:
+    UserError: for weights that cannot be used or are of another scale.
+  """
+  path = Path(weights or SHIPPED)
+  net, params = network.load(path)
+  if net.scale != scale:
+    raise UserError(f'{path.name} enlarges by {net.scale}, but '
+                    f'original_size / image_size asks for {scale:g}. Choose '
+                    'other weights, or sizes of that ratio.')
+  return net, params
 
 
 def _with_references(clip, references, run, scale, noise):
