@@ -9,4 +9,6 @@ from configs import default
 def get_config():
   config = default.get_config()
   config.attack.name = 'anchored'
+  config.superres.name = 'clip'
+  config.superres.noise = 0.0  # what this attack leaves
   return config
