@@ -9,7 +9,7 @@ demo: venv
 	$(BIN)/python launch/attack.py --config=configs/quickstart.py --workdir=runs/demo
 
 test: venv
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 tests
 
 lint: venv
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ setup(
     extras_require={
         'cuda': ['jax[cuda12]>=0.10,<0.13'],
         'tpu': ['jax[tpu]>=0.10,<0.13'],
-        'test': ['pytest', 'chex', 'ruff'],
+        'test': ['pytest', 'pytest-xdist', 'chex', 'ruff'],
         'torch': ['torch'],     # only to convert .pth files
         'peers': ['torch', 'breaching', 'transformers', 'spandrel'],
     },
