@@ -154,9 +154,11 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
   victim = _build_victim(knowledge, choices)
   knowledge['frozen'] = victim.known or 'nothing'
   params, noise, masks = jax.random.split(_key(config, 'client'), 3)
+  weights = victim.init(params)
+  if checkpoint:
+    weights = victims.load(config['victim']['name'], weights, checkpoint)
   leak = federated.send(
-      federated.client_of(victim.loss, federation), victim.init(params),
-      messages,
+      federated.client_of(victim.loss, federation), weights, messages,
       defenses.build(noise, **config['defense']),
       dropout_key=masks if dropout else None,
       labels_known=federation['labels_known'])

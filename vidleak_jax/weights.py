@@ -122,6 +122,15 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
           if not key.endswith('num_batches_tracked')}
 
 
+def save(path: str | os.PathLike, params: Params) -> None:
+  """Writes a .safetensors file that `load` reads back without names."""
+  from safetensors.numpy import save_file
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  with files.replacing(path) as partial:
+    save_file({_join(entries): np.ascontiguousarray(leaf)
+               for entries, leaf in leaves}, partial)
+
+
 def convert(source: str | os.PathLike, target: str | os.PathLike) -> None:
   """Copies the tensors of `source`, of any kind, to a .safetensors file."""
   from safetensors.numpy import save_file

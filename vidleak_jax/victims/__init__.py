@@ -1,8 +1,10 @@
 """The client's networks: one a file, each behind `types.Victim`."""
 
 import inspect
+import os
 
-from vidleak_jax.types import UserError, Victim, pick
+from vidleak_jax.types import Params, UserError, Victim, pick
+from vidleak_jax.victims import weights
 from vidleak_jax.victims.c3d import c3d
 from vidleak_jax.victims.c3d_full import NAMES as C3D_NAMES
 from vidleak_jax.victims.cnn_gru import NAMES as CNN_GRU_NAMES
@@ -98,3 +100,20 @@ def resolve(name: str, num_classes: int, **options) -> dict[str, object]:
   defaults.pop('lowering', None)  # the attacker's own choice
   given = {k: v for k, v in options.items() if v is not None}
   return {'name': name, 'num_classes': num_classes, **defaults, **given}
+
+
+def load(name: str, params: Params, path: str | os.PathLike) -> Params:
+  """The params of the victim `name` with the weights of a file.
+
+  Args:
+    name: of the victim.
+    params: of its `init`.
+    path: what `launch/train_victim.py` wrote, or published weights.
+
+  Raises:
+    UserError: for a file that cannot be read, that lacks weights of this
+      victim, or has one of another shape.
+  """
+  params, report = weights.load(params, path, NAME_MAPS[name])
+  weights.require_all(report, path)
+  return params
