@@ -23,6 +23,8 @@ from vidleak_jax.types import (
     pick,
 )
 
+_DISAGREEMENT = 1e-4  # of a layer's equations; rounding causes 2e-5
+
 
 class Case(NamedTuple):
   """What the attacker has: the leak, what is public, and machines."""
@@ -77,13 +79,15 @@ def _iterate(case, options, own) -> Outcome:
       restart_batch=case.choices.restart_batch, devices=case.devices)
   recovery, cost = engine.run(attack, case.leak, templates, case.key, budget,
                               case.folder, tensorboard=case.tensorboard)
-  return _polish(case, Outcome(recovery, cost, {}), *polish)
+  outcome = Outcome(recovery, cost, {})
+  return _polish(case, outcome, *polish) if polish[0] else outcome
 
 
 def _polish(case, outcome, num_steps, inner_steps) -> Outcome:
-  """Gauss-Newton in float64 from a recovery that is nearly right."""
-  if not num_steps:
-    return outcome
+  """Gauss-Newton in float64 from a recovery that is nearly right.
+
+  Without steps it only measures how well the recovery matches.
+  """
   if case.knowledge['federated']['algorithm'] != 'fedsgd':
     raise UserError('The polish needs FedSGD. Set polish_steps=0.')
   began = time.perf_counter()
@@ -138,11 +142,13 @@ def _closed_form(case, options, own) -> Outcome:
   began = time.perf_counter()
   solve = _from_tokens if case.victim.tokens else _from_layers
   clips, found, report = solve(case)
+  if report['closed_form_note']:
+    print(report['closed_form_note'])
   if clips is None:
-    print(report['closed_form_stopped'])
     outcome = _iterate(case, options, options['anchored'])
     return outcome._replace(findings=outcome.findings | report)
-  recovery = Recovery(clips, found.astype(np.int32), np.zeros(len(clips)))
+  recovery = Recovery(np.clip(clips, 0.0, 1.0).astype(np.float32),
+                      found.astype(np.int32), np.full(len(clips), np.nan))
   cost = engine.Cost(0.0, time.perf_counter() - began, 0, 0)
   return _polish(case, Outcome(recovery, cost, report), own['polish_steps'],
                  own['polish_inner_steps'])
@@ -151,12 +157,26 @@ def _closed_form(case, options, own) -> Outcome:
 def _from_layers(case):
   """(clips or None, labels [M, 1], report), down the victim's layers."""
   walk = closed_form.walk_down(case.victim, case.leak, batch_size=1)
-  report = {'closed_form': walk.report, 'closed_form_stopped': walk.stopped}
+  report = {'closed_form': walk.report,
+            'closed_form_note': walk.stopped or _doubts(walk.report)}
   found = walk.labels[:, None]
   if walk.stopped:
     return None, found, report
   shape = (len(found), 1, *case.knowledge['clip_shape'])
   return walk.activations.reshape(shape), found, report
+
+
+def _doubts(rows) -> str:
+  """What the layers' equations leave open or contradict; '' if nothing."""
+  doubts = [f'{row["layer"]} leaves {row["unknowns"] - row["rank"]} of '
+            f'{row["unknowns"]} directions open'
+            for row in rows if row['rank'] < row['unknowns']]
+  worst = max(rows, key=lambda row: row['residual'])
+  if worst['residual'] > _DISAGREEMENT:
+    doubts.append(
+        f'the equations of {worst["layer"]} disagree by '
+        f'{worst["residual"]:.0e} (noise, a defence, or an open layer above)')
+  return f'The closed form is not exact: {"; ".join(doubts)}.' * bool(doubts)
 
 
 def _from_tokens(case):
