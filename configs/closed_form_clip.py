@@ -2,6 +2,8 @@
 
   python launch/attack.py --config=configs/closed_form_clip.py \
       --workdir=runs/closed_clip --config.data.dir=FOLDER_OR_VIDEO
+
+The preset keeps at least as many equations as unknowns in every layer.
 """
 
 from configs import clip_c3d
@@ -9,6 +11,7 @@ from configs import clip_c3d
 
 def get_config():
   config = clip_c3d.get_config()
-  config.victim.activation = 'softplus'
+  config.victim.preset = 'invertible'
+  config.victim.activation = 'leaky_relu'
   config.attack.name = 'closed_form'
   return config

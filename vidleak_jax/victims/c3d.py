@@ -8,6 +8,8 @@ PRESETS = {
     'tiny': ((8, (1, 2, 2)), (8, (2, 2, 2))),
     'small': ((32, (1, 1, 1)), (32, (1, 2, 2)), (64, (2, 2, 2))),
     'strided': ((16, (1, 2, 2)), (32, (2, 2, 2)), (64, (2, 2, 2))),
+    # Channels grow as fast as strides shrink: the closed form is exact.
+    'invertible': ((32, (1, 2, 2)), (96, (1, 2, 2))),
     'wide': ((64, (1, 1, 1)), (64, (1, 2, 2)), (128, (2, 2, 2))),
     'tiny_pooled': c3d_full.Size(((4,), (8, 8)), 16),
     'full': c3d_full.Size(
