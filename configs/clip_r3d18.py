@@ -1,0 +1,11 @@
+"""A real video, one gradient for the whole clip, through R3D-18.
+
+  python launch/attack.py --config=configs/clip_r3d18.py:small \
+      --workdir=runs/r3d18 --config.data.dir=FOLDER_OR_VIDEO
+"""
+
+from configs import clip_c3d
+
+
+def get_config(preset='small'):
+  return clip_c3d.of('r3d18', preset, 'ig')
