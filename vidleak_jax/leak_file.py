@@ -24,6 +24,8 @@ def save(folder: Path, leak: Leak, knowledge: dict[str, Any]) -> None:
   arrays = _flatten('params', leak.params) | _flatten('update', leak.update)
   if leak.labels is not None:
     arrays['labels'] = np.asarray(leak.labels)
+  if leak.references is not None:
+    arrays['references'] = np.asarray(leak.references)
   files.write_json(folder / 'leak.json', knowledge)
   with files.replacing(folder / 'leak.safetensors') as partial:
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
@@ -59,7 +61,8 @@ def load(path: Path) -> tuple[Leak, dict[str, Any]]:
   if not params or not update:
     raise UserError(f'{path} holds no params/... or no update/... arrays.')
   _check_finite(path, arrays)
-  return Leak(params, update, arrays.get('labels')), knowledge
+  return Leak(params, update, arrays.get('labels'),
+              arrays.get('references')), knowledge
 
 
 def check(leak: Leak, params: Params) -> None:

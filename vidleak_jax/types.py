@@ -6,7 +6,7 @@ one gradient (or update) that a client sent; it covers a batch of its own.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import jax
 
@@ -34,6 +34,9 @@ class Leak(NamedTuple):
   params: Params        # the weights the server sent, the same for all messages
   update: Params        # same tree, leaves [M, ...]: gradient, or weight change
   labels: Array | None  # [M, B] int32 where the attacker knows them, else None
+  # [N, R, S, S, 3] in [0, 1]: frames of each clip's scene that the attacker
+  # holds besides what is sent
+  references: Array | None = None
 
 
 class Guess(NamedTuple):
@@ -92,6 +95,8 @@ class Victim(NamedTuple):
   features: Callable[[Array], Array] | None = None  # frozen: clips -> [B, T, F]
   # path of the dense layer that is fed with the features' mean over the frames
   feature_layer: tuple[str, ...] = ()
+  # the head as a victim whose "clips" are features [B, T, F]
+  on_features: Optional['Victim'] = None
   known: str = ''  # public beyond params: the frozen extractor and its weights
 
 

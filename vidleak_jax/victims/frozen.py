@@ -65,7 +65,8 @@ def frozen(
   """A frozen ResNet on each frame, and a head on the features.
 
   `Victim.features` gives the frames' features. The heads classifier1-3 and mlp
-  feed their mean over the frames to the dense layer at `Victim.feature_layer`.
+  feed their mean over the frames to the dense layer at `Victim.feature_layer`;
+  `Victim.on_features` is the head alone, and lists its layers where it can.
 
   Args:
     clip_shape: (T, H, W, C).
@@ -89,14 +90,16 @@ def frozen(
   variables, source = _weights(network, clip_shape, weights_file,
                                extractor_seed)
   spec = pick(HEADS, head, 'head')
-  module = spec.make(num_classes, activation or spec.activation, lowering)
+  choices = num_classes, activation or spec.activation, lowering
+  in_shape = clip_shape[0], size.widths[-1]
+  module = spec.make(*choices)
 
   def features(clips):
     frames = clips.reshape(-1, *clips.shape[2:])
     return network.apply(variables, frames).reshape(*clips.shape[:2], -1)
 
   on_features = base.from_module(
-      module, (clip_shape[0], size.widths[-1]), num_classes,
+      module, in_shape, num_classes, layers=spec.layers(*choices, in_shape),
       dropout=getattr(module, 'dropout', 0.0) > 0)
 
   def logits(params, clips):
@@ -107,7 +110,8 @@ def frozen(
 
   return on_features._replace(
       logits=logits, loss=loss, features=features,
-      feature_layer=('dense0',) if spec.takes_mean else (), statistics=None,
+      feature_layer=('dense0',) if spec.takes_mean else (), layers=(),
+      on_features=on_features, statistics=None,
       known=f'frozen {extractor}, input scale {inputs}, {source}')
 
 

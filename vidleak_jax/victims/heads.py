@@ -7,11 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vidleak_jax.types import Array
-from vidleak_jax.victims import transformer
+from vidleak_jax.types import Array, Layer
+from vidleak_jax.victims import stack, transformer
 from vidleak_jax.victims.layers import ACTIVATIONS, conv
 from vidleak_jax.victims.norms import Norm
 from vidleak_jax.victims.recurrent import Recurrent
+
+_MATRIX_STRIDES = 2, 2, 1, 1
 
 
 class Mlp(nn.Module):
@@ -48,7 +50,7 @@ class Matrix(nn.Module):
   def __call__(self, features: Array) -> Array:
     init = uniform(0.5)
     x = features.swapaxes(1, 2)[:, None]
-    for i, stride in enumerate((2, 2, 1, 1)):
+    for i, stride in enumerate(_MATRIX_STRIDES):
       x = conv(12, (5, 5), (stride, stride), padding=[(2, 2), (2, 2)],
                lowering=self.lowering, kernel_init=init, bias_init=init,
                name=f'conv{i}')(x)
@@ -56,6 +58,21 @@ class Matrix(nn.Module):
     x = x.reshape(x.shape[0], -1)
     return nn.Dense(self.num_classes, name='head', kernel_init=init,
                     bias_init=init)(x)
+
+
+def matrix_layers(
+    num_classes: int, activation: str, lowering: str, in_shape: tuple[int, int],
+) -> tuple[Layer, ...]:
+  """The layers of `Matrix` for features [T, F], for the closed form."""
+  frames, width = in_shape
+  specs = tuple(stack.ConvSpec(12, (5, 5), (s, s)) for s in _MATRIX_STRIDES)
+  first, *rest = stack.list_layers(
+      stack.Stack(specs, num_classes, activation, lowering),
+      (1, width, frames))
+
+  def linear(kernel, x):
+    return first.linear(kernel, x.swapaxes(1, 2)[:, None])
+  return first._replace(linear=linear, in_shape=in_shape), *rest
 
 
 class Sequence(nn.Module):
@@ -96,6 +113,8 @@ class Head(NamedTuple):
   make: Callable[..., nn.Module]  # (num_classes, activation, lowering)
   activation: str
   takes_mean: bool = False  # 'dense0' sees the features' mean over the frames
+  # (num_classes, activation, lowering, (T, F)) -> its layers
+  layers: Callable[..., tuple[Layer, ...]] = lambda *_: ()
 
 
 def _mlp(widths, activation='relu', **kwargs):
@@ -114,7 +133,7 @@ HEADS = {
     'classifier2': _mlp((128, 64), dropout=0.3),
     'classifier3': _mlp((64, 32), norm='layer', dropout=0.2),
     'mlp': _mlp((256,), 'gelu'),
-    'matrix': Head(Matrix, 'sigmoid'),
+    'matrix': Head(Matrix, 'sigmoid', layers=matrix_layers),
     'gru': Head(lambda k, act, lowering: Sequence(k, 128, 'gru'), 'tanh'),
     'lstm': Head(lambda k, act, lowering: Sequence(k, 128, 'lstm'), 'tanh'),
     'transformer': Head(_transformer, 'gelu'),
