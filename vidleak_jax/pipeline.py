@@ -31,7 +31,7 @@ from vidleak_jax import (
   victims,
   workdir,
 )
-from vidleak_jax.types import Leak, UserError, Victim, pick
+from vidleak_jax.types import Leak, Recovery, UserError, Victim, pick
 
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 _SUPERRES_KEYS = (
@@ -82,10 +82,10 @@ def run(
     case = attacks.Case(victim, leak, knowledge, _key(config, 'attack'),
                         devices, choices, folder, tensorboard)
     recovery, cost, findings = attacks.run(case, config['attack'])
-    clips = federated.join(recovery.clips, knowledge['num_frames'])
     scores = {}
     if sample is not None:  # else nobody here knows the truth
-      clips, scores = _score(sample, recovery, config)
+      recovery, scores = _score(sample, recovery, config)
+    clips = federated.join(recovery.clips, knowledge['num_frames'])
     enhanced, enlarged = _enhance(config, sample, clips, devices)
     result = {
         **scores, **enlarged,
@@ -170,7 +170,7 @@ def _build_victim(knowledge, choices) -> Victim:
                        clip_shape=tuple(knowledge['clip_shape']))
 
 
-def _score(sample, recovery, config) -> tuple[np.ndarray, dict[str, Any]]:
+def _score(sample, recovery, config) -> tuple[Recovery, dict[str, Any]]:
   """Truth and recovery meet here, and only here.
 
   The clips of one gradient come back in any order, so the metrics align them
@@ -179,12 +179,12 @@ def _score(sample, recovery, config) -> tuple[np.ndarray, dict[str, Any]]:
   truth = federated.split(sample.batch, config['federated']['message'])
   rows = np.arange(len(truth.clips))[:, None]
   order = metrics.assign(recovery.clips, truth.clips)
-  clips = federated.join(recovery.clips[rows, order],
-                         config['data']['num_frames'])
-  guessed = recovery.labels[rows, order]
-  return clips, {
+  aligned = recovery._replace(clips=recovery.clips[rows, order],
+                              labels=recovery.labels[rows, order])
+  clips = federated.join(aligned.clips, config['data']['num_frames'])
+  return aligned, {
       **metrics.score(clips, sample.batch.clips, sample.unrelated),
-      'label_accuracy': metrics.label_accuracy(guessed, truth.labels),
+      'label_accuracy': metrics.label_accuracy(aligned.labels, truth.labels),
   }
 
 
