@@ -9,7 +9,9 @@ floor of a step's FLOPs (7 forward passes) over its time, as a share of the rate
 of a large matrix product measured in the same turns. `gradient_gap` is the
 relative distance of the row's gradient of the objective from ours; in our own
 row from JAX's double backward through XLA's convolutions. Look at `load` (of
-the machine, a minute's mean, per core): far from 1, ratios mean little.
+the machine, a minute's mean, per core): far above 1, PyTorch's threads wait for
+each other and its rows mean little; `taskset -c 0` in front then gives all one
+core, and ratios that hold.
 """
 
 import json
