@@ -10,6 +10,7 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['vidleak_jax', 'vidleak_jax.*']),
     package_data={'vidleak_jax.report': ['page.html'],
+                  'vidleak_jax.attack.features': ['*.safetensors'],
                   'vidleak_jax.superres': ['*.safetensors']},
     install_requires=[
         'jax>=0.10,<0.13',

@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
           'extractor_seed': placeholder(int),  # without such a file
       },
       'federated': {
-          'message': 'clip',       # one gradient each: frame, clip, batch
+          'message': 'clip',       # one gradient each: frame, clip, batch; auto
           'algorithm': 'fedsgd',   # or fedavg
           'local_steps': 1,        # of fedavg
           'local_learning_rate': 0.01,
@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
           'num_restarts': 1,
           'num_steps': placeholder(int),  # None: the recipe's own
           'chunk_steps': 50,              # between logs and checkpoints
+          'num_references': 0,  # frames of the clip's video, from outside it
           'anchored': _anchored(),
           'ig': _ig(),
           'dlg': _dlg(),
@@ -65,6 +66,11 @@ def get_config() -> ConfigDict:
           'closed_form': {
               'polish_steps': 3,  # of Gauss-Newton, in float64
               'polish_inner_steps': 200,  # conjugate gradients in each
+          },
+          'features': {            # of a frozen extractor
+              'weights': placeholder(str),  # of the blend; None: shipped
+              'num_scenes': 1000,  # public ones, for statistics
+              'seed': 0,           # of those
           },
       },
       'superres': {

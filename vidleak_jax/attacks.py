@@ -12,7 +12,14 @@ import jax
 import numpy as np
 
 from vidleak_jax import backend, engine, federated
-from vidleak_jax.attack import anchored, closed_form, labels, match, recipe
+from vidleak_jax.attack import (
+    anchored,
+    closed_form,
+    features,
+    labels,
+    match,
+    recipe,
+)
 from vidleak_jax.types import (
     Guess,
     Leak,
@@ -195,4 +202,28 @@ def _need_single(case, what):
         f'{algorithm} and {size}. Choose attack.name=ig.')
 
 
-_SOLVERS = {'closed_form': _closed_form}
+def _features(case, options, own) -> Outcome:
+  """A frozen extractor: the head's gradient, its features, then frames."""
+  del options
+  _need_single(case, 'attack on features')
+  began = time.perf_counter()
+  found = features.recover_features(case.victim, case.leak, batch_size=1)
+  num_frames, size = case.knowledge['clip_shape'][:2]
+  # Of a whole clip a classifier shows the mean only: it stands for each frame.
+  values = np.repeat(found.values, num_frames // found.values.shape[1], 1)
+  frames = features.recover_frames(
+      lambda x: case.victim.features(x[:, None])[:, 0],
+      values.reshape(-1, case.knowledge['num_frames'], values.shape[-1]), size,
+      case.leak.references, path=own['weights'],
+      num_scenes=own['num_scenes'], seed=own['seed'])
+  clips = frames.reshape(
+      len(found.values), 1, *case.knowledge['clip_shape'])
+  cost = engine.Cost(0.0, time.perf_counter() - began, 0, 0)
+  residual = max(row['residual'] for row in found.report)
+  return Outcome(
+      Recovery(clips, found.labels[:, None],
+               np.full(len(clips), residual, np.float32), found.values),
+      cost, {'closed_form': found.report})
+
+
+_SOLVERS = {'closed_form': _closed_form, 'features': _features}

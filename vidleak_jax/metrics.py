@@ -143,6 +143,14 @@ def label_accuracy(recovered: Array, truth: Array) -> float:
   return float(np.mean(recovered == truth))
 
 
+def relative_error(recovered: Array, truth: Array) -> float:
+  """The largest |recovered - truth| / |truth| over vectors [..., F]."""
+  recovered, truth = (np.asarray(x, np.float64) for x in (recovered, truth))
+  size = np.linalg.norm(truth, axis=-1)
+  error = np.linalg.norm(recovered - truth, axis=-1)
+  return float(np.max(error / np.maximum(size, np.finfo(float).tiny)))
+
+
 def psnr_uint8_wrapped(a: np.ndarray, b: np.ndarray) -> float:
   """The faulty PSNR of the paper's notebooks, kept only to show the fault.
 

@@ -72,6 +72,7 @@ def run(
     if (folder / 'result.json').exists():
       return json.loads((folder / 'result.json').read_text())
     _check_superres(config)
+    config = _with_message(config)
     sample = None if leak_path else _load_data(config)
     if config['attack']['name'] == 'none':
       return _only_enhance(config, sample, folder, devices)
@@ -84,7 +85,8 @@ def run(
     recovery, cost, findings = attacks.run(case, config['attack'])
     scores = {}
     if sample is not None:  # else nobody here knows the truth
-      recovery, scores = _score(sample, recovery, config)
+      recovery, scores = _score(
+          sample, recovery, leak.references, victim, config)
     clips = federated.join(recovery.clips, knowledge['num_frames'])
     enhanced, enlarged = _enhance(config, sample, clips, devices)
     result = {
@@ -112,7 +114,8 @@ def _load_data(config) -> data.Sample:
   held = config['superres']
   return data.load(options.pop('name'), seed=config['seed'],
                    num_classes=config['victim']['num_classes'],
-                   num_references=held['num_references'],
+                   num_references=max(held['num_references'],
+                                      config['attack']['num_references']),
                    references=held['references'], **options)
 
 
@@ -149,7 +152,7 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
       'labels': 'known' if federation['labels_known'] else 'not known',
       'defense': {k: v for k, v in config['defense'].items() if v} or 'none',
       'reference_frames': (list(config['superres']['references'])
-                           or config['superres']['num_references']),
+                           or sample.references.shape[1]),
   }
   victim = _build_victim(knowledge, choices)
   knowledge['frozen'] = victim.known or 'nothing'
@@ -162,7 +165,24 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
       defenses.build(noise, **config['defense']),
       dropout_key=masks if dropout else None,
       labels_known=federation['labels_known'])
+  if sample.references.shape[1]:
+    leak = leak._replace(references=_shrunk(
+        sample.references, config['data']['image_size']))
   return leak, knowledge
+
+
+def _shrunk(frames, size) -> np.ndarray:
+  """Frames [N, R, L, L, C] at the attacked resolution."""
+  shape = (*frames.shape[:2], size, size, frames.shape[-1])
+  return np.clip(jax.image.resize(frames, shape, 'cubic'), 0, 1)
+
+
+def _with_message(config) -> dict[str, Any]:
+  """`federated.message=auto` becomes what the victim's closed form needs."""
+  if config['federated']['message'] != 'auto':
+    return config
+  message = victims.natural_message(**config['victim'])
+  return config | {'federated': config['federated'] | {'message': message}}
 
 
 def _build_victim(knowledge, choices) -> Victim:
@@ -170,7 +190,8 @@ def _build_victim(knowledge, choices) -> Victim:
                        clip_shape=tuple(knowledge['clip_shape']))
 
 
-def _score(sample, recovery, config) -> tuple[Recovery, dict[str, Any]]:
+def _score(sample, recovery, references, victim,
+           config) -> tuple[Recovery, dict[str, Any]]:
   """Truth and recovery meet here, and only here.
 
   The clips of one gradient come back in any order, so the metrics align them
@@ -182,10 +203,31 @@ def _score(sample, recovery, config) -> tuple[Recovery, dict[str, Any]]:
   aligned = recovery._replace(clips=recovery.clips[rows, order],
                               labels=recovery.labels[rows, order])
   clips = federated.join(aligned.clips, config['data']['num_frames'])
+  more = {}
+  if recovery.features is not None:  # of frames, or of whole clips their mean
+    features = victim.features(truth.clips[:, 0])
+    if recovery.features.shape[1] < features.shape[1]:
+      features = features.mean(1, keepdims=True)
+    more['feature_relative_error'] = metrics.relative_error(
+        recovery.features, features)
   return aligned, {
-      **metrics.score(clips, sample.batch.clips, sample.unrelated),
+      **metrics.score(clips, sample.batch.clips, sample.unrelated,
+                      _best_copy(references, sample.batch.clips)),
+      **more,
       'label_accuracy': metrics.label_accuracy(aligned.labels, truth.labels),
   }
+
+
+def _best_copy(references, truth) -> np.ndarray | None:
+  """[N, 1, S, S, C]: of each clip's references the one that is nearest it."""
+  if references is None:
+    return None
+  best = []
+  for held, clip in zip(references, truth, strict=True):
+    scores = [metrics.psnr(np.broadcast_to(one, clip.shape), clip).mean()
+              for one in held]
+    best.append(held[np.argmax(scores)])
+  return np.stack(best)[:, None]
 
 
 def _scale(config) -> float:

@@ -50,6 +50,7 @@ class Recovery(NamedTuple):
   clips: Array       # [M, B, T, H, W, C] float32 in [0, 1]
   labels: Array      # [M, B] int32
   match_loss: Array  # [M] float32, the objective's value of the answer
+  features: Array | None = None  # [M, T, F] of a frozen extractor; T 1: mean
 
 
 class Layer(NamedTuple):

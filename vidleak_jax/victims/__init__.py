@@ -10,6 +10,7 @@ from vidleak_jax.victims.c3d_full import NAMES as C3D_NAMES
 from vidleak_jax.victims.cnn_gru import NAMES as CNN_GRU_NAMES
 from vidleak_jax.victims.cnn_gru import cnn_gru
 from vidleak_jax.victims.frozen import frozen
+from vidleak_jax.victims.heads import HEADS
 from vidleak_jax.victims.layers import ACTIVATIONS, LOWERINGS
 from vidleak_jax.victims.lenet import lenet
 from vidleak_jax.victims.norms import NORMS
@@ -83,6 +84,14 @@ def build(
   if 'lowering' in allowed:  # a network without convolutions takes none
     options['lowering'] = lowering
   return factory(tuple(clip_shape), num_classes, **options)
+
+
+def natural_message(name: str, head: str | None = None, **_: object) -> str:
+  """What one gradient should cover for a closed form: a frame or a clip."""
+  single = name == 'lenet'
+  if name == 'frozen':
+    single = pick(HEADS, head or 'classifier1', 'head').takes_mean
+  return 'frame' if single else 'clip'
 
 
 def resolve(name: str, num_classes: int, **options) -> dict[str, object]:

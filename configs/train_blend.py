@@ -1,0 +1,29 @@
+"""Trains the blend that turns features and reference frames into frames.
+
+  python launch/train_blend.py --config=configs/train_blend.py \
+      --workdir=runs/blend --config.victim.weights_file=resnet20.safetensors
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+  """Every field of the training."""
+  return ConfigDict({
+      'seed': 7,
+      'image_size': 32,
+      'num_scenes': 800,
+      'num_frames': 4,
+      'num_references': 5,
+      'num_steps': 600,
+      'batch_size': 8,
+      'learning_rate': 3e-3,
+      'victim': {              # whose extractor is known
+          'preset': 'small',
+          'extractor': placeholder(str),
+          'weights_file': placeholder(str),  # None: drawn from the seed
+          'extractor_seed': 0,
+          'inputs': 'imagenet',
+      },
+  })

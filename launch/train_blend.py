@@ -1,0 +1,31 @@
+"""Trains the last step of the attack on a frozen extractor, on public scenes.
+
+  python launch/train_blend.py --config=configs/train_blend.py \
+      --workdir=runs/blend --config.victim.weights_file=resnet20.safetensors
+
+Then attack with --config.attack.features.weights=runs/blend/blend.safetensors.
+"""
+
+from vidleak_jax import launcher, victims, weights, workdir
+from vidleak_jax.attack.features import train
+
+launcher.define_flags('configs/train_blend.py')
+
+
+def main() -> None:
+  config, folder = launcher.resolved_config(), launcher.workdir()
+  size = config['image_size']
+  options = {k: v for k, v in config['victim'].items() if v is not None}
+  with workdir.claim(folder, config, {}):
+    victim = victims.build('frozen', (1, size, size, 3), 10, lowering='lax',
+                           **options)
+    params = train.run(
+        lambda frames: victim.features(frames[:, None])[:, 0], size=size,
+        log=lambda step, psnr: print(f'step {step}: {psnr:.2f} dB'),
+        **{k: v for k, v in config.items() if k not in ('image_size', 'victim')})
+    weights.save(folder / 'blend.safetensors', params)
+  print(f'weights: {folder}/blend.safetensors')
+
+
+if __name__ == '__main__':
+  launcher.run(main)

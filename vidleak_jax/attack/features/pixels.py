@@ -1,0 +1,103 @@
+"""From exact features to frames, with or without reference frames."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidleak_jax import weights
+from vidleak_jax.attack.features import blend, scenes
+from vidleak_jax.types import Array
+
+# Trained for 32x32 frames on ResNet-20's features by launch/train_blend.py.
+SHIPPED = Path(__file__).with_name('blend.safetensors')
+_BATCH = 128  # frames that the extractor sees at once
+_RIDGE = 0.01
+
+
+def recover_frames(
+    extract: Callable[[Array], Array],
+    features: np.ndarray,
+    size: int,
+    references: np.ndarray | None,
+    *,
+    path: str | None,
+    num_scenes: int,
+    seed: int,
+) -> np.ndarray:
+  """Clips from the features of their frames.
+
+  Args:
+    extract: the frozen extractor, frames [B, S, S, 3] to [B, F].
+    features: [N, T, F].
+    size: S.
+    references: [N, R, S, S, 3] in [0, 1], or None.
+    path: of trained params of `blend`; None: those that are shipped.
+    num_scenes: public scenes that are looked at: they give the features'
+      spread, and without references the decoder.
+    seed: of those scenes.
+
+  Returns:
+    float32 [N, T, S, S, 3] in [0, 1].
+
+  Raises:
+    UserError: for params that do not fit.
+  """
+  public = np.stack([*scenes.scenes(
+      num_scenes, 1, 1, size, seed, num_textures=min(400, num_scenes))])
+  public = public.reshape(-1, size, size, 3).astype(np.float32) / 255
+  known = extract_all(extract, public)
+  scale = known.std(0) + 1e-6
+  if references is None or not references.shape[1]:
+    return _decode(features, known, public, scale)
+  params = load(path)
+  mix = jax.jit(blend.blend)
+  clips = []
+  for mine, held in zip(features.astype(np.float32), references, strict=True):
+    bank = np.asarray(blend.variants(jnp.asarray(held)))
+    theirs = extract_all(extract, bank.reshape(-1, *held.shape[1:]))
+    clips.append(mix(params, scale, mine, held,
+                     theirs.reshape(*bank.shape[:2], -1)))
+  return np.clip(np.stack(clips), 0, 1)
+
+
+def extract_all(
+    extract: Callable[[Array], Array], frames: np.ndarray) -> np.ndarray:
+  """Features [B, F] of float frames [B, S, S, 3], in batches of one shape."""
+  run = jax.jit(extract)
+  padded = np.pad(frames, [(0, -len(frames) % _BATCH), *[(0, 0)] * 3])
+  found = [run(padded[i:i + _BATCH]) for i in range(0, len(padded), _BATCH)]
+  return np.concatenate(found)[:len(frames)]
+
+
+def load(path: str | None) -> dict:
+  """Params of `blend`, from a file of `launch/train_blend.py`."""
+  path = SHIPPED if path is None else Path(path)
+  params, report = weights.load(
+      jax.eval_shape(blend.init, jax.random.key(0)), path, ())
+  weights.require_all(report, path)
+  return params
+
+
+def _decode(features, known, public, scale):
+  """Ridge regression from features to pixels, fitted on public frames.
+
+  Nothing tells where in a frame things are but the extractor's borders, so all
+  frames of a clip get the mean of what is found for each.
+  """
+  mean = known.mean(0)
+
+  def design(f):
+    z = np.clip((f - mean) / scale, -4, 4)
+    return np.concatenate([np.ones((len(z), 1)), z], 1)
+
+  inputs = design(known)
+  goal = public.reshape(len(public), -1)
+  gram = inputs.T @ inputs + _RIDGE * len(inputs) * np.eye(inputs.shape[1])
+  decoder = np.linalg.solve(gram, inputs.T @ goal)
+  count, frames, width = features.shape
+  found = design(features.reshape(-1, width)) @ decoder
+  found = found.reshape(count, frames, *public.shape[1:]).mean(1, keepdims=True)
+  return np.clip(np.repeat(found, frames, 1), 0, 1).astype(np.float32)
