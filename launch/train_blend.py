@@ -15,14 +15,15 @@ launcher.define_flags('configs/train_blend.py')
 def main() -> None:
   config, folder = launcher.resolved_config(), launcher.workdir()
   size = config['image_size']
-  options = {k: v for k, v in config['victim'].items() if v is not None}
-  with workdir.claim(folder, config, {}):
+  options = {k: v for k, v in config.pop('victim').items() if v is not None}
+  training = {k: v for k, v in config.items() if k != 'image_size'}
+  with workdir.claim(folder, launcher.resolved_config(), {}):
     victim = victims.build('frozen', (1, size, size, 3), 10, lowering='lax',
                            **options)
     params = train.run(
         lambda frames: victim.features(frames[:, None])[:, 0], size=size,
         log=lambda step, psnr: print(f'step {step}: {psnr:.2f} dB'),
-        **{k: v for k, v in config.items() if k not in ('image_size', 'victim')})
+        **training)
     weights.save(folder / 'blend.safetensors', params)
   print(f'weights: {folder}/blend.safetensors')
 

@@ -5,9 +5,10 @@ differs: 64 numbers a frame are matched by changes nobody could see. So nothing
 is painted into a reference. What is known is how much each may be trusted: a
 frame is a mixture, pixel by pixel, of the reference nearest in feature space,
 of means over references weighted by that distance, shifted ones among them, as
-the camera may have moved, and of blurs, the best guess of what has moved. A small network that is trained on public scenes
-chooses the shares; everything it looks at is a distance or a contrast, never a
-colour, so that it carries over to other scenes.
+the camera may have moved, and of blurs, the best guess of what has moved. A
+small network that is trained on public scenes chooses the shares; everything it
+looks at is a distance or a contrast, never a colour, so that it carries over to
+other scenes.
 """
 
 import flax.linen as nn
