@@ -18,6 +18,7 @@ ALLOWED = {
                  'summary', 'superres', 'victims', 'workdir'},
     'enhance_job': {'data', 'parallel', 'progress', 'superres'},
     'engine': {'attack', 'checkpoint', 'parallel', 'progress'},
+    'paper': {'attack', 'data', 'metrics', 'pipeline', 'superres', 'victims'},
     'superres': {'checkpoint', 'parallel', 'progress'},
 }
 

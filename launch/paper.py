@@ -1,0 +1,31 @@
+"""Every result of the paper beside ours, as one document.
+
+  python launch/paper.py --workdir=runs/paper --config.data.dir=FOLDER_OR_VIDEO
+  python launch/paper.py --workdir=runs/paper --config.data.name=photo_motion \
+      --config.data.split=test --document=docs/paper.md
+
+Of the config only data, seed and backend count: they hold for every row. More
+clips and frames are asked for by --config.data.num_clips and .num_frames.
+Started again in the same workdir it goes on where it stopped.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from vidleak_jax import launcher, paper
+
+launcher.define_flags('configs/paper/lenet_ours.py')
+_DOCUMENT = flags.DEFINE_string(
+    'document', None, 'Where to write; default: WORKDIR/paper.md.')
+
+
+def main() -> None:
+  folder = launcher.workdir()
+  document = Path(_DOCUMENT.value or folder / 'paper.md')
+  paper.write(launcher.resolved_config(), folder, document)
+  print(document)
+
+
+if __name__ == '__main__':
+  launcher.run(main)
