@@ -59,13 +59,13 @@ def test_a_mistake_is_one_message_without_traceback(args, said, tmp_path):
 
 def test_killed_and_interrupted_then_bit_equal(tmp_path):
   """SIGKILL, then Ctrl-C, then the end: as if nothing had happened."""
-  args = [*TINY, '--config.attack.num_steps=600',
-          '--config.attack.chunk_steps=20']
+  args = [*TINY, '--config.attack.num_steps=2000',
+          '--config.attack.chunk_steps=50']
   code, out, err = _run(*args, f'--workdir={tmp_path / "whole"}')
   assert code == 0, err
   assert 'recovery' in out and 'unrelated clip' in out and 'report' in out
   folder = tmp_path / 'cut'
-  for row, kill in ((3, signal.SIGKILL), (12, signal.SIGINT)):
+  for row, kill in ((3, signal.SIGKILL), (8, signal.SIGINT)):
     process = _start(*args, f'--workdir={folder}')
     _wait_for_rows(folder, row, process)
     process.send_signal(kill)
@@ -81,7 +81,7 @@ def test_killed_and_interrupted_then_bit_equal(tmp_path):
       np.testing.assert_array_equal(cut[name], whole[name])
   steps = [json.loads(line)['step'] for line
            in (folder / 'metrics.jsonl').read_text().splitlines()]
-  assert steps == list(range(20, 601, 20))
+  assert steps == list(range(50, 2001, 50))
 
 
 def test_a_second_launcher_in_the_same_workdir_leaves(tmp_path):
