@@ -4,7 +4,8 @@
   python launch/paper.py --workdir=runs/paper --config.data.name=photo_motion \
       --config.data.split=test --document=docs/paper.md
 
-Of the config only data, seed and backend count: they hold for every row. More
+Of the config only data, seed, backend and victim.weights_file (of the frozen
+ResNet-20; drawn from a seed without one) count, and hold for every row. More
 clips and frames are asked for by --config.data.num_clips and .num_frames.
 Started again in the same workdir it goes on where it stopped.
 """

@@ -27,10 +27,11 @@ def _asked(**overrides):
 
 def test_rows_differ_in_the_attack_and_the_enlargement_alone():
   asked = _asked()
-  for row in paper.ROWS + paper.ENLARGED:
+  for row in paper.ROWS + paper.ENLARGED + paper.FROZEN:
     config = paper._config(row.config, asked)
     assert {k for k in config if config[k] != asked[k]} <= {
-        'attack', 'superres'}, row
+        'attack', 'superres'} | (
+            {'victim', 'federated'} if row in paper.FROZEN else set()), row
 
 
 def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
@@ -44,7 +45,8 @@ def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
     np.savez(folder / 'recovered.npz',
              clips=np.clip(truth.batch.clips + 1 / 255, 0, 1),
              enhanced=truth.originals)
-    return {'seconds_attack': 4.0, 'label_accuracy': 1.0, 'num_devices': 1,
+    return {'feature_relative_error': 3e-8, 'psnr': 12.3, 'ssim': 0.2,
+            'seconds_attack': 4.0, 'label_accuracy': 1.0, 'num_devices': 1,
             'device_kind': 'cpu'}
 
   monkeypatch.setattr(paper.pipeline, 'run', run)
@@ -59,6 +61,7 @@ def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
   assert float(ours[3]) == pytest.approx(48.1, abs=0.3)  # 20 log10(255)
   assert ours[-1] == '2.0'  # seconds a frame
   assert rows['enhanced, no reference'][2:4] == ['inf', '200.0']
+  assert rows['feature matrix'][2:4] == ['3e-08', '12.3']
   assert float(rows['floor: unrelated clip'][3]) < 20
   assert '2. b' in document.read_text()
 
