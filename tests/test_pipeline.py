@@ -128,7 +128,7 @@ def test_true_frames_alone_are_enlarged(tmp_path):
     ({'victim__name': 'alexnet'}, 'Unknown victim .*c3d'),
     ({'victim__preset': 'huge'}, 'preset .*tiny'),
     ({'victim__activation': 'swish'}, 'activation .*leaky_relu'),
-    ({'attack__name': 'magic'}, 'Unknown attack .*dlg, idlg, ig'),
+    ({'attack__name': 'magic'}, 'Unknown attack .*dlg, features, idlg, ig'),
     ({'attack__ig__optimizer': 'sgd'}, 'optimizer .*adam'),
     ({'attack__ig__schedule': 'warp'}, 'schedule .*cosine'),
     ({'attack__ig__distance__cosine': 0.0,
