@@ -79,7 +79,7 @@ def write(asked: dict[str, Any], folder: Path, document: Path) -> None:
       '## Raw frames: LeNet, one gradient a frame', '',
       *_frames(sample, runs), '',
       '## Frozen extractor: the classifier alone shares its gradient', '',
-      *_frozen(runs), '',
+      *_frozen(runs, asked['victim']['weights_file']), '',
       '## Super-resolution, against the originals', '',
       *_enlarged(sample, runs), '',
       '## The six faults, measured', '',
@@ -114,8 +114,10 @@ def _intro(sample, ours) -> list[str]:
       'same ones, with the same labels and weights, in every row. "Its PSNR" '
       'is the notebooks\' formula, which wraps (fault 1), applied to ours; '
       'equal bytes score infinity. PSNR and SSIM are correct ones, means over '
-      'frames. Seconds are the attack\'s, compilation of solvers included, on '
-      f'{ours["num_devices"]} x {ours["device_kind"]}, one try a frame. The '
+      'frames. DLG as published and iDLG take 2000 L-BFGS steps in one try '
+      '(the paper: 300 x 20, up to ten tries). Seconds are the attack\'s, on '
+      f'{ours["num_devices"]} x {ours["device_kind"]}; other work on the '
+      'machine, and compiling for the first time, makes them longer. The '
       'paper has no row where its column is empty.', '']
 
 
@@ -134,7 +136,7 @@ def _frames(sample, runs) -> list[str]:
       '23.90 dB (ViT-small at 224).']
 
 
-def _frozen(runs) -> list[str]:
+def _frozen(runs, weights_file) -> list[str]:
   """Features exactly; frames as far as features alone show them."""
   lines = ['| | the paper | feature, relative error | frames PSNR dB | SSIM '
            '| s a clip |\n|---|---|---|---|---|---|']
@@ -145,9 +147,10 @@ def _frozen(runs) -> list[str]:
         f'| {row.label} | {row.printed} '
         f'| {result["feature_relative_error"]:.0e} | {result["psnr"]:.1f} '
         f'| {result["ssim"]:.3f} | {seconds:.1f} |')
-  return [*lines, '', 'Frames are from the features alone, without a reference '
-          'frame; the paper does not go from features to frames. Floors are '
-          'those above.']
+  source = weights_file and Path(weights_file).name
+  return [*lines, '', f'The ResNet-20 has {source or "weights drawn at random"}'
+          '. Frames are from the features alone, without a reference frame; '
+          'the paper does not go from features to frames. Floors as above.']
 
 
 def _enlarged(sample, runs) -> list[str]:
