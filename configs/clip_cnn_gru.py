@@ -1,4 +1,4 @@
-"""A real video, one gradient for the whole clip, through a CNN on each frame and a GRU.
+"""A real video, one gradient for the whole clip, through frame CNNs and a GRU.
 
   python launch/attack.py --config=configs/clip_cnn_gru.py:small \
       --workdir=runs/cnn_gru --config.data.dir=FOLDER_OR_VIDEO

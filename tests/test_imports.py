@@ -20,6 +20,8 @@ ALLOWED = {
     'engine': {'attack', 'checkpoint', 'parallel', 'progress'},
     'paper': {'attack', 'data', 'metrics', 'pipeline', 'superres', 'victims'},
     'superres': {'checkpoint', 'parallel', 'progress'},
+    'train': {'augment', 'backend', 'checkpoint', 'data', 'parallel',
+              'progress', 'victims', 'workdir'},
 }
 
 

@@ -1,0 +1,25 @@
+"""Trains a victim; its weights then go to an attack as victim.checkpoint.
+
+  python launch/train_victim.py --config=configs/train_c3d.py --workdir=runs/c3d
+  python launch/attack.py --config=configs/clip_c3d.py --workdir=runs/late \
+      --config.victim.num_classes=10 --config.data.dir=FOLDER_OR_VIDEO \
+      --config.victim.checkpoint=runs/c3d/params.safetensors
+
+Started again in the same workdir it goes on where it stopped.
+"""
+
+from vidleak_jax import launcher, train
+
+launcher.define_flags('configs/train_c3d.py')
+
+
+def main() -> None:
+  folder = launcher.workdir()
+  result = train.run(launcher.resolved_config(), folder)
+  print(f'accuracy on test clips: {result["accuracy_test"]:.1%}, on training '
+        f'clips {result["accuracy_train"]:.1%}')
+  print(f'weights: {folder / "params.safetensors"}')
+
+
+if __name__ == '__main__':
+  launcher.run(main)
