@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
       },
       'attack': {
           'name': 'ig',
-          'num_restarts': 1,
+          'num_restarts': 1,  # padded to fill all devices; padding is dropped
           'num_steps': placeholder(int),  # None: the recipe's own
           'chunk_steps': 50,              # between logs and checkpoints
           'num_references': 0,  # frames of the clip's video, from outside it

@@ -8,6 +8,7 @@ which is hundreds of times slower than a matrix product on CPU. So victims call
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -154,30 +155,92 @@ def matmul_conv(
     padding = lax.padtype_to_pads(
         inputs.shape[1:-1], spans, window_strides, padding)
 
-  # Strided axes first: they shrink what the later ones have to copy.
-  order = sorted(range(ndim), key=lambda axis: -window_strides[axis])
-  patches = inputs
-  for axis in order:
-    patches = _gather_taps(patches, axis + 1, window[axis],
-                           window_strides[axis], dilation[axis], padding[axis])
-  # Each pass put its taps before the channels: the last axis is outermost.
-  matrix = kernel.transpose(*reversed(order), ndim, ndim + 1)
-  matrix = matrix.reshape(-1, kernel.shape[-1])
-  return jnp.matmul(patches, matrix, precision=precision)
+  axes = [_Axis(*own) for own in zip(
+      range(1, ndim + 1), window, window_strides, dilation, padding)]
+  product = functools.partial(jnp.matmul, precision=precision)
+  if _shift_pays(inputs.shape, kernel.shape, window_strides):
+    return _shifted_products(inputs, kernel, axes, product)
+  return product(_patches(inputs, axes), kernel.reshape(-1, kernel.shape[-1]))
 
 
-def _gather_taps(x, axis, taps, stride, dilation, padding):
-  """Stacks the window's taps along one axis onto the channels."""
-  pads = [(0, 0)] * x.ndim
-  pads[axis] = tuple(padding)
-  x = jnp.pad(x, pads)
-  size = (x.shape[axis] - (taps - 1) * dilation - 1) // stride + 1
-  slices = [
-      lax.slice_in_dim(x, tap * dilation,
-                       tap * dilation + (size - 1) * stride + 1, stride, axis)
-      for tap in range(taps)
-  ]
+class _Axis(NamedTuple):
+  """A spatial axis of a convolution."""
+  index: int  # in the input
+  taps: int
+  stride: int
+  dilation: int
+  padding: tuple[int, int]
+
+  def size(self, length):
+    """Of the output, from the input's."""
+    span = (self.taps - 1) * self.dilation + 1
+    return (length + sum(self.padding) - span) // self.stride + 1
+
+
+def _shift_pays(in_shape, kernel_shape, strides):
+  """Whether outputs of each tap of the first axis are cheaper than patches."""
+  *window, inputs, outputs = kernel_shape
+  positions = math.prod(in_shape[:-1]) // math.prod(strides)
+  return (2 * window[0] * outputs <= math.prod(window) * inputs
+          and positions >= outputs)
+
+
+def _patches(x, axes):
+  """[B, *space', window x Cin], in the order of the kernel's rows."""
+  for axis in reversed(axes):
+    x = _gather_taps(x, axis)
+  return x
+
+
+def _shifted_products(x, kernel, axes, product):
+  """Patches of all axes but the first, whose taps are summed as outputs.
+
+  Patches then repeat the input 9 times, not 27. Frames that meet the same taps
+  (every stride-th) share one product, so that none is computed in vain.
+  """
+  first, *rest = axes
+  size, features = first.size(x.shape[first.index]), kernel.shape[-1]
+  offsets = [tap * first.dilation - first.padding[0]
+             for tap in range(first.taps)]
+  out = 0.0
+  for phase in sorted({offset % first.stride for offset in offsets}):
+    own = [t for t in range(first.taps) if offsets[t] % first.stride == phase]
+    frames = lax.slice_in_dim(
+        x, phase, x.shape[first.index], first.stride, first.index)
+    columns = [kernel[tap].reshape(-1, features) for tap in own]
+    y = product(_patches(frames, rest), jnp.concatenate(columns, axis=-1))
+    parts = lax.split(y, (features,) * len(own), y.ndim - 1)
+    for tap, part in zip(own, parts):
+      shift = offsets[tap] // first.stride
+      out += _pad(part, first.index, -shift,
+                  size + shift - part.shape[first.index])
+  return out
+
+
+def _gather_taps(x, axis):
+  """Stacks the window's taps along one axis onto the channels.
+
+  Strided taps come from a split into phases, whose transpose is one
+  concatenation; a strided slice's is slow.
+  """
+  index, taps, stride, dilation, (low, _) = axis
+  size = axis.size(x.shape[index])
+  rows = size + (taps - 1) * dilation // stride
+  x = _pad(x, index, low, rows * stride - low - x.shape[index])
+  x = x.reshape(*x.shape[:index], rows, stride, *x.shape[index + 1:])
+  phases = [phase.squeeze(index + 1)
+            for phase in lax.split(x, (1,) * stride, index + 1)]
+  starts = [divmod(tap * dilation, stride) for tap in range(taps)]
+  slices = [lax.slice_in_dim(phases[phase], row, row + size, axis=index)
+            for row, phase in starts]
   return slices[0] if taps == 1 else jnp.concatenate(slices, axis=-1)
+
+
+def _pad(x, axis, low, high):
+  """Zeros on both sides of one axis; negative counts cut."""
+  config = [(0, 0, 0)] * x.ndim
+  config[axis] = (low, high, 0)
+  return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _channels_last(inputs, kernel):
