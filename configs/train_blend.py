@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
   return ConfigDict({
       'seed': 7,
       'image_size': 32,
-      'num_scenes': 800,
+      'num_scenes': 600,
       'num_frames': 4,
       'num_references': 5,
       'num_steps': 600,

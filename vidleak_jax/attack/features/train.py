@@ -42,7 +42,7 @@ def run(
   drawn = np.stack([*scenes.scenes(
       num_scenes, num_frames, num_references, size, seed)])
   clips, references = drawn[:, :num_frames], drawn[:, num_frames:]
-  features = np.stack([_extract(extract, clip) for clip in clips])
+  features = _extract(extract, clips)
   banks = np.stack([
       _extract(extract, np.asarray(blend.variants(held)))
       for held in references])
