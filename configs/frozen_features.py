@@ -13,13 +13,12 @@ busy cores, weights of resnet20-cifar10:
   5 references  19.67  (12.05, 18.15)
 What needs no gradient but smooths, the mean of the references blurred by the
 best width, has 16.45 and 17.81: with one reference most of the gain is that.
-Features are exact to 4e-7, the matrix to 4e-6. Without a reference 64 pooled
+Features are exact to 4e-7, the matrix to 9e-6. Without a reference 64 pooled
 numbers a frame do not tell where things are; the answer is what ridge
 regression on public scenes finds, and it leaks less than a mean colour would.
 
 Heads are classifier1, classifier2, classifier3 (a gradient a frame) and matrix
-(one for the clip). Without a weights_file the extractor is drawn from a seed:
-then features are exact all the same, but show less of the frames.
+(one for the clip). Without a weights_file the extractor is drawn from a seed.
 """
 
 from configs import default
