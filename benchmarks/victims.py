@@ -128,12 +128,16 @@ def _table(folder):
       'is the mean over clips and seeds with the 95 % interval of Student\'s '
       't; floors as in `result.json`. Seconds are those of a shared machine.',
       '', _line(_HEADER), _line(['---'] * len(_HEADER))]
-  commands = []
+  commands, missing = [], []
   for name, row in ROWS.items():
     runs = sorted((folder.absolute() / name).glob('*/result.json'))
     if runs:
       yield _line(_cells(name, row, runs))
       commands.append(f'- `{name}`: `{_told(runs[0].parent)}`')
+    else:
+      missing.append(f'`{name}`')
+  if missing:
+    yield from ['', f'Not run: {", ".join(missing)}.']
   yield from ['', '## Commands', '',
               'Of each row\'s first run; the others differ in seed and data.',
               '', *commands]
