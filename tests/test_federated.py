@@ -34,7 +34,8 @@ def test_unknown_message(batch):
 
 
 def test_fedsgd_is_the_gradient(victim, batch, leak):
-  slope = jax.grad(victim.loss)(leak.params, batch.clips[1:2], batch.labels[1:2])
+  slope = jax.grad(victim.loss)(
+      leak.params, batch.clips[1:2], batch.labels[1:2])
   for sent, own in zip(jax.tree.leaves(leak.update), jax.tree.leaves(slope)):
     np.testing.assert_allclose(sent[1], own, atol=1e-6)
 

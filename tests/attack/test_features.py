@@ -71,5 +71,5 @@ def test_heads_that_tell_too_little_are_refused(head, options, message):
 
 
 def test_a_victim_without_extractor_is_refused(victim, leak):
-  with pytest.raises(UserError, match='victim.name=frozen'):
+  with pytest.raises(UserError, match=r'victim.name=frozen'):
     recover_features(victim, leak)
