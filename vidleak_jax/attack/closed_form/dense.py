@@ -42,7 +42,7 @@ def dense_input(
         f'The bias gradient of {"/".join(path)} is zero in '
         f'{np.sum(dead)} of {len(dead)} messages: nothing reached '
         'the layer (dead units, or a defence that zeroed it), so its input '
-        'does not show. Use attack.name=invert instead.')
+        'does not show. Use attack.name=ig instead.')
   # Zeros are missing entries of a sparse gradient, or inputs that are zero:
   # left out, they cannot hurt the first, and give 0 for the second.
   seen = kernel != 0
@@ -101,7 +101,7 @@ def _leaves(update, path, need_bias=True):
     raise UserError(
         f'The dense layer {"/".join(path)} has no bias, so its gradient gives '
         'the input only up to a factor (`input_span` returns that direction). '
-        'Share a bias, or use attack.name=invert.')
+        'Share a bias, or use attack.name=ig.')
   return (np.asarray(node['kernel'], np.float64),
           np.asarray(node['bias'], np.float64) if need_bias else None)
 
@@ -119,7 +119,7 @@ def _check_single(path, kernel, rest, residual, batch_size):
         f'{batch_size or "unknown"}, second singular value {second:.1e} of the '
         'first. It still gives the span of their inputs, one direction per '
         'clip (`closed_form.input_span`), and the matching attack works: set '
-        'federated.batch_size=1, or attack.name=invert.')
+        'federated.message=clip, or attack.name=ig.')
 
 
 def _norm(a):

@@ -63,7 +63,7 @@ def walk_down(
     raise UserError(
         'This victim is no chain of linear maps and activations, so the '
         'recursion does not apply. Choose victim.name=lenet or c3d, or '
-        'attack.name=invert.')
+        'attack.name=ig.')
   params, update = _float64(leak.params), _float64(leak.update)
   last = victim.layers[-1]
   head = dense.dense_input(update, (last.name,), batch_size)

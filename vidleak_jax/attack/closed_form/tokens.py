@@ -55,7 +55,7 @@ def recover_tokens(
     raise UserError(
         'This victim has no learned positions over patches, so the closed form '
         'of video transformers does not apply. Choose victim.name=vivit, or '
-        'attack.name=invert.')
+        'attack.name=ig.')
   tokens = victim.tokens
   dense.dense_input(leak.update, victim.head, batch_size)  # refuses batches
   labels = dense.infer_label(leak.update, victim.head)
