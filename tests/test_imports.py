@@ -12,6 +12,7 @@ SHARED = {'files', 'types', 'weights'}  # leaves that every stage may import
 
 # What a module may import besides those and its own sub-package.
 ALLOWED = {
+    'launcher': {'backend'},
     'attacks': {'attack', 'backend', 'engine', 'federated'},
     'pipeline': {'attacks', 'backend', 'data', 'defenses', 'federated',
                  'leak_file', 'metrics', 'parallel', 'progress', 'report',

@@ -83,7 +83,8 @@ def _iterate(case, options, own) -> Outcome:
   budget = engine.Budget(
       num_restarts=options['num_restarts'], num_steps=num_steps,
       chunk_steps=options['chunk_steps'],
-      restart_batch=case.choices.restart_batch, devices=case.devices)
+      restart_batch=case.choices.restart_batch,
+      devices=case.devices[:len(templates.clips) * options['num_restarts']])
   recovery, cost = engine.run(attack, case.leak, templates, case.key, budget,
                               case.folder, tensorboard=case.tensorboard)
   outcome = Outcome(recovery, cost, {})

@@ -38,6 +38,17 @@ def choose(
   return default._replace(**{k: v for k, v in given.items() if v is not None})
 
 
+def one_device_per_core() -> None:
+  """Lets each CPU core be a device; call it before JAX is first used.
+
+  Restarts side by side, a core each, take half the time of restarts one after
+  another on both. `XLA_FLAGS` may say another number.
+  """
+  if 'xla_force_host_platform_device_count' not in os.environ.get(
+      'XLA_FLAGS', ''):
+    jax.config.update('jax_num_cpu_devices', os.cpu_count())
+
+
 def apply(choices: Choices) -> None:
   """Sets JAX's global options, the persistent compilation cache included."""
   jax.config.update('jax_default_matmul_precision', choices.precision)

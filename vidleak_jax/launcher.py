@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from vidleak_jax import backend
 from vidleak_jax.types import UserError
 
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -39,6 +40,7 @@ def run(main: Callable[[], None]) -> None:
   def guarded(argv):
     if len(argv) > 1:
       _fail(f'Unexpected arguments {argv[1:]}. Flags look like --name=value.')
+    backend.one_device_per_core()
     try:
       main()
     except UserError as error:

@@ -269,10 +269,11 @@ def _spent(config, cost, devices) -> dict[str, Any]:
   peak = stats.get('peak_bytes_in_use')  # CPU devices do not count theirs
   if peak is None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  tries = cost.restart_steps // max(1, cost.num_steps)
   return {
       'num_restarts': config['attack']['num_restarts'],
       'num_steps': cost.num_steps,
-      'num_devices': len(devices),
+      'num_devices': max(1, min(len(devices), tries)),  # that had work
       'device_kind': devices[0].device_kind,
       'seconds_compile': cost.seconds_compile,
       'seconds_attack': cost.seconds_attack,
