@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import peers
 import problem as problems
@@ -110,27 +109,28 @@ def ours(problem, num_restarts, choices, devices) -> peers.Runner:
     raise UserError(f'{num_restarts} restarts do not divide among '
                     f'{len(devices)} devices: change --cases or --num_devices.')
   clips = np.zeros((1, 1, *problem.clip.shape), np.float32)
-  templates = Guess(clips, np.full((1, 1), problem.label, np.int32))
+  templates = Guess(clips[None], np.full((1, 1, 1), problem.label, np.int32))
   tries = restarts.plan(templates, num_restarts, num_restarts)
-  key = parallel.replicate(jax.random.key_data(jax.random.key(0)), devices)
-  start = parallel.on_devices(restarts.starter(attack), devices)
-  message = parallel.spread(tries.message, devices)
-  leak = parallel.replicate(problem.leak, devices)
-  state = start(key, parallel.spread(tries, devices))
+  trial = restarts.Trials(
+      problem.leak, {}, jax.random.key_data(jax.random.key(0)))
+  trials = parallel.replicate(
+      jax.tree.map(lambda leaf: leaf[None], trial), devices)
+  tries = parallel.spread(tries, devices)
+  start = parallel.on_devices(restarts.starter(lambda _: attack), devices)
+  state = start(tries, trials)
   step = parallel.on_devices(
-      restarts.runner(attack, choices.restart_batch), devices, donate=(0,))
-
-  def count(number):
-    return parallel.replicate(jnp.int32(number), devices)
-  began = time.perf_counter()
-  step = step.lower(state, message, leak, count(1)).compile()
-  seconds = time.perf_counter() - began
+      restarts.runner(lambda _: attack, choices.restart_batch), devices,
+      donate=(0,))
 
   def run(num_steps):
     nonlocal state
+    steps = np.full(num_restarts, num_steps, np.int32)
     state, _ = jax.block_until_ready(
-        step(state, message, leak, count(num_steps)))
+        step(state, tries, trials, parallel.spread(steps, devices)))
 
+  began = time.perf_counter()
+  run(0)  # compiles
+  seconds = time.perf_counter() - began
   return peers.Runner(run, problems.gradient(problem), seconds, jax.__version__)
 
 

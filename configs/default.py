@@ -58,6 +58,9 @@ def get_config() -> ConfigDict:
           'num_restarts': 1,  # padded to fill all devices; padding is dropped
           'num_steps': placeholder(int),  # None: the recipe's own
           'chunk_steps': 50,              # between logs and checkpoints
+          # After each of these steps the worse half of the restarts is dropped
+          # and the others inherit its steps.
+          'halve_at': (),
           'num_references': 0,  # frames of the clip's video, from outside it
           'anchored': _anchored(),
           'ig': _ig(),

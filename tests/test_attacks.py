@@ -23,9 +23,9 @@ def solve(size, folder, **defense):
                'num_messages': 1, 'clip_shape': shape}
   case = attacks.Case(victim, leak, knowledge, jax.random.key(2),
                       jax.devices()[:1], backend.choose('cpu'), folder, False)
-  outcome = attacks.run(case, {
+  outcome, = attacks.run([case], [{
       'name': 'closed_form',
-      'closed_form': {'polish_steps': 0, 'polish_inner_steps': 1}})
+      'closed_form': {'polish_steps': 0, 'polish_inner_steps': 1}}], folder)
   return outcome, np.abs(outcome.recovery.clips - clips).max()
 
 

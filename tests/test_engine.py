@@ -1,20 +1,25 @@
 """All tries on all devices: equal on any number, resumable, one compile."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from vidleak_jax import engine, parallel
+from vidleak_jax.progress import MetricsLog
 from vidleak_jax.types import UserError
 
 KEY = jax.random.key(3)
 
 
 def _run(attack, leak, templates, folder, *, devices=1, num_steps=6, chunk=3,
-         restarts=2):
-  budget = engine.Budget(restarts, num_steps, chunk, 1,
-                         parallel.pick_devices(devices))
-  return engine.run(attack, leak, templates, KEY, budget, folder)
+         restarts=2, batch=1, halve_at=()):
+  budget = engine.Budget(restarts, num_steps, chunk, batch,
+                         parallel.pick_devices(devices), halve_at)
+  trial = engine.Trial(leak, templates, KEY, {}, folder)
+  (found,), cost = engine.run(lambda numbers: attack, [trial], budget, folder)
+  return found, cost
 
 
 @pytest.fixture(scope='module')
@@ -40,13 +45,13 @@ class _Killed(BaseException):
 def test_resume_ends_bit_equal(tiny_attack, leak, templates, tmp_path,
                                monkeypatch):
   whole, _ = _run(tiny_attack, leak, templates, tmp_path / 'whole')
-  write = engine.MetricsLog.write
+  write = MetricsLog.write
 
   def killed_after_a_chunk(self, step, **values):
     write(self, step, **values)
     raise _Killed
   with monkeypatch.context() as patch, pytest.raises(_Killed):
-    patch.setattr(engine.MetricsLog, 'write', killed_after_a_chunk)
+    patch.setattr(MetricsLog, 'write', killed_after_a_chunk)
     _run(tiny_attack, leak, templates, tmp_path / 'cut')
   cut, _ = _run(tiny_attack, leak, templates, tmp_path / 'cut')
   np.testing.assert_array_equal(cut.clips, whole.clips)
@@ -61,6 +66,38 @@ def test_a_run_of_one_device_goes_on_with_two(tiny_attack, leak, templates,
   more, _ = _run(tiny_attack, leak, templates, tmp_path, devices=2)
   whole, _ = _run(tiny_attack, leak, templates, tmp_path / 'whole')
   np.testing.assert_allclose(more.clips, whole.clips, atol=1e-4)
+
+
+@pytest.mark.parametrize('devices, together', [(1, 1), (2, 1), (1, 4)])
+def test_the_worse_half_gives_its_steps_to_the_better(
+    tiny_attack, leak, templates, tmp_path, devices, together):
+  """4 restarts x 6 steps: 2 each, then two go on for 2, one to the end."""
+  options = {'restarts': 4, 'halve_at': (2, 4), 'devices': devices}
+  found, cost = _run(tiny_attack, leak, templates, tmp_path / 'halved',
+                     batch=together, **options)
+  assert cost.num_steps == 4 + (24 - 8 - 4)
+  if together == 1:  # those vmapped together go on together
+    assert cost.restart_steps == 3 * 24
+  whole, _ = _run(tiny_attack, leak, templates, tmp_path / 'whole', restarts=4)
+  assert (found.match_loss < whole.match_loss).all()
+
+
+def test_a_halved_run_resumes_bit_equal(tiny_attack, leak, templates, tmp_path,
+                                        monkeypatch):
+  options = {'restarts': 4, 'halve_at': (2, 4), 'devices': 2}
+  whole, _ = _run(tiny_attack, leak, templates, tmp_path / 'whole', **options)
+  _run(tiny_attack, leak, templates, tmp_path / 'again', **options)
+  newest = max((tmp_path / 'again' / 'checkpoints').glob('[0-9]*'),
+               key=lambda step: int(step.name))
+  shutil.rmtree(newest)  # as if it had been killed before the last chunk
+  again, _ = _run(tiny_attack, leak, templates, tmp_path / 'again', **options)
+  np.testing.assert_array_equal(again.clips, whole.clips)
+
+
+@pytest.mark.parametrize('halve_at', [(0,), (3, 2), (6,), (4, 100)])
+def test_halvings_that_leave_nothing_are_refused(halve_at):
+  with pytest.raises(UserError, match='halve_at'):
+    engine.Budget(1, 6, 3, 1, [], halve_at).checked()
 
 
 def test_chunks_of_any_length_share_one_compile(tiny_attack, leak, templates,

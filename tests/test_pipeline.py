@@ -103,6 +103,55 @@ def test_every_setting_runs(overrides, tmp_path):
       'federated__message', 'clip')
 
 
+def test_audits_of_one_shape_share_a_program(tmp_path, monkeypatch):
+  """Seeds, strengths and rates differ; the answers are those of lone runs."""
+  asked = [config(seed=3), config(seed=4, attack__ig__learning_rate=0.02),
+           config(attack__ig__priors__spatial_tv=0.5, defense__noise_std=0.0),
+           config(seed=5, data__split='train')]
+  assert len({pipeline.shape_of(each) for each in asked}) == 1
+  traced = []
+  build = pipeline.attacks.recipe.build
+
+  def counted(*args, **options):
+    attack = build(*args, **options)
+
+    def update(state, leak):
+      traced.append(1)
+      return attack.update(state, leak)
+    return attack._replace(update=update)
+  monkeypatch.setattr(pipeline.attacks.recipe, 'build', counted)
+  folders = [tmp_path / str(i) for i in range(4)]
+  results = pipeline.run_many(asked, folders, tmp_path / 'shared')
+  assert len(traced) <= 2  # once for the terms' shapes, once for the loop
+  monkeypatch.undo()
+  for i, each in enumerate(asked):
+    alone = pipeline.run(each, tmp_path / f'alone{i}')
+    assert results[i]['psnr'] == pytest.approx(alone['psnr'], abs=1e-3)
+    assert results[i]['seed'] == each['seed']
+    assert FILES - {'checkpoints'} <= {f.name for f in folders[i].iterdir()}
+  assert pipeline.run_many(asked, folders, tmp_path / 'shared') == results
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path):
+  asked = [config(data__frame_stride=1),
+           config(data__name='video_folder', data__dir='/no/such')]
+  results = pipeline.run_many(
+      asked, [tmp_path / 'a', tmp_path / 'b'], tmp_path / 'shared')
+  assert results[0]['psnr'] > 0
+  assert isinstance(results[1], UserError)
+  assert not (tmp_path / 'b' / 'result.json').exists()
+
+
+@pytest.mark.parametrize('overrides', [
+    {'attack__num_steps': 5}, {'data__image_size': 8},
+    {'attack__ig__optimizer': 'lbfgs'}, {'defense__noise_std': 0.1},
+    {'attack__ig__priors__spatial_tv': 0.0}, {'victim__preset': 'small'}])
+def test_other_programs_have_other_shapes(overrides, tmp_path):
+  asked = [config(), config(**overrides)]
+  with pytest.raises(UserError, match='different shapes'):
+    pipeline.run_many(asked, [tmp_path / 'a', tmp_path / 'b'], tmp_path)
+
+
 @pytest.mark.parametrize('references', [0, 2])
 def test_recoveries_are_enlarged_and_scored(references, tmp_path):
   result = pipeline.run(config(

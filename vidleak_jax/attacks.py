@@ -27,6 +27,7 @@ from vidleak_jax.types import (
     Recovery,
     UserError,
     Victim,
+    attempt,
     pick,
 )
 
@@ -41,7 +42,7 @@ class Case(NamedTuple):
   key: PRNGKey
   devices: Sequence[jax.Device]
   choices: backend.Choices
-  folder: Path               # for checkpoints and metrics.jsonl
+  folder: Path               # for metrics.jsonl
   tensorboard: bool
 
 
@@ -52,43 +53,94 @@ class Outcome(NamedTuple):
   findings: dict[str, Any]  # more for result.json: ranks, residuals, ...
 
 
-def run(case: Case, options: dict[str, Any]) -> Outcome:
-  """Runs the attack that `options['name']` names.
+def run(
+    cases: Sequence[Case], options: Sequence[dict[str, Any]], folder: Path,
+) -> list[Outcome | UserError]:
+  """Runs one attack on some cases, in one program where it iterates.
 
   Args:
-    case: what the attacker has.
-    options: as `attack` in `configs/default.py`.
+    cases: of equal shapes and equal public facts, but for numbers.
+    options: of each, as `attack` in `configs/default.py`, equal but for
+      numbers.
+    folder: gets the checkpoints.
+
+  Returns:
+    Of each case what came of it: an outcome, or why there is none.
 
   Raises:
-    UserError: for an unknown name, or an attack that this leak does not allow.
+    UserError: for an unknown name, or an attack that no such leak allows.
   """
-  recipes = {k: v for k, v in options.items() if isinstance(v, dict)}
-  own = pick(recipes, options['name'], 'attack')
-  solve = _SOLVERS.get(options['name'], _iterate)
-  return solve(case, options, own)
+  name = options[0]['name']
+  recipes = {k: v for k, v in options[0].items() if isinstance(v, dict)}
+  pick(recipes, name, 'attack')
+  if iterates(name):
+    return _iterate(cases, options, name, folder)
+  return [attempt(_SOLVERS[name], case, own, folder)
+          for case, own in zip(cases, options, strict=True)]
 
 
-def _iterate(case, options, own) -> Outcome:
-  """Gradient matching by a recipe, from many starts."""
-  own = dict(own)
-  default_steps = own.pop('num_steps')
-  num_steps = options['num_steps']
-  if num_steps is None:
-    num_steps = default_steps
-  polish = own.pop('polish_steps'), own.pop('polish_inner_steps')
-  templates = _templates(case, own.pop('labels'))
-  distance = match.weighted_distance(own.pop('distance'))
-  term = pick(_MATCHES, own.pop('match'), 'match')(case, distance)
-  attack = recipe.build(term, num_steps, **own)
+def structure(options: dict[str, Any]) -> dict[str, Any]:
+  """The options without their numbers, and without the other attacks'."""
+  kept = {name: value for name, value in options.items()
+          if not isinstance(value, dict) or name == options['name']}
+  return without_numbers(kept)
+
+
+def without_numbers(options: dict[str, Any]) -> dict[str, Any]:
+  """What of any options makes a program, and not just its arguments."""
+  return recipe.with_numbers(options, _marked(recipe.numbers(options)))
+
+
+def _marked(numbers):
+  return jax.tree.map(lambda _: 'a number', numbers)
+
+
+def iterates(name: str) -> bool:
+  """Whether the attack of that name runs on all devices of all processes."""
+  return name not in _SOLVERS
+
+
+def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
+  """Gradient matching by the recipe `name`, from many starts."""
+  shared, recipes = options[0], [own[name] for own in options]
+  structure = dict(recipes[0])
+  own_steps, how = structure.pop('num_steps'), structure.pop('labels')
+  polish = structure.pop('polish_steps'), structure.pop('polish_inner_steps')
+  case = cases[0]
+  trials = [engine.Trial(each.leak, _templates(each, how), each.key,
+                         recipe.numbers(own), each.folder)
+            for each, own in zip(cases, recipes, strict=True)]
+  num_messages = len(trials[0].templates.clips) * len(trials)
   budget = engine.Budget(
-      num_restarts=options['num_restarts'], num_steps=num_steps,
-      chunk_steps=options['chunk_steps'],
+      num_restarts=shared['num_restarts'],
+      num_steps=own_steps if shared['num_steps'] is None
+      else shared['num_steps'],
+      chunk_steps=shared['chunk_steps'],
       restart_batch=case.choices.restart_batch,
-      devices=case.devices[:len(templates.clips) * options['num_restarts']])
-  recovery, cost = engine.run(attack, case.leak, templates, case.key, budget,
-                              case.folder, tensorboard=case.tensorboard)
-  outcome = Outcome(recovery, cost, {})
-  return _polish(case, outcome, *polish) if polish[0] else outcome
+      devices=_enough(case.devices, num_messages * shared['num_restarts']),
+      halve_at=tuple(shared['halve_at'])).checked()
+
+  def build(numbers):
+    own = recipe.with_numbers(structure, numbers)
+    distance = match.weighted_distance(own.pop('distance'))
+    term = pick(_MATCHES, own.pop('match'), 'match')(case, distance)
+    return recipe.build(term, budget.last_step, **own)
+
+  build(trials[0].numbers)  # tells a wrong name before anything runs
+  found, cost = engine.run(build, trials, budget, folder,
+                           tensorboard=case.tensorboard)
+  outcomes = [each if isinstance(each, UserError) else Outcome(each, cost, {})
+              for each in found]
+  return outcomes if not polish[0] else [
+      one if isinstance(one, UserError) else _polish(each, one, *polish)
+      for each, one in zip(cases, outcomes, strict=True)]
+
+
+def _enough(devices, tries):
+  """No more than there is work for; of several processes always all."""
+  if any(d.process_index != devices[0].process_index for d in devices):
+    return devices
+  return devices[:tries]
 
 
 def _polish(case, outcome, num_steps, inner_steps) -> Outcome:
@@ -144,8 +196,9 @@ def _anchored(case, distance) -> match.Term:
 _MATCHES = {'gradient': _gradient, 'anchored': _anchored}
 
 
-def _closed_form(case, options, own) -> Outcome:
+def _closed_form(case, options, folder) -> Outcome:
   """Linear algebra, then a polish; matching takes over where it stops."""
+  own = options['closed_form']
   _need_single(case, 'closed form')
   began = time.perf_counter()
   solve = _from_tokens if case.victim.tokens else _from_layers
@@ -153,7 +206,9 @@ def _closed_form(case, options, own) -> Outcome:
   if report['closed_form_note']:
     print(report['closed_form_note'])
   if clips is None:
-    outcome = _iterate(case, options, options['anchored'])
+    outcome, = _iterate([case], [options], 'anchored', folder)
+    if isinstance(outcome, UserError):
+      raise outcome
     return outcome._replace(findings=outcome.findings | report)
   recovery = Recovery(np.clip(clips, 0.0, 1.0).astype(np.float32),
                       found.astype(np.int32), np.full(len(clips), np.nan))
@@ -203,9 +258,10 @@ def _need_single(case, what):
         f'{algorithm} and {size}. Choose attack.name=ig.')
 
 
-def _features(case, options, own) -> Outcome:
+def _features(case, options, folder) -> Outcome:
   """A frozen extractor: the head's gradient, its features, then frames."""
-  del options
+  del folder
+  own = options['features']
   _need_single(case, 'attack on features')
   began = time.perf_counter()
   found = features.recover_features(case.victim, case.leak, batch_size=1)

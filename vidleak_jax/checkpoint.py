@@ -8,6 +8,7 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from vidleak_jax.types import UserError
@@ -18,9 +19,16 @@ class Checkpoints:
 
   def __init__(self, folder: Path, keep: int = 2):
     self._folder = folder
+    # One process writes, whichever it is: no barrier with the others.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f'process_{jax.process_index()}')
+    folder.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
         folder.absolute(), options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True))
+            max_to_keep=keep, enable_async_checkpointing=True,
+            create=False, multiprocessing_options=alone))
 
   def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
     """Writes in the background.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vidleak_jax.types import PRNGKey
+from vidleak_jax.types import PRNGKey, is_off
 
 
 def build(
@@ -16,13 +16,13 @@ def build(
 ) -> optax.GradientTransformation:
   """The chain clip -> noise -> prune -> quantize, without those at 0."""
   chain = []
-  if clip_norm:
+  if not is_off(clip_norm):
     chain.append(optax.clip_by_global_norm(clip_norm))
-  if noise_std:
+  if not is_off(noise_std):
     chain.append(gaussian_noise(noise_std, key))
-  if prune_fraction:
+  if not is_off(prune_fraction):
     chain.append(prune(prune_fraction))
-  if quantize_bits:
+  if not is_off(quantize_bits):
     chain.append(quantize(quantize_bits))
   return optax.chain(*chain) if chain else optax.identity()
 

@@ -1,33 +1,79 @@
-"""Runs an iterative attack: all tries, all devices, in resumable chunks."""
+"""Runs iterative attacks: all tries, all devices, in resumable chunks.
 
+Trials that differ in numbers only share one program, and so one compile.
+"""
+
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax import parallel
 from vidleak_jax.attack import restarts
-from vidleak_jax.attack.invert import Attack, AttackState
-from vidleak_jax.checkpoint import Checkpoints
-from vidleak_jax.progress import MetricsLog, Progress
-from vidleak_jax.types import Guess, Leak, PRNGKey, Recovery, UserError
+from vidleak_jax.attack.invert import AttackState
+from vidleak_jax.journal import Journal
+from vidleak_jax.types import (
+  Guess,
+  Leak,
+  PRNGKey,
+  Recovery,
+  UserError,
+  attempt,
+)
 
 
 class Budget(NamedTuple):
-  """How much an attack may spend, and where."""
+  """How much a trial may spend, and where."""
   num_restarts: int
-  num_steps: int
+  num_steps: int      # of each restart, if none is dropped
   chunk_steps: int    # between logs and checkpoints
   restart_batch: int  # tries vmapped together on one device
   devices: Sequence[jax.Device]
+  halve_at: tuple[int, ...] = ()  # steps after which the worse half is dropped
+
+  @property
+  def last_step(self) -> int:
+    """Where the survivors end: they inherit the steps of those dropped."""
+    spent, tries, last = 0, self.num_restarts, 0
+    for step in self.halve_at:
+      spent += tries * (step - last)
+      tries, last = -(-tries // 2), step
+    return last + (self.num_restarts * self.num_steps - spent) // tries
+
+
+  def checked(self) -> 'Budget':
+    """Itself.
+
+    Raises:
+      UserError: for an empty budget, or one that ends before its halvings.
+    """
+    for name in ('num_restarts', 'num_steps', 'chunk_steps'):
+      if getattr(self, name) < 1:
+        raise UserError(
+            f'attack.{name} is {getattr(self, name)}; it must be 1 or more.')
+    ends = (0, *self.halve_at, self.last_step)
+    if any(b <= a for a, b in itertools.pairwise(ends)):
+      raise UserError(
+          f'attack.halve_at is {self.halve_at}; it must rise, and leave steps '
+          f'of {self.num_restarts} x {self.num_steps} to those that survive.')
+    return self
+
+
+class Trial(NamedTuple):
+  """One attack, and what is its own among those that share a program."""
+  leak: Leak
+  templates: Guess          # leaves [M, ...]: clip shapes, labels to start from
+  key: PRNGKey              # all its randomness; consumed
+  numbers: dict[str, Any]   # of its recipe
+  folder: Path              # gets metrics.jsonl
 
 
 class Cost(NamedTuple):
-  """What it spent, earlier runs of the same workdir included."""
+  """A trial's share of the time; earlier runs of the workdir included."""
   seconds_compile: float
   seconds_attack: float
   num_steps: int
@@ -35,119 +81,140 @@ class Cost(NamedTuple):
 
 
 def run(
-    attack: Attack, leak: Leak, templates: Guess, key: PRNGKey,
-    budget: Budget, workdir: Path, *, tensorboard: bool = False,
-) -> tuple[Recovery, Cost]:
-  """Attacks every message of a leak.
+    build: restarts.Build, trials: Sequence[Trial], budget: Budget,
+    folder: Path, *, tensorboard: bool = False,
+) -> tuple[list[Recovery | UserError], Cost]:
+  """Attacks every message of every trial, in one program.
 
-  Continues from the newest checkpoint under `workdir`; on the same devices the
+  Continues from the newest checkpoint under `folder`; on the same devices the
   answer then equals an uninterrupted run's bit for bit. The number of tries is
-  padded to a multiple of the devices; what the padding finds is dropped.
+  padded to a multiple of the devices; the padding takes no steps.
 
   Args:
-    attack: of one try.
-    leak: what the server sees.
-    templates: clip shapes and labels to start from, leaves [M, ...].
-    key: all tries' randomness; consumed.
+    build: the attack of one try, from a trial's numbers.
+    trials: of equal shapes.
     budget: restarts, steps, devices.
-    workdir: gets checkpoints/ and metrics.jsonl.
-    tensorboard: also writes TensorBoard events.
+    folder: gets checkpoints/.
+    tensorboard: also writes TensorBoard events to the trials' folders.
+
+  Returns:
+    Of each trial its recovery, or the error that it diverged; and what one
+    trial cost.
 
   Raises:
-    UserError: for an empty budget, when every restart of a message diverged, or
-      when the disk is full.
+    UserError: when the disk is full.
   """
-  for name in ('num_restarts', 'num_steps', 'chunk_steps'):
-    if getattr(budget, name) < 1:
-      raise UserError(
-          f'attack.{name} is {getattr(budget, name)}; it must be 1 or more.')
-  num_messages = len(templates.clips)
-  count = num_messages * budget.num_restarts
+  templates = jax.tree.map(
+      lambda *leaves: np.stack(leaves), *(t.templates for t in trials))
+  count = templates.clips.shape[0] * templates.clips.shape[1]
+  count *= budget.num_restarts
   tries = restarts.plan(templates, budget.num_restarts,
                         parallel.padded(count, budget.devices))
-  state = _start(attack, key, tries, budget.devices)
-  checkpoints = Checkpoints(workdir / 'checkpoints')
-  with MetricsLog(workdir / 'metrics.jsonl', tensorboard=tensorboard) as log:
-    try:
-      state, done, seconds = _restore(checkpoints, state, count, budget.devices)
-      log.truncate_after(done)
-      began = time.perf_counter()
-      step = _compiled_step(attack, state, tries, leak, budget)
-      seconds_compile = time.perf_counter() - began
-
-      def after_chunk(state, terms, done, seconds):
-        host = _rows(parallel.gather(state), count)
-        checkpoints.save(done, host, {'step': done, 'seconds': seconds})
-        row = _summary(host, parallel.gather(terms), tries, num_messages)
-        log.write(done, seconds=seconds, **row)
-        return row
-
-      state, seconds = _loop(step, state, done, seconds, budget, after_chunk)
-    finally:
-      checkpoints.close()
-  host = parallel.gather(state)
-  cost = Cost(seconds_compile, seconds, budget.num_steps,
-              count * budget.num_steps)
-  return restarts.best(_rows(host, count), _rows(tries, count),
-                       num_messages), cost
+  machine = _Machine(build, tries, _stack(trials), budget)
+  with Journal(folder, [trial.folder for trial in trials],
+               tensorboard=tensorboard) as journal:
+    fresh = machine.start()
+    rows, facts = journal.resume(_rows(fresh, count))
+    # Rows of padding were not saved, and are not needed.
+    state = jax.tree.map(
+        lambda saved, new: np.concatenate([saved, new[count:]]), rows, fresh)
+    state, seconds, seconds_compile = _loop(
+        machine, state, facts, count, budget, journal)
+  cost = Cost(seconds_compile / len(trials), seconds / len(trials),
+              budget.last_step, int(state.step[:count].sum()) // len(trials))
+  return [attempt(restarts.best, _rows(state, count), _rows(tries, count), k)
+          for k in range(len(trials))], cost
 
 
-def _start(attack, key, tries, devices):
-  """The state before the first step, placed as the step returns it."""
-  start = parallel.on_devices(restarts.starter(attack), devices)
-  data = parallel.replicate(jax.random.key_data(key), devices)
-  return start(data, parallel.spread(tries, devices))
+class _Machine:
+  """The compiled step, and which device works on which try."""
+
+  def __init__(self, build, tries, shared, budget):
+    self.tries, self._devices = tries, budget.devices
+    self._shared = parallel.replicate(shared, budget.devices)
+    self._starter = parallel.on_devices(
+        restarts.starter(build), budget.devices)
+    self._step = parallel.on_devices(
+        restarts.runner(build, budget.restart_batch), budget.devices,
+        donate=(0,))
+
+  def start(self):
+    """All tries before their first step, on the host."""
+    placed = parallel.spread(self.tries, self._devices)
+    return parallel.gather(self._starter(placed, self._shared))
+
+  def place(self, state, alive):
+    """Deals the living tries out evenly; on each device they come first."""
+    order = np.argsort(~alive, kind='stable')
+    if not alive.all():
+      count = len(self._devices)
+      order = np.concatenate([order[d::count] for d in range(count)])
+    self._alive, self._back = alive[order], np.argsort(order)
+    self._state, self._placed = parallel.spread(
+        _pick((state, self.tries), order), self._devices)
+
+  def run(self, num_steps):
+    """(states, terms of the last step) on the host, in the tries' order."""
+    steps = np.where(self._alive, num_steps, 0).astype(np.int32)
+    self._state, terms = self._step(
+        self._state, self._placed, self._shared,
+        parallel.spread(steps, self._devices))
+    return _pick(parallel.gather((self._state, terms)), self._back)
 
 
-def _compiled_step(attack, state, tries, leak, budget):
-  """`(state, num_steps) -> (state, terms)`, compiled once."""
-  step = parallel.on_devices(restarts.runner(attack, budget.restart_batch),
-                             budget.devices, donate=(0,))
-  message = parallel.spread(tries.message, budget.devices)
-  leak = parallel.replicate(leak._replace(labels=None), budget.devices)
+def _loop(machine, state, facts, count, budget, journal):
+  """Chunks of steps on the devices; logs and checkpoints between them."""
+  tries, trial = machine.tries, machine.tries.trial[:count]
+  rivals = tries.trial * (tries.message.max() + 1) + tries.message
+  own = [np.flatnonzero(trial == k) for k in range(trial.max() + 1)]
+  done, earlier = facts.get('step', 0), facts.get('seconds', 0.0)
+  alive = (np.arange(len(rivals)) < count) & (state.step == done)
+  began = time.perf_counter()
+  machine.place(state, alive)
+  machine.run(0)  # compiles, and changes nothing
+  seconds, seconds_compile = earlier, time.perf_counter() - began
+  began = time.perf_counter()
+  journal.start(budget.last_step, done)
+  while done < budget.last_step:
+    if done in budget.halve_at:
+      alive = restarts.best_half(state.best_loss, alive, rivals)
+      machine.place(state, alive)
+    stop = min(s for s in (*budget.halve_at, budget.last_step) if s > done)
+    chunk = min(budget.chunk_steps, stop - done)
+    state, terms = machine.run(chunk)
+    done += chunk
+    seconds = earlier + time.perf_counter() - began
+    journal.write(done, _rows(state, count), seconds, [
+        _summary(*_pick((state, terms, tries.message), rows)) for rows in own])
+  return state, seconds, seconds_compile
 
-  def steps(number):
-    return parallel.replicate(jnp.int32(number), budget.devices)
-  compiled = step.lower(state, message, leak, steps(1)).compile()
-  return lambda state, number: compiled(state, message, leak, steps(number))
+
+def _stack(trials) -> restarts.Trials:
+  """What the trials have of their own, leaves [K, ...]."""
+  own = [restarts.Trials(
+      Leak(t.leak.params, t.leak.update, None), t.numbers,
+      jax.random.key_data(t.key)) for t in trials]
+  return jax.tree.map(
+      lambda *leaves: np.stack([_strong(leaf) for leaf in leaves]), *own)
 
 
-def _restore(checkpoints, state, count, devices):
-  """(state, steps done, seconds spent) of the newest checkpoint, if any."""
-  host = parallel.gather(state)
-  restored = checkpoints.restore(_rows(host, count))
-  if restored is None:
-    return state, 0, 0.0
-  rows, facts = restored
-  # Rows of padding were not saved: they start anew and are dropped again.
-  whole = jax.tree.map(
-      lambda saved, fresh: np.concatenate([saved, fresh[count:]]), rows, host)
-  return parallel.spread(whole, devices), facts['step'], facts['seconds']
+def _strong(leaf):
+  """Numbers in the type that JAX computes in."""
+  return np.float32(leaf) if isinstance(leaf, float) else np.asarray(leaf)
 
 
-def _loop(step, state, done, seconds, budget, after_chunk):
-  """Chunks of steps on the device; logs and checkpoints between them."""
-  earlier, began = seconds, time.perf_counter()
-  with Progress(budget.num_steps, 'attack', done=done) as progress:
-    while done < budget.num_steps:
-      chunk = min(budget.chunk_steps, budget.num_steps - done)
-      state, terms = step(state, chunk)
-      jax.block_until_ready(state)
-      done += chunk
-      seconds = earlier + time.perf_counter() - began
-      row = after_chunk(state, terms, done, seconds)
-      progress.update(done, best_match=row['best_loss'])
-  return state, seconds
+def _pick(tree, rows):
+  return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def _rows(tree, count):
   return jax.tree.map(lambda leaf: leaf[:count], tree)
 
 
-def _summary(states: AttackState, terms, tries, num_messages) -> dict[str, Any]:
+def _summary(states: AttackState, terms, message) -> dict[str, Any]:
   """Each term of each message's best try, averaged over messages."""
   loss = np.where(np.isfinite(states.best_loss), states.best_loss, np.inf)
-  loss = loss.reshape(num_messages, -1)
-  rows = loss.argmin(1) + np.arange(num_messages) * loss.shape[1]
+  own = [np.flatnonzero(message == each) for each in np.unique(message)]
+  rows = [rows[loss[rows].argmin()] for rows in own]
   means = {name: float(np.mean(values[rows])) for name, values in terms.items()}
-  return {**means, 'best_loss': float(loss.min(1).mean())}
+  return {**means, 'best_loss': float(loss[rows].mean())}

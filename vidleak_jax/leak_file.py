@@ -40,8 +40,6 @@ def load(path: Path) -> tuple[Leak, dict[str, Any]]:
   Raises:
     UserError: for missing, torn or incomplete files, and for NaN or Inf.
   """
-  from safetensors import SafetensorError
-  from safetensors.numpy import load_file
   if path.is_dir():
     path = path / 'leak.safetensors'
   facts = path.with_suffix('.json')
@@ -49,18 +47,37 @@ def load(path: Path) -> tuple[Leak, dict[str, Any]]:
     if not file.is_file():
       raise UserError(f'No leak at {file}. Give the path of a '
                       'leak.safetensors that has its leak.json beside it.')
+  return _read(path.read_bytes(), facts.read_bytes(), path)
+
+
+def pack(folder: Path) -> bytes:
+  """Both files of a folder in one, for other processes."""
+  facts = (folder / 'leak.json').read_bytes()
+  size = len(facts).to_bytes(8, 'little')
+  return size + facts + (folder / 'leak.safetensors').read_bytes()
+
+
+def unpack(content: bytes) -> tuple[Leak, dict[str, Any]]:
+  """The inverse of `pack`, as `load` would read it."""
+  size = 8 + int.from_bytes(content[:8], 'little')
+  return _read(content[size:], content[8:size], 'the leak of the first process')
+
+
+def _read(arrays, facts, source):
+  from safetensors import SafetensorError
+  from safetensors.numpy import load
   try:
-    arrays = load_file(path)
-    knowledge = json.loads(facts.read_text())
+    arrays, knowledge = load(arrays), json.loads(facts)
   except (SafetensorError, json.JSONDecodeError) as error:
-    raise UserError(f'{path} or its leak.json is torn: {error}') from error
+    raise UserError(f'{source} or its leak.json is torn: {error}') from error
   missing = [key for key in REQUIRED if key not in knowledge]
   if missing:
-    raise UserError(f'{facts} lacks {missing}; it needs {list(REQUIRED)}.')
+    raise UserError(f'The leak.json of {source} lacks {missing}; it needs '
+                    f'{list(REQUIRED)}.')
   params, update = _nest('params', arrays), _nest('update', arrays)
   if not params or not update:
-    raise UserError(f'{path} holds no params/... or no update/... arrays.')
-  _check_finite(path, arrays)
+    raise UserError(f'{source} holds no params/... or no update/... arrays.')
+  _check_finite(source, arrays)
   return Leak(params, update, arrays.get('labels'),
               arrays.get('references')), knowledge
 
@@ -89,12 +106,12 @@ def check(leak: Leak, params: Params) -> None:
           f'{"; ".join(wrong[:4])}{" ..." if len(wrong) > 4 else ""}.')
 
 
-def _check_finite(path, arrays):
+def _check_finite(source, arrays):
   bad = [name for name, array in arrays.items()
          if array.dtype.kind == 'f' and not np.isfinite(array).all()]
   if bad:
     raise UserError(
-        f'{path} has NaN or Inf in {", ".join(bad[:4])}. A gradient that '
+        f'{source} has NaN or Inf in {", ".join(bad[:4])}. A gradient that '
         'overflowed cannot be inverted; share a finite one.')
 
 

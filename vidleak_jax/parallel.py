@@ -1,10 +1,12 @@
-"""All device code: the only pmap.
+"""All device code: the only pmap, and the only talk between processes.
 
-A tree has leaves [N, ...] on the host and [D, N / D, ...] on D devices.
-Auto-sharded jit is wrong here: it sums the restarts' weight gradients.
+A tree has leaves [N, ...] on the host and [D, N / D, ...] on D devices, each
+process holding the part of its own devices. Auto-sharded jit is wrong here: it
+sums the restarts' weight gradients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,16 +19,62 @@ _AXIS = 'devices'
 
 
 def pick_devices(count: int = 0) -> list[jax.Device]:
-  """The first `count` local devices; 0 means all of them.
+  """The first `count` devices of all processes; 0 means all of them.
 
   Raises:
-    UserError: when the machine has fewer.
+    UserError: when there are fewer, or not every process would have one.
   """
-  devices = jax.local_devices()
+  devices = jax.devices()
   if not 0 <= count <= len(devices):
     raise UserError(f'backend.num_devices={count}, but {len(devices)} '
                     f'{devices[0].platform} device(s) are here; 0 takes all.')
+  if count and jax.process_count() > 1:
+    raise UserError(f'backend.num_devices={count} with {jax.process_count()} '
+                    'processes. Leave it at 0: all their devices are used.')
   return devices[:count or None]
+
+
+def is_leader() -> bool:
+  """Whether this process is the one that reads data and writes files."""
+  return jax.process_index() == 0
+
+
+def share(content: bytes | None) -> bytes:
+  """The leader's bytes, at every process; others pass None.
+
+  All processes must call it.
+  """
+  if jax.process_count() == 1:
+    return content
+  from jax.experimental.multihost_utils import broadcast_one_to_all
+  own = np.frombuffer(content or b'', np.uint8)
+  size = int(broadcast_one_to_all(np.int32(own.size)))
+  if not is_leader():
+    own = np.zeros(size, np.uint8)
+  return np.asarray(broadcast_one_to_all(own)).astype(np.uint8).tobytes()
+
+
+@contextmanager
+def leading() -> Iterator[Callable[[bytes], bytes]]:
+  """The leader's side of one `share`, which others await.
+
+  Should the leader fail or have nothing to share, they get b''.
+  """
+  shared = []
+
+  def share_once(content):
+    shared.append(content)
+    return share(content)
+  try:
+    yield share_once
+  finally:
+    if not shared:
+      share(b'')
+
+
+def own_part(devices: Sequence[jax.Device]) -> list[jax.Device]:
+  """Those that belong to this process."""
+  return [d for d in devices if d.process_index == jax.process_index()]
 
 
 def padded(count: int, devices: Sequence[jax.Device]) -> int:
@@ -49,7 +97,10 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 
 
 def gather(tree: Any) -> Any:
-  """The inverse of `spread`, as NumPy arrays."""
+  """The inverse of `spread`, as NumPy arrays, at every process."""
+  if jax.process_count() > 1:
+    from jax.experimental.multihost_utils import process_allgather
+    tree = process_allgather(jax.device_get(tree), tiled=True)
   return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
                       jax.device_get(tree))
 
@@ -67,9 +118,10 @@ def _place(parts, devices):
 
   Otherwise the second call of a step would not find the first one's executable.
   """
+  own = own_part(devices)
   sharding = NamedSharding(
-      Mesh(np.asarray(devices), (_AXIS,)), PartitionSpec(_AXIS))
+      Mesh(np.asarray(own), (_AXIS,)), PartitionSpec(_AXIS))
   arrays = [jax.device_put(part[None], device)
-            for part, device in zip(parts, devices)]
-  shape = (len(devices), *arrays[0].shape[1:])
+            for part, device in zip(parts, devices) if device in own]
+  shape = (len(own), *arrays[0].shape[1:])
   return jax.make_array_from_single_device_arrays(shape, sharding, arrays)

@@ -5,11 +5,13 @@ Data flows one way: clips -> the client's gradient -> defence -> leak -> attack
 and the victim's public loss, and only the metrics see truth and recovery.
 """
 
+import functools
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,12 +33,28 @@ from vidleak_jax import (
   victims,
   workdir,
 )
-from vidleak_jax.types import Leak, Recovery, UserError, Victim, pick
+from vidleak_jax.types import (
+  Leak,
+  Recovery,
+  UserError,
+  Victim,
+  attempt,
+  pick,
+)
 
+_KEPT = 8  # victims, and clients' programs, of the last audits
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 _SUPERRES_KEYS = (
     'psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic',
     'flicker_enhanced', 'flicker_bicubic')
+
+
+class _Job(NamedTuple):
+  """One audit, ready to be attacked."""
+  config: dict[str, Any]
+  folder: Path
+  sample: data.Sample | None  # None: nobody here knows the truth
+  case: attacks.Case
 
 
 def run(
@@ -47,7 +65,8 @@ def run(
   """Runs one audit and writes all its files under `folder`.
 
   Started again with the same config it goes on where it stopped; a finished
-  run just returns its result.
+  run just returns its result. Where JAX runs in several processes, all of them
+  call this; only the leader reads data and writes.
 
   Args:
     config: as `configs/default.py`, resolved to plain dicts.
@@ -58,50 +77,172 @@ def run(
     say: where the threat model is told before the attack starts.
 
   Returns:
-    The content of `result.json`.
+    The content of `result.json`; nothing where another process is the leader.
 
   Raises:
     UserError: for anything the user can mend.
   """
-  devices = parallel.pick_devices(config['backend']['num_devices'])
-  choices = backend.choose(devices[0].platform, **_backend_options(config))
-  backend.apply(choices)
-  asked = {**config, 'leak': leak_path and str(leak_path)}
-  facts = {'device_kind': devices[0].device_kind, 'num_devices': len(devices)}
-  with workdir.claim(folder, asked, facts):
-    if (folder / 'result.json').exists():
-      return json.loads((folder / 'result.json').read_text())
-    _check_superres(config)
-    config = _with_message(config)
-    sample = None if leak_path else _load_data(config)
-    if config['attack']['name'] == 'none':
-      return _only_enhance(config, sample, folder, devices)
-    leak, knowledge = _obtain_leak(config, folder, leak_path, sample, choices)
-    say(summary.of_knowledge(leak, knowledge))
-    victim = _build_victim(knowledge, choices)
-    leak_file.check(leak, jax.eval_shape(victim.init, jax.random.key(0)))
-    case = attacks.Case(victim, leak, knowledge, _key(config, 'attack'),
-                        devices, choices, folder, tensorboard)
-    recovery, cost, findings = attacks.run(case, config['attack'])
-    scores = {}
-    if sample is not None:  # else nobody here knows the truth
-      recovery, scores = _score(
-          sample, recovery, leak.references, victim, config)
-    clips = federated.join(recovery.clips, knowledge['num_frames'])
-    enhanced, enlarged = _enhance(config, sample, clips, devices)
-    result = {
-        **scores, **enlarged,
-        'match_loss': float(np.mean(recovery.match_loss)),
-        **_spent(config, cost, devices), **findings}
-    _publish(folder, sample, clips, enhanced, recovery.labels, result,
-             knowledge)
+  if not parallel.is_leader():
+    return _assist(config)
+  result, = _run([config], [folder], folder, leak_path, tensorboard, say)
+  if isinstance(result, UserError):
+    raise result
   return result
 
 
-def _only_enhance(config, sample, folder, devices) -> dict[str, Any]:
+def run_many(
+    configs: Sequence[dict[str, Any]], folders: Sequence[Path], shared: Path, *,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any] | UserError]:
+  """Runs audits that differ in numbers only, as one program.
+
+  Called again with the same configs it goes on where it stopped.
+
+  Args:
+    configs: of one `shape_of`.
+    folders: a workdir each.
+    shared: gets the checkpoints of them all.
+    say: where the first one's threat model is told.
+
+  Returns:
+    Of each its result, or what was wrong with it.
+
+  Raises:
+    UserError: when the configs differ in shape, or there are other processes.
+  """
+  if len({shape_of(config) for config in configs}) > 1:
+    raise UserError('Audits of different shapes cannot share one program.')
+  if jax.process_count() > 1:
+    raise UserError('Several audits share the devices of one process only.')
+  return _run(configs, folders, shared, None, False, say)
+
+
+def shape_of(config: dict[str, Any]) -> str:
+  """What makes its program: configs of equal shape may run as one.
+
+  Seeds, clips, weights of a victim, strengths of priors and defences, learning
+  rates and the like are numbers, which a program takes as arguments.
+  """
+  parts = ('num_clips', 'num_frames', 'image_size')
+  victim = {k: v for k, v in config['victim'].items() if k != 'checkpoint'}
+  return json.dumps({
+      'data': {name: config['data'][name] for name in parts},
+      'victim': victim,
+      'federated': config['federated'],
+      'defense': attacks.without_numbers(config['defense']),
+      'attack': attacks.structure(config['attack']),
+      'backend': config['backend'],
+  }, sort_keys=True)
+
+
+def _run(configs, folders, shared, leak_path, tensorboard, say):
+  """Prepares each audit, attacks all at once, finishes each."""
+  devices, choices = _machine(configs[0])
+  facts = {'device_kind': devices[0].device_kind, 'num_devices': len(devices)}
+  with ExitStack() as claims, parallel.leading() as share:
+    for config, folder in zip(configs, folders, strict=True):
+      asked = {**config, 'leak': leak_path and str(leak_path)}
+      claims.enter_context(workdir.claim(folder, asked, facts))
+    results = [_finished(folder) for folder in folders]
+    if all(results):
+      return results
+    if configs[0]['attack']['name'] == 'none':
+      return [done or attempt(_only_enhance, config, folder, devices)
+              for done, config, folder in zip(results, configs, folders)]
+    jobs = [attempt(_prepare, config, folder, leak_path, devices, choices,
+                    tensorboard) for config, folder in zip(configs, folders)]
+    outcomes = iter(_attack([job for job in jobs if isinstance(job, _Job)],
+                            shared, share, say))
+    outcomes = [next(outcomes) if isinstance(job, _Job) else job
+                for job in jobs]
+    return [done or _finish(job, outcome)
+            for done, job, outcome in zip(results, jobs, outcomes)]
+
+
+def _machine(config):
+  """(devices, choices) that an attack may use."""
+  devices = parallel.pick_devices(config['backend']['num_devices'])
+  if not attacks.iterates(config['attack']['name']):
+    devices = parallel.own_part(devices)
+  choices = backend.choose(devices[0].platform, **_backend_options(config))
+  backend.apply(choices)
+  return devices, choices
+
+
+def _finished(folder) -> dict[str, Any] | None:
+  file = folder / 'result.json'
+  return json.loads(file.read_text()) if file.exists() else None
+
+
+def _prepare(config, folder, leak_path, devices, choices, tensorboard) -> _Job:
+  """Everything before the attack: the data, and what leaks of them."""
+  _check_superres(config)
+  config = _with_message(config)
+  sample = None if leak_path else _load_data(config)
+  leak, knowledge = _obtain_leak(config, folder, leak_path, sample, choices)
+  case = _case(config, leak, knowledge, devices, choices, folder, tensorboard)
+  return _Job(config, folder, sample, case)
+
+
+def _case(config, leak, knowledge, devices, choices, folder, tensorboard):
+  """What the attacker has."""
+  victim = _build_victim(knowledge, choices)
+  leak_file.check(leak, jax.eval_shape(victim.init, jax.random.key(0)))
+  return attacks.Case(victim, leak, knowledge, _key(config, 'attack'), devices,
+                      choices, folder, tensorboard)
+
+
+def _attack(jobs, shared, share, say):
+  """Of each job an outcome, or why there is none."""
+  if not jobs:
+    return []
+  options = [job.config['attack'] for job in jobs]
+  first = jobs[0].case
+  say(summary.of_knowledge(first.leak, first.knowledge))
+  if len(jobs) > 1:
+    say(f'and so on for {len(jobs)} audits that share a program.')
+  if attacks.iterates(options[0]['name']):
+    share(leak_file.pack(jobs[0].folder))
+  return attacks.run([job.case for job in jobs], options, shared)
+
+
+def _assist(config) -> dict[str, Any]:
+  """Lends this process's devices to the leader's attack."""
+  devices, choices = _machine(config)
+  content = parallel.share(None)
+  if content:
+    case = _case(config, *leak_file.unpack(content), devices, choices, Path(),
+                 tensorboard=False)
+    attacks.run([case], [config['attack']], Path())
+  return {}
+
+
+def _finish(job, outcome) -> dict[str, Any] | UserError:
+  """Scores, enlarges and shows one audit's recovery."""
+  if isinstance(outcome, UserError):
+    return outcome
+  config, folder, sample, case = job
+  recovery, cost, findings = outcome
+  scores = {}
+  if sample is not None:
+    recovery, scores = _score(
+        sample, recovery, case.leak.references, case.victim, config)
+  clips = federated.join(recovery.clips, case.knowledge['num_frames'])
+  own = parallel.own_part(case.devices)
+  enhanced, enlarged = _enhance(config, sample, clips, own)
+  result = {
+      **scores, **enlarged,
+      'match_loss': float(np.mean(recovery.match_loss)),
+      **_spent(config, cost, case.devices), **findings}
+  _publish(folder, sample, clips, enhanced, recovery.labels, result,
+           case.knowledge)
+  return result
+
+
+def _only_enhance(config, folder, devices) -> dict[str, Any]:
   """No attack: the true small frames enlarged, to judge that stage alone."""
-  if sample is None:
-    raise UserError('attack.name=none needs a data set, not a --leak.')
+  _check_superres(config)
+  sample = _load_data(_with_message(config))
   truth = sample.batch.clips
   enhanced, result = _enhance(config, sample, truth, devices)
   _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
@@ -160,15 +301,26 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
   weights = victim.init(params)
   if checkpoint:
     weights = victims.load(config['victim']['name'], weights, checkpoint)
-  leak = federated.send(
-      federated.client_of(victim.loss, federation), weights, messages,
-      defenses.build(noise, **config['defense']),
-      dropout_key=masks if dropout else None,
-      labels_known=federation['labels_known'])
+  strengths = {k: v for k, v in config['defense'].items() if v}
+  leak = _client(victim.loss, json.dumps(federation))(
+      weights, messages, noise, strengths, masks if dropout else None)
   if sample.references.shape[1]:
     leak = leak._replace(references=_shrunk(
         sample.references, config['data']['image_size']))
   return leak, knowledge
+
+
+@functools.lru_cache(_KEPT)
+def _client(loss, federation):
+  """`federated.send` as one program, kept for the next audit's client."""
+  federation = json.loads(federation)
+  client = federated.client_of(loss, federation)
+
+  def send(weights, messages, noise, strengths, masks):
+    return federated.send(
+        client, weights, messages, defenses.build(noise, **strengths),
+        dropout_key=masks, labels_known=federation['labels_known'])
+  return jax.jit(send)
 
 
 def _shrunk(frames, size) -> np.ndarray:
@@ -186,8 +338,15 @@ def _with_message(config) -> dict[str, Any]:
 
 
 def _build_victim(knowledge, choices) -> Victim:
-  return victims.build(**knowledge['victim'], lowering=choices.lowering,
-                       clip_shape=tuple(knowledge['clip_shape']))
+  return _kept_victim(json.dumps(knowledge['victim']), choices.lowering,
+                      tuple(knowledge['clip_shape']))
+
+
+@functools.lru_cache(_KEPT)
+def _kept_victim(options, lowering, clip_shape):
+  """One victim for all audits of it, so that its programs are found again."""
+  return victims.build(
+      **json.loads(options), lowering=lowering, clip_shape=clip_shape)
 
 
 def _score(sample, recovery, references, victim,

@@ -107,3 +107,16 @@ def pick(table: dict[str, Any], name: str, what: str) -> Any:
     raise UserError(
         f'Unknown {what} {name!r}. Choose one of: {", ".join(sorted(table))}.')
   return table[name]
+
+
+def is_off(strength: float | Array) -> bool:
+  """Whether a strength is 0 and known to be, not an argument of a program."""
+  return isinstance(strength, int | float) and strength == 0
+
+
+def attempt(fn: Callable[..., Any], *args: Any) -> Any:
+  """What `fn` returns, or the UserError that it raises."""
+  try:
+    return fn(*args)
+  except UserError as error:
+    return error

@@ -24,7 +24,8 @@ def _sent(activation, batch, preset='tiny'):
 @pytest.mark.parametrize('activation', victims.ACTIVATIONS)
 def test_the_true_clip_matches_with_0(activation, batch):
   victim, leak = _sent(activation, batch)
-  own = leak._replace(update=restarts.take(leak.update, 1))
+  own = leak._replace(
+      update=jax.tree.map(lambda leaf: leaf[1], leak.update))
   term = anchored.anchored_match(victim.layers)
   truth = Guess(jnp.asarray(batch.clips[1:2]), jnp.asarray(batch.labels[1:2]))
   value, slope = jax.value_and_grad(
@@ -42,13 +43,15 @@ def test_clips_are_recovered(batch):
       anchored.anchored_match(victim.layers), 300, **RECIPE | {
           'priors': {'spatial_tv': 0.1}, 'prior_schedule': 'geometric',
           'learning_rate': 0.1, 'beta2': 0.99})
-  templates = Guess(np.zeros_like(small.clips)[:, None], small.labels[:, None])
+  templates = Guess(np.zeros_like(small.clips)[None, :, None],
+                    small.labels[None, :, None])
   tries = restarts.plan(templates, num_restarts=1, size=3)
-  states = restarts.starter(attack)(jax.random.key_data(jax.random.key(0)),
-                                    tries)
-  states, _ = jax.jit(restarts.runner(attack, 3))(
-      states, tries.message, leak, 300)
-  found = restarts.best(states, tries, 3).clips[:, 0]
+  trials = jax.tree.map(lambda leaf: leaf[None], restarts.Trials(
+      leak, {}, jax.random.key_data(jax.random.key(0))))
+  states = restarts.starter(lambda _: attack)(tries, trials)
+  states, _ = jax.jit(restarts.runner(lambda _: attack, 3))(
+      states, tries, trials, np.full(3, 300))
+  found = restarts.best(states, tries, 0).clips[:, 0]
   assert _psnr(found, small.clips) > 15 + _psnr(
       small.clips.mean((1, 2, 3), keepdims=True), small.clips)
 

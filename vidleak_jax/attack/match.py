@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vidleak_jax.types import Array, Guess, Leak, Params, UserError
+from vidleak_jax.types import Array, Guess, Leak, Params, UserError, is_off
 
 Distance = Callable[[Params, Params], Array]
 Term = Callable[[Guess, Leak], Array]
@@ -48,9 +48,10 @@ def weighted_distance(weights: dict[str, float]) -> Distance:
   Raises:
     UserError: when every weight is 0.
   """
-  if not any(weights.values()):
+  chosen = [(weight, DISTANCES[name]) for name, weight in weights.items()
+            if not is_off(weight)]
+  if not chosen:
     raise UserError(f'Every distance weighs 0: {weights}. Give one a weight.')
-  chosen = [(w, DISTANCES[name]) for name, w in weights.items() if w]
 
   def distance(update, target):
     return sum(w * one(update, target) for w, one in chosen)

@@ -1,4 +1,10 @@
-"""An iterative attack from its options: objective, optimizer, start, box."""
+"""An iterative attack from its options: objective, optimizer, start, box.
+
+A recipe's structure makes a program; its numbers are that program's arguments,
+so that attacks of equal structure share one compile.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +12,26 @@ import jax.numpy as jnp
 from vidleak_jax.attack import invert, optimizers
 from vidleak_jax.attack.match import Term
 from vidleak_jax.attack.priors import PRIORS
-from vidleak_jax.types import Guess, pick
+from vidleak_jax.types import Guess, is_off, pick
+
+
+def numbers(options: dict[str, Any]) -> dict[str, Any]:
+  """The numbers of a recipe, or of any options: floats, but not 0.
+
+  Everything else is structure; so is a 0, which leaves a term out.
+  """
+  found = {name: numbers(value) if isinstance(value, dict) else value
+           for name, value in options.items()}
+  return {name: value for name, value in found.items()
+          if value and isinstance(value, float | dict)}
+
+
+def with_numbers(options: dict[str, Any], own: dict[str, Any]
+                 ) -> dict[str, Any]:
+  """The options with those numbers in their places."""
+  return {name: with_numbers(value, own.get(name, {}))
+          if isinstance(value, dict) else own.get(name, value)
+          for name, value in options.items()}
 
 
 def build(
@@ -44,7 +69,7 @@ def build(
   terms = {'match': (1.0, match)}
   falling = pick(optimizers.SCHEDULES, prior_schedule, 'schedule')
   for name, weight in priors.items():
-    if weight:
+    if not is_off(weight):
       terms[name] = (falling(weight, num_steps), pick(PRIORS, name, 'prior'))
   return invert.gradient_inversion(
       invert.weighted_sum(num_steps, **terms),
