@@ -6,7 +6,10 @@
   python launch/attack.py --config=configs/quickstart.py --workdir=runs/leak \
       --leak=runs/quick/leak.safetensors
 
-Started again in the same workdir it goes on where it stopped.
+Started again in the same workdir it goes on where it stopped. Several hosts
+share one run when each starts it, number 0 writing the workdir:
+  python launch/attack.py --config=configs/clip_c3d.py --workdir=runs/many \
+      --coordinator_address=HOST:1234 --num_processes=2 --process_id=0
 """
 
 from pathlib import Path
@@ -16,6 +19,7 @@ from absl import flags
 from vidleak_jax import launcher, pipeline, summary
 
 launcher.define_flags('configs/default.py')
+launcher.define_process_flags()
 _LEAK = flags.DEFINE_string(
     'leak', None, 'Attack this leak.safetensors; no data set is touched.')
 _TENSORBOARD = flags.DEFINE_bool(
@@ -28,7 +32,8 @@ def main() -> None:
       launcher.resolved_config(), folder,
       leak_path=_LEAK.value and Path(_LEAK.value),
       tensorboard=_TENSORBOARD.value)
-  print(summary.of_run(result, folder))
+  if result:
+    print(summary.of_run(result, folder))
 
 
 if __name__ == '__main__':
