@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.attack.closed_form import dense
+from vidleak_jax.attack.closed_form import dense, levels
 from vidleak_jax.types import Array, Leak, Tokens, UserError, Victim
 
 _GREY = 0.5
-_PIXEL_STD = 0.25  # of natural clips about grey, what Tikhonov weighs noise by
-_CAUTION = 3.0     # measured best: noise in delta itself feigns signal
-_ROUNDING = 1e-7   # relative, of float32 gradients; the least noise assumed
+_PIXEL_STD = 0.25  # of natural clips about grey
+_ROUNDING = 1.5e-7  # of float32 matrix products, relative; the least noise
+_DAMPINGS = 10.0 ** np.linspace(-8, 0, 81)  # tried, of the largest singular value
+_SLACK = 2.0       # of noise, in what whole levels may leave unexplained
 
 
 class TokenRecovery(NamedTuple):
@@ -39,9 +40,11 @@ def recover_tokens(
 ) -> TokenRecovery:
   """Solves X^T delta = dW for the patches X of every message.
 
-  Directions of delta that drown in noise are damped towards grey (Tikhonov,
-  lambda = 3 noise / 0.25). The noise is measured, not given: the part of dW
-  outside the row space of delta, which is zero for a noiseless gradient.
+  Directions of delta that drown in noise are damped towards grey (Tikhonov), by
+  as much as generalised cross-validation says (Golub, Heath, Wahba 1979): it
+  needs no noise level, and sees the noise in delta itself too. A clip of 256
+  levels comes out exactly where its errors allow (`levels.decode`), and only if
+  its levels leave no more of the gradient unexplained than noise does.
 
   Args:
     victim: lists its `tokens`.
@@ -57,19 +60,21 @@ def recover_tokens(
         'of video transformers does not apply. Choose victim.name=vivit, or '
         'attack.name=ig.')
   tokens = victim.tokens
-  dense.dense_input(leak.update, victim.head, batch_size)  # refuses batches
+  head = dense.dense_input(leak.update, victim.head, batch_size)
   labels = dense.infer_label(leak.update, victim.head)
   deltas = _leaf(leak.update, tokens.positions)
   deltas = deltas.reshape(len(labels), *deltas.shape[-2:])
   deltas = deltas[:, tokens.num_special:]
   kernels = _leaf(leak.update, (*tokens.embedding, 'kernel'))
   grey = _grey_patches(tokens, deltas.shape[1], kernels.shape[1])
-  solved = [_solve(*pair, grey) for pair in zip(deltas, kernels)]
+  solved = [_solve(*pair, grey, noise, _levels(tokens, grey.shape))
+            for *pair, noise in zip(deltas, kernels, head.residual)]
   patches, spans, rows = zip(*solved)
   with jax.enable_x64(True):
     clips = np.asarray(tokens.unpatch(jnp.asarray(np.stack(patches))))
   worst = {key: max(row[key] for row in rows) for key in rows[0]}
-  worst['rank'] = min(row['rank'] for row in rows)
+  for key in ('rank', 'on_levels'):
+    worst[key] = min(row[key] for row in rows)
   report = [{'layer': '/'.join(tokens.embedding), **worst}]
   return TokenRecovery(
       clips[:, None], labels, list(spans), report,
@@ -102,28 +107,76 @@ def known_part(
   return penalty
 
 
-def _solve(delta, kernel, grey):
+def _solve(delta, kernel, grey, relative_noise, scale):
   """delta [N, D], kernel [P, D] -> (X [N, P], span [N, rank], report row)."""
   count, width = delta.shape
   left, values, right = np.linalg.svd(delta, full_matrices=False)
   right_side = kernel - grey.T @ delta
   seen = right_side @ right.T           # [P, min(N, D)]
-  outside = right_side - seen @ right
   spare = max(width - count, 0) * len(kernel)
-  rounding = _ROUNDING * np.sqrt(np.mean(kernel ** 2))
-  noise = max(rounding, np.sqrt(np.sum(outside ** 2) / spare) if spare else 0)
-  damping = _CAUTION * noise / _PIXEL_STD
+  outside = np.sum((right_side - seen @ right) ** 2)
+  size = np.sqrt(np.mean(kernel ** 2))
+  noise = size * max(_ROUNDING, relative_noise)
+  if spare:
+    noise = max(size * _ROUNDING, np.sqrt(outside / spare))
+  damping = noise / _PIXEL_STD
+  if spare:
+    damping = _cross_validated(values, np.sum(seen ** 2, 0), outside, width)
   gains = values / (values ** 2 + damping ** 2)
   patches = grey + left @ (gains[:, None] * seen.T)
+  lost = 1 - gains * values
+  spread = (gains * noise) ** 2 + (lost * _PIXEL_STD) ** 2
+  whole = None
+  if count <= width:
+    whole = _whole(patches, (left * spread) @ left.T, scale, delta, kernel,
+                   noise)
+  moved = 0.0
+  if whole is not None:
+    moved = np.sqrt(np.mean(((whole - patches) / (scale[1] - scale[0])) ** 2))
+    patches = whole
   trusted = values > noise / _PIXEL_STD
   row = {
       'rank': int(np.sum(trusted)), 'unknowns': count,
       'condition': float(values[0] / max(values[-1], 1e-300)),
       'residual': float(np.linalg.norm(patches.T @ delta - kernel)
                         / np.linalg.norm(kernel)),
-      'noise': float(noise / np.sqrt(np.mean(kernel ** 2))),
+      'noise': float(noise / size),
+      'moved_to_levels': float(moved), 'on_levels': whole is not None,
   }
   return patches, left[:, trusted], row
+
+
+def _cross_validated(values, energies, outside, width):
+  """The damping of least generalised cross-validation.
+
+  values [N] of delta; energies [N] of the right-hand side along them, and
+  `outside` of them; width, the number of equations of each pixel.
+  """
+  tried = _DAMPINGS[:, None] * values[0]
+  kept = values ** 2 / (values ** 2 + tried ** 2)
+  missed = np.sum((1 - kept) ** 2 * energies, 1) + outside
+  return tried[np.argmin(missed / (width - kept.sum(1)) ** 2), 0]
+
+
+def _whole(patches, covariance, scale, delta, kernel, noise):
+  """The patches on whole levels, or None where they do not show."""
+  black, white = scale
+  step = (white - black) / levels.TOP
+  found = levels.decode((patches - black) / step,
+                        covariance / np.min(np.abs(step)) ** 2)
+  if found is None:
+    return None
+  found = black + step * found
+  missed = np.sqrt(np.mean((found.T @ delta - kernel) ** 2))
+  return found if missed < _SLACK * noise else None
+
+
+def _levels(tokens, shape):
+  """(black, white): each [P], as patches hold them."""
+  flat = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  clips = jax.eval_shape(tokens.unpatch, flat).shape
+  return tuple(np.asarray(tokens.patches(jnp.full(clips, level))[0, 0],
+                          np.float64) for level in (0.0, 1.0))
 
 
 def _grey_patches(tokens, count, size):
