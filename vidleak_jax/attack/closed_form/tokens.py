@@ -22,7 +22,7 @@ from vidleak_jax.types import Array, Leak, Tokens, UserError, Victim
 _GREY = 0.5
 _PIXEL_STD = 0.25  # of natural clips about grey
 _ROUNDING = 1.5e-7  # of float32 matrix products, relative; the least noise
-_DAMPINGS = 10.0 ** np.linspace(-8, 0, 81)  # tried, of the largest singular value
+_DAMPINGS = 10.0 ** np.linspace(-8, 0, 81)  # tried, of the largest value
 _SLACK = 2.0       # of noise, in what whole levels may leave unexplained
 
 
