@@ -27,6 +27,7 @@ setup(
         'scikit-image>=0.26',   # the photographs of photo_motion
         'av>=14',
         'pillow',
+        'pyarrow',              # tables of sweeps; TFDS brings it anyway
         'rich',
         'safetensors',
         'tensorboardX',
@@ -34,6 +35,9 @@ setup(
     extras_require={
         'cuda': ['jax[cuda12]>=0.10,<0.13'],
         'tpu': ['jax[tpu]>=0.10,<0.13'],
+        'ray': ['ray>=2.50'],
+        'slurm': ['submitit>=1.5'],
+        'optuna': ['optuna>=4'],
         'test': ['pytest', 'pytest-xdist', 'chex', 'ruff'],
         'torch': ['torch'],     # only to convert .pth files
         'peers': ['torch', 'breaching', 'transformers', 'spandrel'],

@@ -21,6 +21,7 @@ ALLOWED = {
     'engine': {'attack', 'journal', 'parallel'},
     'journal': {'checkpoint', 'parallel', 'progress'},
     'paper': {'attack', 'data', 'metrics', 'pipeline', 'superres', 'victims'},
+    'sweep': {'pipeline', 'progress', 'report', 'workdir'},
     'superres': {'checkpoint', 'parallel', 'progress'},
     'train': {'augment', 'backend', 'checkpoint', 'data', 'parallel',
               'progress', 'victims', 'workdir'},
