@@ -21,7 +21,10 @@ from vidleak_jax.attack.closed_form import dense, solve, spread
 from vidleak_jax.attack.closed_form.activations import INVERTIBLE
 from vidleak_jax.types import Layer, Leak, UserError, Victim
 
+_ROUNDING = 1e-7  # of float32, the least error assumed
 _GREY = 0.5  # what unknown pixels are taken for
+_PASSES = 2   # that settle on which side of a kink outputs lie
+_DOUBT = 8.0  # median errors from a kink within which an output is in doubt
 
 
 class Walk(NamedTuple):
@@ -79,7 +82,10 @@ def walk_down(
       return Walk(known, above.name, labels, report, _why(layer, above))
     before = victim.layers[i - 1].activation if i else ''
     rest = INVERTIBLE[before].rest if before in INVERTIBLE else _GREY
-    step = functools.partial(_step_down, layer, rest, max_steps, tolerance)
+    above = report[-1]
+    blur = _DOUBT * above['condition'] * max(above['residual'], _ROUNDING)
+    step = functools.partial(
+        _step_down, layer, rest, blur, max_steps, tolerance)
     solution, down, open_directions = spread.over_messages(
         step, params[layer.name], _with_probe(
             (update[layer.name], known, down.reshape(known.shape))))
@@ -97,7 +103,7 @@ def _with_probe(messages):
   return *again, np.arange(count + 1) == count
 
 
-def _step_down(layer, rest, max_steps, tolerance, params, message):
+def _step_down(layer, rest, blur, max_steps, tolerance, params, message):
   """One message, one layer: (its input's `Solution`, dL/d input, open).
 
   The probe's right-hand side comes from random signs u (in scaled columns).
@@ -111,26 +117,34 @@ def _step_down(layer, rest, max_steps, tolerance, params, message):
       _solve_layer, layer, max_steps, tolerance, kernel, bias,
       update['kernel'], dh=dh, probe=probe)
   start = jnp.full(layer.in_shape, rest)
-  solution, dz, missed = step(h, start)
-  if f.kinked:
-    # Rounding flips the sign of some h near 0, and with it the slope. The
-    # solution knows better, for most equations were right.
+  doubt = (jnp.abs(h) < blur * _rms(h)) & f.kinked & ~probe
+  solution, dz, missed = step(h, start, doubt)
+  for _ in range(_PASSES if f.kinked else 0):
     z = _apply(layer, kernel, solution.x) + bias
-    flipped = ((h >= 0) != (z >= 0)) & ~probe
-    h = jnp.where(flipped, jnp.where(z >= 0, 0.0, -1e-300), h)
+    side = jnp.where(z >= 0, 0.0, -1e-300)
+    h = jnp.where(doubt & ((h >= 0) != (z >= 0)), side, h)
+    error = jnp.nanmedian(
+        jnp.where(doubt, jnp.nan, jnp.abs(z - f.inverse(h))))
+    doubt &= jnp.abs(z) < _DOUBT * error
     again = jnp.where(probe, start, solution.x)
-    solution, dz, missed = step(h, again)
+    solution, dz, missed = step(h, again, doubt)
   return solution, _input_gradient(layer, kernel, start, dz), missed
 
 
 def _solve_layer(layer, max_steps, tolerance, kernel, bias, kernel_update,
-                 h, start, *, dh, probe):
-  """The two linear systems: (`Solution`, dL/dz, directions left open)."""
+                 h, start, doubt, *, dh, probe):
+  """The two linear systems: (`Solution`, dL/dz, directions left open).
+
+  Where it is in doubt on which side of a kink an output lies, so is its slope:
+  its row weighs as on the flat side, and as dL/dz of its channel is not known,
+  the kernel's equations for that channel wait. One wrong slope would upset all.
+  """
   f = INVERTIBLE[layer.activation]
   slope = f.slope(h)
   dz = dh * slope
-  rows = slope / _rms(h)
-  seen = (kernel_update != 0) / _rms(kernel_update)
+  rows = jnp.where(doubt, f.slope(-1.0), slope) / _rms(h)
+  clear = ~jnp.any(doubt, axis=range(doubt.ndim - 1))
+  seen = clear * (kernel_update != 0) / _rms(kernel_update)
 
   def forward(x):
     return (rows * _apply(layer, kernel, x),

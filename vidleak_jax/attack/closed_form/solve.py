@@ -40,7 +40,8 @@ def least_squares(
     start: the first guess.
     scale: like `start`, one over the norm of each column.
     max_steps: of the iteration.
-    tolerance: of the normal equations' residual, relative to the first one.
+    tolerance: of the normal equations' residual, relative to that of x = 0, so
+      that a start which is nearly right has nearly arrived.
   """
   transpose = jax.linear_transpose(forward, start)
 
@@ -66,7 +67,8 @@ def least_squares(
   r = jax.tree.map(jnp.subtract, target, forward(start))
   p = gradient(r)
   gamma = _dot(p, p)
-  stop = tolerance ** 2 * gamma
+  from_zero = gradient(target)
+  stop = tolerance ** 2 * _dot(from_zero, from_zero)
   ritz = (jnp.zeros(max_steps, start.dtype),) * 2
   x, r, *_, steps, ritz = jax.lax.while_loop(
       cond, body, (start, r, p, gamma, 0, ritz))
