@@ -20,9 +20,10 @@ from vidleak_jax.sweep import engines, runner
 launcher.define_flags('configs/sweeps/tiny.py')
 _ENGINE = flags.DEFINE_enum('engine', 'local', engines.NAMES, 'Where.')
 _WORKERS = flags.DEFINE_integer(
-    'workers', 0, 'Groups that run at once; 0: one a GPU, or else a CPU core.')
+    'workers', 0, 'Groups that run at once; 0: one a GPU, or else a CPU core; '
+    'of Ray, as many as there is room for.', 0)
 _GROUP_SIZE = flags.DEFINE_integer(
-    'group_size', 32, 'The most trials that run as one program.')
+    'group_size', 32, 'The most trials that run as one program.', 1)
 _RETRY = flags.DEFINE_bool('retry_failed', False, 'Run failed trials again.')
 _SEARCH = flags.DEFINE_enum(
     'search', '', ['', 'optuna'], 'Seeks the best match in sweep.random.')

@@ -1,6 +1,7 @@
 """Ray and SLURM run the same groups; each is skipped where it is missing."""
 
 import importlib.util
+import shutil
 
 import pytest
 
@@ -30,7 +31,7 @@ def _run(folder, engine, **options):
 
 @RAY
 def test_ray(tmp_path):
-  _run(tmp_path, 'ray', cpus=1)
+  _run(tmp_path, 'ray', cpus=1, resources={'GPU': 0.0, 'TPU': 0.0})
 
 
 @RAY
@@ -43,6 +44,13 @@ def test_a_ray_cluster_that_does_not_answer_is_told(tmp_path):
 @SLURM
 def test_slurm_by_submitits_local_executor(tmp_path):
   _run(tmp_path, 'slurm', options=['cluster=local', 'timeout_min=5'])
+
+
+@SLURM
+@pytest.mark.skipif(bool(shutil.which('srun')), reason='SLURM is here.')
+def test_without_slurm_nothing_runs_elsewhere(tmp_path):
+  with pytest.raises(UserError, match='srun'):
+    engines.maker('slurm')(tmp_path, 'token')
 
 
 @SLURM

@@ -86,7 +86,10 @@ def test_pictures_stand_inside_the_page(rows, tmp_path):
   home = tmp_path / 'trials' / rows[2]['trial']
   home.mkdir(parents=True)
   (home / 'comparison.png').write_bytes(b'\x89PNG of the best')
+  (home / 'metrics.jsonl').write_text(''.join(
+      json.dumps({'step': i, 'best_loss': 1 / i}) + '\n' for i in (1, 2, 3)))
   page = _write(tmp_path, rows)
+  assert page.count('Best loss over the steps') == 1
   assert page.count('src="data:image/png;base64,') == 1
   assert page.count('It has no picture.') == 5
 

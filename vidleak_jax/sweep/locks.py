@@ -51,13 +51,11 @@ def wait_for_workers(folder: Path, say: Callable[[str], None]) -> None:
   leave alone.
   """
   for path in sorted((folder / 'groups').glob('*.lock')):
+    if is_at_work(folder, path.stem):
+      say('Workers of an earlier launcher are still at work here; waiting for '
+          'them to leave.')
     with open(path, 'a') as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except OSError:
-        say('Workers of an earlier launcher are still at work here; waiting '
-            'for them to leave.')
-        fcntl.flock(file, fcntl.LOCK_EX)
+      fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -72,6 +70,16 @@ def sole_worker(folder: Path, group: str, token: str) -> Iterator[None]:
     if (folder / '.launcher').read_text() != token:
       raise Superseded(f'{folder} has a newer launcher.')
     yield
+
+
+def is_at_work(folder: Path, group: str) -> bool:
+  """Whether a worker holds a group just now."""
+  with open(folder / 'groups' / f'{group}.lock', 'a') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      return True
+  return False
 
 
 def _owner(token):

@@ -83,7 +83,7 @@ class _Sweep:
 
   def __init__(self, folder, engine, table, group_size):
     self._folder, self._engine, self._table = folder, engine, table
-    self._group_size = group_size
+    self._group_size, self._at_work = group_size, {}
     self.done, self.failed, self.progress = 0, [], None
 
   def adopt(self, trials: Sequence[Trial], retry_failed: bool) -> int:
@@ -107,12 +107,12 @@ class _Sweep:
     return [self._table[trial.name] for trial in trials]
 
   def _run(self, planned):
-    at_work = {group.name: group for group in planned}
+    self._at_work = {group.name: group for group in planned}
     self._engine.submit(planned)
     pause = _PAUSE
-    while at_work:
+    while self._at_work:
       for finished in self._engine.poll(pause):
-        del at_work[finished.group.name]
+        del self._at_work[finished.group.name]
         self._settle(finished)
       began = time.monotonic()
       self._look()
@@ -135,15 +135,14 @@ class _Sweep:
   def _look(self, ended=()):
     """Adds the rows of trials that are done, and of those that have failed
     once their group has ended."""
-    running = 0
     for name, trial in list(self._pending.items()):
-      status = outcomes.status(self._folder, name)
-      if status == outcomes.DONE or name in ended:
+      if name in ended or outcomes.status(self._folder, name) == outcomes.DONE:
         self._count(self._table.add(trial))
-      else:
-        running += outcomes.home(self._folder, name).exists()
-    self.progress.update(self.done + len(self.failed), running=running,
-                          failed=len(self.failed))
+    running = [name for group in self._at_work.values()
+               if locks.is_at_work(self._folder, group.name)
+               for name in group.members if name in self._pending]
+    self.progress.update(self.done + len(self.failed), running=len(running),
+                         failed=len(self.failed))
 
   def _count(self, row):
     del self._pending[row['trial']]

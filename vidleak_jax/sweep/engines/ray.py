@@ -29,7 +29,8 @@ class Ray:
     workers: how many groups should run at once; 0: as many as the cluster has
       room for.
     cpus: that a group needs; on a CPU, also how many devices it has.
-    resources: others that it needs, such as {'GPU': 1} or {'TPU': 4}.
+    resources: others that it needs, such as {'GPU': 1} or {'TPU': 4}; 0 is
+      none.
   """
 
   def __init__(self, folder: Path, token: str, *, address: str = '',
@@ -41,7 +42,7 @@ class Ray:
       raise UserError('--engine=ray needs Ray: pip install '
                       '"vidleak_jax[ray]".') from error
     self._ray, self._folder, self._token = ray, folder.absolute(), token
-    self._resources = dict(resources or {})
+    self._resources = {k: v for k, v in (resources or {}).items() if v}
     self._cpus, self._open = cpus, {}
     flags = f'--xla_force_host_platform_device_count={cpus}'
     try:
@@ -87,7 +88,7 @@ class Ray:
   def _room(self):
     have = self._ray.cluster_resources()
     need = {'CPU': self._cpus, **self._resources}
-    room = min(have.get(name, 0) // each for name, each in need.items() if each)
+    room = min(have.get(name, 0) // each for name, each in need.items())
     if room < 1:
       raise UserError(f'A worker needs {need}, but the cluster has '
                       f'{have.get("CPU", 0):g} CPUs and {have}.')

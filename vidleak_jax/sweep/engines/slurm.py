@@ -4,6 +4,7 @@ The workdir must be on a file system that the nodes share. Jobs that time out or
 are preempted are queued again and go on from their checkpoint.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +22,8 @@ class Slurm:
     token: of the launcher.
     workers: how many jobs of an array run at once.
     options: NAME=VALUE of submitit's `update_parameters`, such as
-      timeout_min, gpus_per_node, slurm_partition; and `cluster`, its executor
-      (`local` runs the jobs on this machine, to try things out).
+      timeout_min, gpus_per_node, slurm_partition; and `cluster`, `slurm` or
+      `local`, which runs the jobs on this machine to try things out.
   """
 
   def __init__(self, folder: Path, token: str, *, workers: int = 0,
@@ -37,7 +38,7 @@ class Slurm:
     self.workers = workers or 1
     try:
       self._executor = submitit.AutoExecutor(
-          self._folder / 'slurm', cluster=options.pop('cluster', None))
+          self._folder / 'slurm', cluster=options.pop('cluster', 'slurm'))
       self._executor.update_parameters(
           name='vidleak', slurm_array_parallelism=self.workers, **options)
     except (NameError, RuntimeError, TypeError, ValueError) as error:
@@ -71,7 +72,10 @@ def _pair(text):
   name, given, value = text.partition('=')
   if not given:
     raise UserError(f'--slurm takes NAME=VALUE,... and got {text!r}.')
-  return name, int(value) if value.isdigit() else value
+  try:
+    return name, json.loads(value)  # numbers, true and false
+  except json.JSONDecodeError:
+    return name, value
 
 
 class _Job:

@@ -51,7 +51,7 @@ def _cell(cell, low, span):
 def curve(lines: dict[str, list[tuple[float, Estimate]]], field: str) -> str:
   """Means over a field that is a number, with their intervals.
 
-  The axis is logarithmic where values are positive and span a factor of 20.
+  The axis is logarithmic where values are positive and span a factor of 10.
 
   Args:
     lines: name -> (value of the field, estimate), by value.
@@ -60,7 +60,7 @@ def curve(lines: dict[str, list[tuple[float, Estimate]]], field: str) -> str:
   xs = [x for line in lines.values() for x, _ in line]
   ys = [y for line in lines.values() for _, each in line
         for y in each[:3] if not math.isnan(y)]
-  log = min(xs) > 0 and max(xs) > 20 * min(xs)
+  log = min(xs) > 0 and max(xs) >= 10 * min(xs)
   across = _scale(xs, LEFT, WIDTH - RIGHT, math.log10 if log else float)
   up = _scale(ys, HEIGHT - BOTTOM, TOP, float)
   parts = [_y_tick(up(y), y) for y in _spread(min(ys), max(ys))]

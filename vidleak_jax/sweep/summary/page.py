@@ -1,6 +1,5 @@
 """The page: settings, heat maps, curves, recoveries, trials."""
 
-import base64
 import itertools
 import math
 import re
@@ -12,7 +11,7 @@ from typing import Any
 
 from vidleak_jax.report.page import facts
 from vidleak_jax.sweep import outcomes
-from vidleak_jax.sweep.summary import charts, statistics
+from vidleak_jax.sweep.summary import charts, recoveries, statistics
 from vidleak_jax.sweep.summary.statistics import Setting
 
 LABELS = {
@@ -20,14 +19,14 @@ LABELS = {
     'psnr_enhanced': 'Enhanced, dB', 'label_accuracy': 'Labels',
     'match_loss': 'Match', 'seconds_attack': 'Seconds'}
 MAX_MAPS = 6      # pairs of fields that get a heat map
-PICTURES = 3      # best and worst recoveries that are shown
 _STYLE = '''
 .heat { width: auto; } .heat caption { text-align: left; padding: .3rem 0;
   color: var(--quiet); font-size: .875rem; caption-side: bottom; }
 .heat td { padding: .5rem .9rem; text-align: right; background:
   color-mix(in srgb, var(--s0) var(--share, 0%), var(--paper)); }
 .heat th { padding: .5rem .9rem; } figure img { max-width: 100%; height: auto; }
-svg circle { fill: currentColor; } small { color: var(--quiet); }
+svg circle { fill: currentColor; }
+small { display: block; color: var(--quiet); white-space: nowrap; }
 '''
 
 
@@ -41,9 +40,10 @@ def render(folder: Path, rows: Sequence[dict[str, Any]], setup: dict[str, Any],
   parts = [f'<h2>Settings</h2>{_settings(settings, metrics, over)}']
   if metrics:
     compared = [name for name in fields if name not in over]
+    main = statistics.ABOVE if statistics.ABOVE in metrics else metrics[0]
     parts += [_maps(done, compared, metrics[0]),
               _curves(done, compared, metrics[0]),
-              _recoveries(folder, done, fields, metrics)]
+              recoveries.render(folder, done, fields, main, LABELS[main])]
   parts += [f'<h2>Trials</h2>{_trials(rows, fields, metrics)}',
             f'<h2>How it was run</h2>{facts(setup)}']
   return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -128,37 +128,11 @@ def _lines(rows, name, fields, metric):
           for fixed, label in split}
 
 
-def _recoveries(folder, rows, fields, metrics):
-  """The best and the worst trials, as their own reports show them."""
-  metric = statistics.ABOVE if statistics.ABOVE in metrics else metrics[0]
-  scored = [row for row in rows if statistics.values(row, metric) is not None]
-  ranked = sorted(
-      scored, key=lambda row: -statistics.values(row, metric).mean())
-  count = min(PICTURES, len(ranked) // 2)
-  ends = {'Best': ranked[:count], 'Worst': ranked[len(ranked) - count:]}
-  figures = ''.join(_figure(folder, kind, row, fields, metric)
-                    for kind, own in ends.items() for row in own)
-  return figures and (f'<h2>Best and worst recoveries</h2><p class="quiet">By '
-                      f'{LABELS[metric]}.</p>{figures}')
-
-
-def _figure(folder, kind, row, fields, metric):
-  picture = outcomes.home(folder, row['trial']) / 'comparison.png'
-  shown = 'It has no picture.'
-  if picture.exists():
-    content = base64.b64encode(picture.read_bytes()).decode()
-    shown = f'<img alt="{kind}" src="data:image/png;base64,{content}">'
-  varied = ', '.join(f'{name} {charts.words(row.get(name))}' for name in fields)
-  score = statistics.values(row, metric).mean()
-  return (f'<figure><h3>{kind}: {score:.2f}, {_link(row["trial"])}</h3>'
-          f'<div class="scroll">{shown}</div><figcaption>{escape(varied)}'
-          '</figcaption></figure>')
-
-
 def _trials(rows, fields, metrics):
   head = ['Trial', *fields, *(LABELS[name] for name in metrics)]
   return _table(head, [
-      [_link(row['trial']), *(charts.words(row.get(name)) for name in fields),
+      [recoveries.link(row['trial']),
+       *(charts.words(row.get(name)) for name in fields),
        *_scores(row, metrics)] for row in rows])
 
 
@@ -169,12 +143,10 @@ def _scores(row, metrics):
   return ['–' if own is None else f'{own.mean():.4g}' for own in found]
 
 
-def _link(name):
-  return f'<a href="trials/{name}/report.html">{name[:8]}</a>'
-
-
 def _table(head, body):
-  top = ''.join(f'<th scope="col">{escape(name)}</th>' for name in head)
+  top = ''.join(  # dotted names may break after a dot
+      f'<th scope="col">{escape(name).replace(".", ".<wbr>")}</th>'
+      for name in head)
   rows = ''.join(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>'
                  for row in body)
   return (f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
