@@ -1,15 +1,20 @@
-# make demo, make test: each sets up .venv first.
+# make demo, make test, make bench: each sets up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test bench lint venv clean
 
 demo: venv
 	$(BIN)/python launch/attack.py --config=configs/quickstart.py --workdir=runs/demo
 
 test: venv
 	$(BIN)/python -m pytest -q -n 2 tests
+
+# About an hour on two cores; PEERS=breaching,torch,torch_compile after
+# `pip install -e '.[peers]'` sets them beside our rows.
+bench: venv
+	PYTHONPATH=. $(BIN)/python benchmarks/all.py $(if $(PEERS),--peers=$(PEERS))
 
 lint: venv
 	$(BIN)/ruff check .

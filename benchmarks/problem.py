@@ -7,10 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend.core import jaxprs_in_params
 
 from vidleak_jax import defenses, federated, victims
 from vidleak_jax.attack import invert, match
-from vidleak_jax.types import Batch, Guess, Leak, Params, Victim
+from vidleak_jax.types import (
+  Batch,
+  Guess,
+  Leak,
+  Params,
+  UserError,
+  Victim,
+)
 from vidleak_jax.victims.c3d import PRESETS
 
 _NUM_CLASSES = 10
@@ -19,6 +27,7 @@ _FORWARD_PASSES = 7  # the floor of one step, in FLOPs
 
 class Problem(NamedTuple):
   """Arrays are NumPy's; `update` is that of the leak's only message."""
+  network: tuple[str, str]  # name and preset
   victim: Victim
   strides: tuple[tuple[int, ...], ...]  # of each convolution
   leak: Leak
@@ -31,12 +40,18 @@ class Problem(NamedTuple):
 
 
 def build(
-    clip_shape: tuple[int, ...], preset: str, lowering: str
+    clip_shape: tuple[int, ...], network: tuple[str, str], lowering: str
 ) -> Problem:
-  """A `c3d` with GELU and 10 classes, and the gradient of a random clip."""
+  """A victim with GELU and 10 classes, and the gradient of a random clip.
+
+  Args:
+    clip_shape: (T, H, W, C).
+    network: name and preset.
+    lowering: of its convolutions.
+  """
   rng = np.random.default_rng(0)
   clip, guess = rng.uniform(size=(2, *clip_shape)).astype(np.float32)
-  victim = _victim(clip_shape, preset, lowering)
+  victim = _victim(clip_shape, network, lowering)
   params = victim.init(jax.random.key(0))
   batch = Batch(clip[None], np.array([3], np.int32))
   leak = federated.send(
@@ -44,8 +59,19 @@ def build(
       defenses.build(jax.random.key(0)))
   host = jax.tree.map(np.asarray, (params, leak.update))
   return Problem(
-      victim, tuple(strides for _, strides in PRESETS[preset]), leak, host[0],
+      network, victim, _strides(network), leak, host[0],
       jax.tree.map(lambda leaf: leaf[0], host[1]), clip, guess, 3, 0.1)
+
+
+def parse(case: str) -> tuple[tuple[int, ...], int]:
+  """Reads '8x32x32:8' as ((8, 32, 32, 3), 8)."""
+  try:
+    shape, count = case.split(':')
+    frames, height, width = (int(size) for size in shape.split('x'))
+    return (frames, height, width, 3), int(count)
+  except ValueError as error:
+    raise UserError(f'--cases has {case!r}; it should look like 8x32x32:8, '
+                    'frames x height x width : restarts.') from error
 
 
 def attack(problem: Problem) -> invert.Attack:
@@ -68,9 +94,9 @@ def gradient(problem: Problem) -> np.ndarray:
       problem.victim.loss, match.cosine))
 
 
-def plain_gradient(problem: Problem, preset: str) -> np.ndarray:
+def plain_gradient(problem: Problem) -> np.ndarray:
   """The same by double backward through XLA's own convolutions."""
-  loss = _victim(problem.clip.shape, preset, 'lax').loss
+  loss = _victim(problem.clip.shape, problem.network, 'lax').loss
   return _gradient(problem, match.update_match(jax.grad(loss), match.cosine))
 
 
@@ -81,19 +107,41 @@ def gap(gradient: np.ndarray, reference: np.ndarray) -> float:
 
 
 def flops(problem: Problem) -> float:
-  """Of one step of one restart, at least: counted from the layers' shapes."""
+  """Of one step of one restart, at least: counted from the products' shapes."""
+  clips = jnp.asarray(problem.clip[None])
+  plain = _victim(problem.clip.shape, problem.network, 'lax')
+  forward = jax.make_jaxpr(plain.logits)(problem.params, clips)
+  return float(_FORWARD_PASSES * _products(forward.jaxpr))
+
+
+def _products(jaxpr) -> int:
+  """Two FLOPs for each multiplication of the matrix products in it."""
   total = 0
-  for layer in problem.victim.layers:
-    kernel = problem.params[layer.name]['kernel']
-    out = jax.eval_shape(
-        layer.linear, kernel, jnp.zeros((1, *layer.in_shape))).shape
-    total += 2 * math.prod(kernel.shape[:-1]) * math.prod(out)
-  return float(_FORWARD_PASSES * total)
+  for eqn in jaxpr.eqns:
+    total += sum(map(_products, jaxprs_in_params(eqn.params)))
+    taken = [var.aval.shape for var in eqn.invars]
+    if eqn.primitive.name == 'dot_general':
+      (contracted, _), _ = eqn.params['dimension_numbers']
+      summed = math.prod(taken[0][axis] for axis in contracted)
+    elif eqn.primitive.name == 'conv_general_dilated':
+      outputs = eqn.params['dimension_numbers'].rhs_spec[0]
+      summed = math.prod(taken[1]) // taken[1][outputs]
+    else:
+      continue
+    total += 2 * summed * eqn.outvars[0].aval.size
+  return total
 
 
-def _victim(clip_shape, preset, lowering):
-  return victims.build('c3d', clip_shape, _NUM_CLASSES, preset=preset,
-                       activation='gelu', lowering=lowering)
+def _strides(network):
+  name, preset = network
+  return tuple(strides for _, strides in PRESETS[preset] if name == 'c3d')
+
+
+def _victim(clip_shape, network, lowering):
+  name, preset = network
+  options = {'lowering': lowering} if name != 'vivit' else {}
+  return victims.build(name, clip_shape, _NUM_CLASSES, preset=preset,
+                       activation='gelu', **options)
 
 
 def _gradient(problem, term):

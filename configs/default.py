@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
           'num_restarts': 1,  # padded to fill all devices; padding is dropped
           'num_steps': placeholder(int),  # None: the recipe's own
           'chunk_steps': 50,              # between logs and checkpoints
+          'keep_checkpoints': 2,          # the newest; 0: all
           # After each of these steps the worse half of the restarts is dropped
           # and the others inherit its steps.
           'halve_at': (),

@@ -10,7 +10,7 @@ import pytest
 
 from vidleak_jax.types import UserError
 
-CASE = (2, 8, 8, 3), 2, 'tiny'
+CASE = (2, 8, 8, 3), 2, ('c3d', 'tiny')
 KEYS = {'name', 'shape', 'restarts', 'ms_per_restart_step', 'peer', 'ratio',
         'ceiling_share', 'gradient_gap', 'num_devices', 'device_kind', 'jax',
         'seconds_compile', 'load'}
@@ -69,7 +69,7 @@ def test_an_unknown_peer_lists_the_known(load):
 
 def test_flops_are_those_of_seven_forward_passes(load):
   problems = load('problem')
-  problem = problems.build((2, 8, 8, 3), 'tiny', 'matmul')
+  problem = problems.build((2, 8, 8, 3), ('c3d', 'tiny'), 'matmul')
   conv0 = 2 * 27 * 3 * 8 * (2 * 4 * 4)
   conv1 = 2 * 27 * 8 * 8 * (1 * 2 * 2)
   head = 2 * (1 * 2 * 2 * 8) * 10
@@ -99,10 +99,35 @@ def test_a_gap_is_relative(load):
 @pytest.mark.parametrize('case', ['8x32x32', '8x32:4', 'x:1', '8x32x32:many'])
 def test_a_case_that_cannot_be_read(load, case):
   with pytest.raises(UserError, match='8x32x32:8'):
-    load('restart_steps')._parse(case)
+    load('problem').parse(case)
 
 
 def test_restarts_that_do_not_divide(load, effort):
   rows = load('restart_steps').compare(*CASE, jax.devices()[:3], effort, [])
   with pytest.raises(UserError, match=r'2 restarts .* 3 devices'):
     next(rows)
+
+
+def test_the_page_has_a_table_of_each_and_keeps_its_notes(load, tmp_path):
+  page = tmp_path / 'performance.md'
+  page.write_text('old\n## Notes\nkept\n')
+  load('performance').write({
+      'cold_start': [{'case': 'quickstart', 'seconds_first': 5.74,
+                      'seconds_second': 2.406}],
+      'time_to_quality': [{'attack': 'ig', 'restarts': 1, 'steps': 9,
+                           'seconds_to_20_db': None,
+                           'course': [[0.1, 12.0], [0.2, 13.0]]}],
+  }, page, 'a machine')
+  text = page.read_text()
+  assert '| quickstart | 5.74 | 2.41 |' in text
+  assert '| ig | 1 | 9 |  |' in text
+  assert text.endswith('## Notes\nkept\n') and 'old' not in text
+  assert (tmp_path / 'performance.png').stat().st_size > 1000
+
+
+def test_a_row_of_limits(load):
+  limits, problems = load('limits'), load('problem')
+  limits._EFFORT = load('timing').Effort(seconds=0.01, blocks=2, limit=5)
+  problem = problems.build(CASE[0], CASE[2], 'matmul')
+  row = limits.measure(problem, jax.devices()[:1])
+  assert 0 < row['share'] < 1 and row['ms_bytes'] > 0

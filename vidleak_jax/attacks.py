@@ -118,7 +118,8 @@ def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
       chunk_steps=shared['chunk_steps'],
       restart_batch=case.choices.restart_batch,
       devices=_enough(case.devices, num_messages * shared['num_restarts']),
-      halve_at=tuple(shared['halve_at'])).checked()
+      halve_at=tuple(shared['halve_at']),
+      keep_checkpoints=shared['keep_checkpoints']).checked()
 
   def build(numbers):
     own = recipe.with_numbers(structure, numbers)

@@ -5,6 +5,7 @@ at any moment leaves the last complete one.
 """
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from vidleak_jax.types import UserError
 class Checkpoints:
   """The newest states of one run."""
 
-  def __init__(self, folder: Path, keep: int = 2):
+  def __init__(self, folder: Path, keep: int | None = 2):
+    """`keep` newest ones stay; None: all."""
     self._folder = folder
     # One process writes, whichever it is: no barrier with the others.
     alone = ocp.options.MultiprocessingOptions(
@@ -53,6 +55,13 @@ class Checkpoints:
     restored = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(like), facts=ocp.args.JsonRestore()))
     return restored['state'], restored['facts']
+
+  def course(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """(state as plain dicts, facts) of each checkpoint that stands."""
+    for step in sorted(self._manager.all_steps()):
+      found = self._manager.restore(step, args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore()))
+      yield found['state'], found['facts']
 
   def close(self) -> None:
     """Waits for the last write."""

@@ -34,6 +34,7 @@ class Budget(NamedTuple):
   restart_batch: int  # tries vmapped together on one device
   devices: Sequence[jax.Device]
   halve_at: tuple[int, ...] = ()  # steps after which the worse half is dropped
+  keep_checkpoints: int = 2       # the newest; 0: all
 
   @property
   def last_step(self) -> int:
@@ -112,7 +113,8 @@ def run(
                         parallel.padded(count, budget.devices))
   machine = _Machine(build, tries, _stack(trials), budget)
   with Journal(folder, [trial.folder for trial in trials],
-               tensorboard=tensorboard) as journal:
+               tensorboard=tensorboard,
+               keep=budget.keep_checkpoints) as journal:
     fresh = machine.start()
     rows, facts = journal.resume(_rows(fresh, count))
     # Rows of padding were not saved, and are not needed.

@@ -25,18 +25,20 @@ class Journal:
     folder: gets checkpoints/.
     trials: each gets a metrics.jsonl of its own.
     tensorboard: also writes TensorBoard events there.
+    keep: how many checkpoints stay; 0: all.
   """
 
   def __init__(self, folder: Path, trials: Sequence[Path], *,
-               tensorboard: bool = False):
+               tensorboard: bool = False, keep: int = 2):
     self._folder, self._trials = folder, trials
-    self._tensorboard = tensorboard
+    self._tensorboard, self._keep = tensorboard, keep or None
     self._logs, self._checkpoints, self._progress = [], None, None
 
   def __enter__(self):
     self._stack = ExitStack()
     if parallel.is_leader():
-      self._checkpoints = Checkpoints(self._folder / 'checkpoints')
+      self._checkpoints = Checkpoints(self._folder / 'checkpoints',
+                                      self._keep)
       self._stack.callback(self._checkpoints.close)
       self._logs = [
           self._stack.enter_context(MetricsLog(

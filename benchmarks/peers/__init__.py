@@ -28,17 +28,21 @@ class Runner(NamedTuple):
 
 
 def build(name: str, problem, restarts: int) -> Runner:
-  """The peer called `name`.
+  """The peer called `name`, at work on a problem."""
+  return load(name).build(problem, restarts)
+
+
+def load(name: str):
+  """The file of the peer called `name`.
 
   Raises:
     UserError: for an unknown name, or a peer that is not installed.
   """
   file = pick(_FILES, name, 'peer')
   try:
-    module = importlib.import_module(f'peers.{file}')
+    return importlib.import_module(f'peers.{file}')
   except ImportError as error:
     raise UserError(
         f'The peer {name} is not installed ({error}). Install the extra '
         "[peers]: pip install -e '.[peers]', or leave it out of --peers."
     ) from error
-  return module.build(problem, restarts)

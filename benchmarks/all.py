@@ -1,0 +1,90 @@
+"""Runs every benchmark and writes docs/performance.md, tables and plots.
+
+  make bench
+  python benchmarks/all.py [--quick] [--peers=breaching,torch,torch_compile]
+
+The whole takes about an hour on two cores, `--quick` some ten minutes. What a
+benchmark printed stands in --folder; --keep shows it again without running.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import performance
+from absl import flags
+
+from vidleak_jax import files, launcher
+from vidleak_jax.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+_QUICK = flags.DEFINE_bool('quick', False, 'The small cases of each.')
+_KEEP = flags.DEFINE_bool('keep', False, 'Only write the page again.')
+_PEERS = flags.DEFINE_list('peers', [], 'Of breaching, torch, torch_compile.')
+_FOLDER = flags.DEFINE_string('folder', 'runs/bench', 'Of the rows.')
+_OUTPUT = flags.DEFINE_string('output', 'docs/performance.md', 'The page.')
+
+# file -> options of its runs; peers are asked where they are known
+_PEERED = ('restart_steps', 'cost')
+RUNS = {
+    'restart_steps': [[], ['--victim=r2plus1d18', '--cases=8x32x32:2'],
+                      ['--victim=vivit', '--cases=8x32x32:2,8x32x32:8'],
+                      ['--preset=wide', '--cases=16x64x64:2']],
+    'limits': [[]],
+    'time_to_quality': [[]],
+    'cost': [[]],
+    'stages': [[]],
+    'cold_start': [[]],
+}
+
+
+def main() -> None:
+  folder = Path(_FOLDER.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, runs in RUNS.items():
+    if not _KEEP.value:
+      _run(name, runs[:1] if _QUICK.value else runs, folder)
+  files_of = {name: folder / f'{name}.jsonl' for name in RUNS}
+  rows = {name: [json.loads(line) for line in file.read_text().splitlines()]
+          for name, file in files_of.items() if file.exists()}
+  if not rows:
+    raise UserError(f'No rows in {folder}. Run it without --keep first.')
+  page = performance.write(rows, ROOT / _OUTPUT.value, _machine())
+  print(f'page: {page}')
+
+
+def _run(name, runs, folder):
+  """All rows of one benchmark; its file is whole or absent."""
+  lines = []
+  for options in runs:
+    command = [sys.executable, f'benchmarks/{name}.py', *options]
+    if _PEERS.value and name in _PEERED and not options:
+      command.append(f'--peers={",".join(_PEERS.value)}')
+    if _QUICK.value:
+      command.append('--quick')
+    print(' '.join(['python', *command[1:]]), flush=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)},
+        check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+      raise UserError(f'{command[1]} ended with status {done.returncode}; what '
+                      'it said stands above.')
+    lines += [line for line in done.stdout.splitlines() if line[:1] == '{']
+  with files.replacing(folder / f'{name}.jsonl') as partial:
+    partial.write_text(''.join(line + '\n' for line in lines))
+
+
+def _machine() -> str:
+  """What the figures were taken on."""
+  text = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else ''
+  models = [line.split(':', 1)[1].strip() for line in text.splitlines()
+            if line.startswith('model name')]
+  model = models[0] if models else platform.machine()
+  return f'{os.cpu_count()} cores, {model}, Python {platform.python_version()}'
+
+
+if __name__ == '__main__':
+  launcher.run(main)

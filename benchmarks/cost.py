@@ -1,0 +1,84 @@
+"""Time and memory of a step against frames, resolution, restarts and width.
+
+  python benchmarks/cost.py [--quick] [--peers=torch]
+
+Each case runs in a process of its own, so that its peak of resident memory is
+its own; what the process held before the attack was built is subtracted.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import ours
+import peers
+import problem as problems
+from absl import flags
+
+from vidleak_jax import backend, launcher, parallel
+
+ROOT = Path(__file__).resolve().parents[1]
+_QUICK = flags.DEFINE_bool('quick', False, 'The smallest cases only.')
+_PEERS = flags.DEFINE_list('peers', [], 'Of breaching, torch, torch_compile.')
+_CHILD = flags.DEFINE_string('child', None, 'peer,preset,SHAPE:RESTARTS')
+
+_CASES = (  # preset, frames x height x width : restarts
+    'strided,8x32x32:2', 'strided,8x32x32:8', 'strided,8x32x32:64',
+    'strided,16x32x32:2', 'strided,32x32x32:2', 'strided,16x64x64:2',
+    'strided,16x64x64:8', 'strided,16x112x112:2', 'small,8x32x32:2',
+    'wide,8x32x32:2')
+_SECONDS = 1.0
+
+
+def main() -> None:
+  if _CHILD.value:
+    peer, preset, case = _CHILD.value.split(',')
+    print(json.dumps(measure(peer, preset, case)))
+    return
+  for case in _CASES[:2] if _QUICK.value else _CASES:
+    for peer in ('self', *_PEERS.value):
+      done = subprocess.run(
+          [sys.executable, __file__, f'--child={peer},{case}'], cwd=ROOT,
+          check=True, capture_output=True, text=True)
+      print(done.stdout.splitlines()[-1], flush=True)
+
+
+def measure(peer: str, preset: str, case: str) -> dict:
+  """Milliseconds of a restart-step, and bytes of a restart at the peak."""
+  shape, restarts = problems.parse(case)
+  devices = parallel.pick_devices()
+  choices = backend.choose(devices[0].platform)
+  problem = problems.build(shape, ('c3d', preset), choices.lowering)
+  if peer != 'self':
+    peers.load(peer)  # its libraries are no part of the cost
+  before = _peak()
+  if peer == 'self':
+    runner = ours.build(problem, restarts, choices, devices)
+  else:
+    runner = peers.build(peer, problem, restarts)
+  runner.run(1)
+  began, steps = time.perf_counter(), 0
+  while time.perf_counter() - began < _SECONDS:
+    runner.run(1)
+    steps += 1
+  seconds = (time.perf_counter() - began) / steps / restarts
+  return {'name': 'cost', 'peer': peer, 'preset': preset,
+          'shape': list(shape), 'restarts': restarts,
+          'parameters': sum(x.size for x in jax.tree.leaves(problem.params)),
+          'ms_per_restart_step': 1e3 * seconds,
+          'peak_mib': (_peak() - before) / 2 ** 20,
+          'peak_mib_per_restart': (_peak() - before) / 2 ** 20 / restarts}
+
+
+def _peak():
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get('peak_bytes_in_use') or 1024 * resource.getrusage(
+      resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == '__main__':
+  launcher.run(main)
