@@ -26,26 +26,28 @@ from vidleak_jax.types import Guess, Leak
 _QUICK = flags.DEFINE_bool('quick', False, 'The smallest case only.')
 _CASES = (('strided', '8x32x32'), ('strided', '16x64x64'),
           ('wide', '8x32x32'), ('wide', '16x64x64'))
-_EFFORT = timing.Effort(seconds=0.5, blocks=7, limit=120)
+_QUICK_EFFORT = timing.Effort(seconds=0.1, blocks=3, limit=20)
+_FULL_EFFORT = timing.Effort(seconds=0.5, blocks=7, limit=120)
 
 
 def main() -> None:
   devices = parallel.pick_devices(1)
   choices = backend.choose(devices[0].platform)
   backend.apply(choices)
+  effort = _QUICK_EFFORT if _QUICK.value else _FULL_EFFORT
   for preset, shape in _CASES[:1] if _QUICK.value else _CASES:
     clip_shape, _ = problems.parse(f'{shape}:1')
     problem = problems.build(clip_shape, ('c3d', preset), choices.lowering)
-    print(json.dumps(measure(problem, devices)), flush=True)
+    print(json.dumps(measure(problem, devices, effort)), flush=True)
 
 
-def measure(problem, devices) -> dict:
+def measure(problem, devices, effort) -> dict:
   """One row."""
   run, bytes_moved = _step(problem)
   product, product_flops = timing.matmul(devices)
   scale, scaled_bytes = _scaling()
   blocks = timing.interleave(
-      {'step': run, 'product': product, 'scale': scale}, _EFFORT)
+      {'step': run, 'product': product, 'scale': scale}, effort)
   seconds = {name: statistics.median(own) for name, own in blocks.items()}
   flops = problems.flops(problem)
   ms_products = 1e3 * flops * seconds['product'] / product_flops

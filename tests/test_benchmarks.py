@@ -1,6 +1,9 @@
 """The benchmarks run, compare equal values, and count what they say."""
 
 import importlib
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,24 +113,29 @@ def test_restarts_that_do_not_divide(load, effort):
 
 def test_the_page_has_a_table_of_each_and_keeps_its_notes(load, tmp_path):
   page = tmp_path / 'performance.md'
-  page.write_text('old\n## Notes\nkept\n')
+  page.write_text('stale\n## Notes\nkept\n')
   load('performance').write({
       'cold_start': [{'case': 'quickstart', 'seconds_first': 5.74,
                       'seconds_second': 2.406}],
       'time_to_quality': [{'attack': 'ig', 'restarts': 1, 'steps': 9,
                            'seconds_to_20_db': None,
                            'course': [[0.1, 12.0], [0.2, 13.0]]}],
+      'restart_steps': [{'peer': 'self', 'victim': 'c3d', 'restarts': 2,
+                         'shape': [8, 32, 32, 3], 'ms_per_restart_step': 1.5}],
   }, page, 'a machine')
   text = page.read_text()
   assert '| quickstart | 5.74 | 2.41 |' in text
   assert '| ig | 1 | 9 |  |' in text
-  assert text.endswith('## Notes\nkept\n') and 'old' not in text
+  assert text.endswith('## Notes\nkept\n') and 'stale' not in text
   assert (tmp_path / 'performance.png').stat().st_size > 1000
 
 
-def test_a_row_of_limits(load):
-  limits, problems = load('limits'), load('problem')
-  limits._EFFORT = load('timing').Effort(seconds=0.01, blocks=2, limit=5)
-  problem = problems.build(CASE[0], CASE[2], 'matmul')
-  row = limits.measure(problem, jax.devices()[:1])
+def test_a_quick_run_prints_rows():
+  """In a process of its own, as `make bench` starts it."""
+  root = Path(__file__).parents[1]
+  done = subprocess.run(
+      [sys.executable, 'benchmarks/limits.py', '--quick'], cwd=root,
+      env=os.environ | {'PYTHONPATH': str(root)}, check=True,
+      capture_output=True, text=True)
+  row, = map(json.loads, done.stdout.splitlines())
   assert 0 < row['share'] < 1 and row['ms_bytes'] > 0
