@@ -1,7 +1,9 @@
 """Super-resolution alone: files in, a file out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,24 +14,36 @@ from vidleak_jax.progress import Progress
 from vidleak_jax.types import UserError
 
 _IMAGES = ('.png', '.jpg', '.jpeg', '.bmp')
-_FPS = 8.0  # of what does not say
+_FPS = 8.0   # of what does not say
+_BLOCK = 16  # frames enlarged at once: memory does not grow with the video
+
+
+class Clips(NamedTuple):
+  """What is to be enlarged; frames are float32 [H, W, C] in [0, 1]."""
+  clips: Iterable[Iterable[np.ndarray]]
+  count: int         # of clips
+  num_frames: int    # of each, as far as the file says
+  fps: float
 
 
 def run(source: Path, target: Path, references: Sequence[Path] = (), *,
         weights: str | None = None, scale: int = 4, noise: float = 0.0,
         tile: int = 128, batch_size: int = 4, num_devices: int = 0,
         ) -> tuple[int, ...]:
-  """Enlarges a file; returns the shape [N, T, H, W, C] that was written.
+  """Enlarges a file, some frames at a time.
 
   Args:
     source: a video, an image, or an .npz with `clips` [N, T, H, W, C] in
       [0, 1], such as recovered.npz.
     target: .npz (`enhanced`), .mp4 (clips one after another), or .png (first
-      frame of the first clip).
+      frame of the first clip). An .npz is held in memory, an .mp4 is not.
     references: images or videos (all frames), of the enlarged size; they serve
       every clip.
     weights: as in `superres.enhance`, like scale, noise, tile and batch_size.
     num_devices: 0 takes all.
+
+  Returns:
+    The shape [N, T, H, W, C] of what was enlarged.
 
   Raises:
     UserError: for files that cannot be read or written so, and as `enhance`.
@@ -37,29 +51,49 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
   if target.suffix not in _WRITERS:
     raise UserError(f'The output is {target.name!r}; it can be '
                     f'{", ".join(_WRITERS)}.')
-  clips, fps = read(source)
-  held = None
-  if references:
-    held = [np.concatenate(read(path)[0]) for path in references]
-    sizes = {frames.shape[1:] for frames in held}
-    if len(sizes) > 1:
-      raise UserError(f'The references differ in size: {sorted(sizes)}. Crop '
-                      'and resize them as the enlarged clip.')
-    held = np.concatenate(held)
-    held = np.broadcast_to(held, (len(clips), *held.shape))
-  with Progress(clips.shape[0] * clips.shape[1], 'enhance') as progress:
-    large = superres.enhance(
-        clips, held, weights=weights, scale=scale, noise=noise, tile=tile,
-        batch_size=batch_size, devices=parallel.pick_devices(num_devices),
-        report=lambda done, total: progress.update(
-            done * clips.shape[0] * clips.shape[1] // total))
+  found, held = read(source), _held(references)
+  net, _ = superres.load(weights, scale)
+
+  def enlarge(frames):
+    return superres.enhance(
+        frames[None], held, weights=weights, scale=scale, noise=noise,
+        tile=tile, batch_size=batch_size,
+        devices=parallel.pick_devices(num_devices))[0]
+
   target.parent.mkdir(parents=True, exist_ok=True)
-  _WRITERS[target.suffix](target, large, fps)
-  return large.shape
+  done, shape = 0, ()
+  with (Progress(found.count * found.num_frames, 'enhance') as progress,
+        _WRITERS[target.suffix](target, found) as write):
+    for clip in found.clips:
+      for frames, first, count in pieces(clip, _BLOCK, net.frames // 2):
+        large = enlarge(frames)[first:first + count]
+        write(large)
+        done, shape = done + count, large.shape[1:]
+        progress.update(done)
+  return found.count, done // found.count, *shape
 
 
-def read(path: Path) -> tuple[np.ndarray, float]:
-  """Clips float32 [N, T, H, W, C] in [0, 1] and frames per second.
+def pieces(frames: Iterable[np.ndarray], size: int, context: int
+           ) -> Iterator[tuple[np.ndarray, int, int]]:
+  """Cuts a clip into pieces that know their neighbours.
+
+  Yields:
+    (frames [F, H, W, C], first, count): the piece's own are `count` frames from
+    `first`; up to `context` more stand before and after them.
+  """
+  held, first = [], 0
+  for frame in frames:
+    held.append(frame)
+    if len(held) == first + size + context:
+      yield np.stack(held), first, size
+      kept = min(context, first + size)
+      held, first = held[first + size - kept:], kept
+  if len(held) > first:
+    yield np.stack(held), first, len(held) - first
+
+
+def read(path: Path) -> Clips:
+  """Opens a file of clips.
 
   Raises:
     UserError: for what is missing, broken, or holds no clips.
@@ -70,49 +104,86 @@ def read(path: Path) -> tuple[np.ndarray, float]:
     if path.suffix == '.npz':
       with np.load(path, allow_pickle=False) as archive:
         clips = archive['clips'].astype(np.float32)
-      if clips.ndim != 5:
+      if clips.ndim != 5 or not clips.size:
         raise UserError(f'`clips` in {path} must be [N, T, H, W, C], got '
                         f'{clips.shape}.')
-      return clips, _FPS
+      return Clips(clips, *clips.shape[:2], _FPS)
     if path.suffix.lower() in _IMAGES:
       from PIL import Image
-      frames, fps = np.asarray(Image.open(path).convert('RGB'))[None], _FPS
-    else:
-      facts = decode.probe(path)
-      frames = np.stack(decode.read(path, facts.num_frames, np.arange)[1])
-      fps = facts.fps or _FPS
+      image = np.asarray(Image.open(path).convert('RGB'), np.float32) / 255
+      return Clips([[image]], 1, 1, _FPS)
+    facts = decode.probe(path)
   except (Unusable, OSError, KeyError, ValueError) as error:
     if isinstance(error, UserError):
       raise
-    raise UserError(f'{path} cannot be used: {error}. Give a video, an image, '
-                    'or an .npz with `clips`.') from error
-  return frames[None].astype(np.float32) / 255, fps
+    raise _unusable(path, error) from error
+  return Clips([_floats(path)], 1, facts.num_frames, facts.fps or _FPS)
 
 
-def _write_npz(target, clips, fps):
-  files.write_arrays(target, enhanced=clips)
+def _floats(path):
+  try:
+    for frame in decode.stream(path):
+      yield frame.astype(np.float32) / 255
+  except Unusable as error:
+    raise _unusable(path, error) from error
 
 
-def _write_png(target, clips, fps):
+def _unusable(path, error):
+  return UserError(f'{path} cannot be used: {error}. Give a video, an image, '
+                   'or an .npz with `clips`.')
+
+
+def _held(paths) -> np.ndarray | None:
+  """All frames of the reference files, [1, R, H, W, C]."""
+  if not paths:
+    return None
+  frames = [np.asarray(frame) for path in paths
+            for clip in read(path).clips for frame in clip]
+  sizes = {frame.shape for frame in frames}
+  if len(sizes) > 1:
+    raise UserError(f'The references differ in size: {sorted(sizes)}. Crop '
+                    'and resize them as the enlarged clip.')
+  return np.stack(frames)[None]
+
+
+@contextmanager
+def _npz_writer(target, found):
+  blocks = []
+  yield blocks.append
+  frames = np.concatenate(blocks)
+  files.write_arrays(target, enhanced=frames.reshape(
+      found.count, -1, *frames.shape[1:]))
+
+
+@contextmanager
+def _png_writer(target, found):
   from PIL import Image
+  blocks = []
+  yield lambda frames: blocks or blocks.append(frames[0])
   with files.replacing(target) as partial:
-    Image.fromarray(_pixels(clips[0, 0])).save(partial)
+    Image.fromarray(_pixels(blocks[0])).save(partial)
 
 
-def _write_mp4(target, clips, fps):
+@contextmanager
+def _mp4_writer(target, found):
   from fractions import Fraction
 
   import av
   codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
-  frames = clips.reshape(-1, *clips.shape[2:])
   with files.replacing(target) as partial, av.open(
       str(partial), 'w') as container:
-    stream = container.add_stream(codec, Fraction(fps).limit_denominator(1000))
-    stream.height, stream.width = (n - n % 2 for n in frames.shape[1:3])
+    rate = Fraction(found.fps).limit_denominator(1000)
+    stream = container.add_stream(codec, rate)
     stream.pix_fmt, stream.bit_rate = 'yuv420p', 16_000_000
-    for frame in frames:  # chroma is stored at half size: sides must be even
-      pixels = _pixels(frame[:stream.height, :stream.width])
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+
+    def write(frames):  # chroma is stored at half size: sides must be even
+      height, width = (n - n % 2 for n in frames.shape[1:3])
+      if not stream.codec_context.is_open:
+        stream.height, stream.width = height, width
+      for frame in frames:
+        pixels = _pixels(frame[:height, :width])
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+    yield write
     container.mux(stream.encode())
 
 
@@ -120,4 +191,4 @@ def _pixels(frame):
   return np.ascontiguousarray(np.round(255 * frame).astype(np.uint8))
 
 
-_WRITERS = {'.npz': _write_npz, '.mp4': _write_mp4, '.png': _write_png}
+_WRITERS = {'.npz': _npz_writer, '.mp4': _mp4_writer, '.png': _png_writer}

@@ -25,6 +25,30 @@ def test_arrays_and_references(tmp_path, recovered, large):
   assert error < 0.03  # the reference is this very frame
 
 
+@pytest.mark.parametrize('count', [1, 4, 5, 12, 13])
+def test_pieces_have_their_neighbours_and_cover_a_clip_once(count):
+  frames, own = np.arange(float(count)), []
+  for piece, first, number in enhance_job.pieces(frames, 4, 2):
+    own += list(piece[first:first + number])
+    assert first == min(2, piece[first])
+    assert len(piece) - first - number == min(2, count - 1 - own[-1])
+  np.testing.assert_array_equal(own, frames)
+
+
+def test_a_long_clip_in_pieces_is_the_same(tmp_path, small, monkeypatch):
+  clips = np.concatenate([small, small[:, ::-1]], axis=1)
+  np.savez(tmp_path / 'long.npz', clips=clips)
+  answers = []
+  for size in (2, 100):
+    monkeypatch.setattr(enhance_job, '_BLOCK', size)
+    target = tmp_path / f'{size}.npz'
+    shape = enhance_job.run(tmp_path / 'long.npz', target, num_devices=1)
+    with np.load(target) as archive:
+      answers.append(archive['enhanced'])
+    assert answers[-1].shape == shape
+  np.testing.assert_allclose(*answers, atol=1e-5)
+
+
 def test_video_to_video(tmp_path, recovered):
   enhance_job.run(recovered, tmp_path / 'a.mp4', num_devices=1)
   shape = enhance_job.run(tmp_path / 'a.mp4', tmp_path / 'b.png', num_devices=1)

@@ -81,6 +81,19 @@ def read(path: Path, count: int, pick: Pick) -> tuple[int, list[np.ndarray]]:
   return read(path, good, pick)
 
 
+def stream(path: Path) -> Iterator[np.ndarray]:
+  """All frames, uint8 RGB [H, W, 3], one after another in display order.
+
+  Raises:
+    Unusable: if the file cannot be decoded.
+  """
+  with _open(path) as (container, found):
+    for frame in container.decode(found):
+      if frame.is_corrupt:
+        return
+      yield _upright(frame)
+
+
 def _upright(frame: Any) -> np.ndarray:
   """RGB, turned as the file's display matrix asks (telephones write one)."""
   turns = round(frame.rotation / 90)
