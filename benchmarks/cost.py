@@ -7,6 +7,7 @@ its own; what the process held before the attack was built is subtracted.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -26,11 +27,21 @@ _QUICK = flags.DEFINE_bool('quick', False, 'The smallest cases only.')
 _PEERS = flags.DEFINE_list('peers', [], 'Of breaching, torch, torch_compile.')
 _CHILD = flags.DEFINE_string('child', None, 'peer,preset,SHAPE:RESTARTS')
 
-_CASES = (  # preset, frames x height x width : restarts
-    'strided,8x32x32:2', 'strided,8x32x32:8', 'strided,8x32x32:64',
-    'strided,16x32x32:2', 'strided,32x32x32:2', 'strided,16x64x64:2',
-    'strided,16x64x64:8', 'strided,16x112x112:2', 'small,8x32x32:2',
-    'wide,8x32x32:2')
+# preset, frames x height x width : restarts -> forced CPU devices, None: one a
+# core, as attacks have them
+_CASES = {
+    'strided,8x32x32:2': (None,),
+    'strided,8x32x32:8': (None, 1, 8),
+    'strided,8x32x32:64': (None,),
+    'strided,16x32x32:2': (None,),
+    'strided,32x32x32:2': (None,),
+    'strided,16x64x64:2': (None,),
+    'strided,16x64x64:8': (None, 1, 8),
+    'strided,16x112x112:2': (None,),
+    'small,8x32x32:2': (None,),
+    'wide,8x32x32:2': (None,),
+}
+_FORCED = '--xla_force_host_platform_device_count='
 _SECONDS = 1.0
 
 
@@ -39,12 +50,21 @@ def main() -> None:
     peer, preset, case = _CHILD.value.split(',')
     print(json.dumps(measure(peer, preset, case)))
     return
-  for case in _CASES[:2] if _QUICK.value else _CASES:
-    for peer in ('self', *_PEERS.value):
-      done = subprocess.run(
-          [sys.executable, __file__, f'--child={peer},{case}'], cwd=ROOT,
-          check=True, capture_output=True, text=True)
-      print(done.stdout.splitlines()[-1], flush=True)
+  for case in list(_CASES)[:2] if _QUICK.value else _CASES:
+    for count in _CASES[case]:
+      for peer in ('self', *_PEERS.value) if count is None else ('self',):
+        print(_start(f'{peer},{case}', count), flush=True)
+
+
+def _start(child, forced) -> str:
+  """The row of a process of its own."""
+  env = dict(os.environ)
+  if forced:
+    env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} {_FORCED}{forced}'
+  done = subprocess.run(
+      [sys.executable, __file__, f'--child={child}'], cwd=ROOT, env=env,
+      check=True, capture_output=True, text=True)
+  return done.stdout.splitlines()[-1]
 
 
 def measure(peer: str, preset: str, case: str) -> dict:
@@ -67,6 +87,7 @@ def measure(peer: str, preset: str, case: str) -> dict:
     steps += 1
   seconds = (time.perf_counter() - began) / steps / restarts
   return {'name': 'cost', 'peer': peer, 'preset': preset,
+          'num_devices': len(devices) if peer == 'self' else None,
           'shape': list(shape), 'restarts': restarts,
           'parameters': sum(x.size for x in jax.tree.leaves(problem.params)),
           'ms_per_restart_step': 1e3 * seconds,

@@ -14,8 +14,9 @@ _COLUMNS = {
     'time_to_quality': ('attack', 'restarts', 'steps', 'seconds_to_20_db',
                         'seconds_to_25_db', 'seconds_to_30_db', 'psnr_last',
                         'seconds_last'),
-    'cost': ('peer', 'preset', 'shape', 'restarts', 'parameters',
-             'ms_per_restart_step', 'peak_mib', 'peak_mib_per_restart'),
+    'cost': ('peer', 'preset', 'shape', 'restarts', 'num_devices',
+             'parameters', 'ms_per_restart_step', 'peak_mib',
+             'peak_mib_per_restart'),
     'stages': ('stage', 'frames', 'seconds_first', 'seconds_a_frame'),
     'cold_start': ('case', 'seconds_first', 'seconds_second'),
 }

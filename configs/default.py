@@ -83,6 +83,8 @@ def get_config() -> ConfigDict:
           'noise': 0.03,           # of the recovery, as the attacker guesses it
           'num_references': 0,     # real frames that the attacker holds
           'references': (),        # those instead: frame numbers or images
+          'tile': 128,             # frames are computed in tiles of that side
+          'batch_size': 4,         # tiles at once on a device
       },
       'backend': {                 # None: what backend.py measured as best
           'num_devices': 0,        # 0: all

@@ -412,7 +412,8 @@ def _enhance(config, sample, clips, devices):
     references = None
   enhanced = superres.enhance(
       clips, references, weights=options['weights'], scale=scale,
-      noise=options['noise'], devices=devices)
+      noise=options['noise'], tile=options['tile'],
+      batch_size=options['batch_size'], devices=devices)
   if sample is None:
     return enhanced, dict.fromkeys(_SUPERRES_KEYS)
   bicubic = np.asarray(superres.bicubic(clips, scale))
