@@ -99,14 +99,9 @@ def conv(
     **kwargs,
 ) -> nn.Conv:
   """An `nn.Conv` (same parameter tree) with one of the `LOWERINGS`."""
-  return nn.Conv(
-      features,
-      tuple(kernel_size),
-      strides,
-      conv_general_dilated=pick(LOWERINGS, lowering, 'convolution lowering'),
-      kernel_init=flat(kernel_init),
-      **kwargs,
-  )
+  lower = pick(LOWERINGS, lowering, 'convolution lowering')
+  return nn.Conv(features, tuple(kernel_size), conv_general_dilated=lower,
+                 strides=strides, kernel_init=flat(kernel_init), **kwargs)
 
 
 def matmul_conv(
