@@ -20,15 +20,15 @@ from vidleak_jax.sweep.groups import Group
 
 ROOT = Path(__file__).parents[2]
 CONFIG = '''
-"""Six trials."""
+"""Four trials."""
 from configs import sweeps
 from configs.sweeps import tiny
 
 
 def get_config():
   config = tiny.get_config()
-  config.attack.num_steps, config.attack.chunk_steps = 1200, 50
-  config.sweep = sweeps.space(grid={'seed': range(6)})
+  config.attack.num_steps, config.attack.chunk_steps = 800, 40
+  config.sweep = sweeps.space(grid={'seed': range(4)})
   return config
 '''
 TIMINGS = ('seconds_compile', 'seconds_attack', 'restart_steps_per_second',
@@ -37,7 +37,7 @@ TIMINGS = ('seconds_compile', 'seconds_attack', 'restart_steps_per_second',
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory):
-  file = tmp_path_factory.mktemp('config') / 'six.py'
+  file = tmp_path_factory.mktemp('config') / 'four.py'
   file.write_text(CONFIG)
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   env['PYTHONPATH'] = str(ROOT)
@@ -71,6 +71,13 @@ def _logged(folder):
   return sum(log.stat().st_size for log in logs)
 
 
+def _first_rows(folder):
+  """Of the trials that have a checkpoint; the rows tell the time."""
+  logs = {log: log.read_text().splitlines(keepends=True)
+          for log in folder.glob('trials/*/metrics.jsonl')}
+  return {log: lines[0] for log, lines in logs.items() if len(lines) > 2}
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='It looks into /proc.')
 def test_killed_at_random_it_equals_an_undisturbed_sweep(start, tmp_path):
   calm, wild, rng = tmp_path / 'calm', tmp_path / 'wild', random.Random(0)
@@ -80,11 +87,13 @@ def test_killed_at_random_it_equals_an_undisturbed_sweep(start, tmp_path):
   launcher = start(wild)
   for victim in ('worker', 'launcher', 'worker', 'nobody', 'worker'):
     before = _logged(wild)
-    _wait(lambda before=before: _logged(wild) > before, launcher)
+    _wait(lambda before=before: _logged(wild) > before and _first_rows(wild),
+          launcher)
     time.sleep(rng.uniform(0, 0.3))
     if victim == 'launcher':
       launcher.kill()
       launcher.communicate()
+      kept = _first_rows(wild)
       launcher = start(wild)
     elif victim == 'nobody':
       second = start(wild)
@@ -96,6 +105,7 @@ def test_killed_at_random_it_equals_an_undisturbed_sweep(start, tmp_path):
   assert launcher.returncode == 0, said
   expected = {row['trial']: row for row in rows(calm)}
   assert sorted(row['trial'] for row in rows(wild)) == sorted(expected)
+  assert kept.items() <= _first_rows(wild).items()  # it went on from there
   for row in rows(wild):
     assert _timeless(row) == _timeless(expected[row['trial']])
     clips = [np.load(outcomes.home(folder, row['trial']) / 'recovered.npz')
@@ -112,7 +122,7 @@ def small_disk(tmp_path):
   disk = tmp_path / 'disk'
   disk.mkdir()
   mounted = shutil.which('mount') and subprocess.run(
-      ['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', str(disk)],
+      ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(disk)],
       capture_output=True, check=False).returncode == 0
   if not mounted:
     pytest.skip('Only root can mount a small tmpfs.')
@@ -132,7 +142,7 @@ def test_a_full_disk_stops_it_and_with_space_it_goes_on(start, small_disk):
   launcher = start(folder, '--config.attack.num_steps=100')
   _, said = launcher.communicate(timeout=100)
   assert launcher.returncode == 0, said
-  assert [row['status'] for row in rows(folder)] == ['done'] * 6
+  assert [row['status'] for row in rows(folder)] == ['done'] * 4
 
 
 @pytest.fixture
@@ -159,6 +169,15 @@ def _finish(engine):
 def test_a_worker_answers(engine):
   found = _finish(engine('print("\\"" + sys.stdin.readline().strip() + "\\"")'))
   assert (found.group.name, found.disk_full, found.lost) == ('g', 'g', '')
+
+
+def test_a_worker_has_its_cores_only(tmp_path):
+  seat = seats.Seat(
+      [sys.executable, '-c', 'import os; input(); '
+       'print("\\"", len(os.sched_getaffinity(0)), "\\"")'], {},
+      tmp_path / 'logs' / 'worker.log', [min(os.sched_getaffinity(0))])
+  assert seat.ask('g') == (' 1 ', None)
+  seat.leave()
 
 
 def test_a_group_that_crashes_its_worker_is_given_up(engine, tmp_path):
@@ -212,25 +231,28 @@ def test_shares_of_cores(cores, workers, shares, monkeypatch, tmp_path):
   monkeypatch.setattr(seats, '_cores', lambda: cores)
   monkeypatch.setattr(seats, 'find_spec', lambda _: None)
   found = seats.arrange(tmp_path, 'token', workers)
-  assert [seat._command[-1] for seat in found] == [
-      f'--cores={",".join(map(str, share))}' for share in shares]
-  assert all(seat._env['XLA_FLAGS'].endswith(f'count={len(shares[0])}')
+  assert [seat.cores for seat in found] == shares
+  assert all(seat.env['XLA_FLAGS'].endswith(f'count={len(shares[0])}')
              for seat in found)
 
 
 def test_shares_of_gpus(monkeypatch, tmp_path):
   monkeypatch.setattr(seats, '_gpus', lambda: ['0', '1'])
   found = seats.arrange(tmp_path, 'token', 0)
-  assert [seat._env['CUDA_VISIBLE_DEVICES'] for seat in found] == ['0', '1']
+  assert [seat.env['CUDA_VISIBLE_DEVICES'] for seat in found] == ['0', '1']
   found = seats.arrange(tmp_path, 'token', 3)
-  assert [seat._env['CUDA_VISIBLE_DEVICES'] for seat in found] == list('010')
-  assert found[0]._env['XLA_PYTHON_CLIENT_MEM_FRACTION'] == '0.450'
+  assert [seat.env['CUDA_VISIBLE_DEVICES'] for seat in found] == list('010')
+  assert found[0].env['XLA_PYTHON_CLIENT_MEM_FRACTION'] == '0.450'
 
 
-def test_a_launcher_starts_no_accelerator(start, tmp_path):
-  code = ('import json, sys; from absl import flags; '
-          'from vidleak_jax.sweep import engines, runner; '
-          'from jax._src import xla_bridge; '
+def test_a_launcher_starts_no_accelerator(tmp_path):
+  """It would take the workers' memory, or their TPUs."""
+  code = ('import sys; from pathlib import Path;'
+          'from jax._src import xla_bridge;'
+          'from configs.sweeps import tiny;'
+          'from vidleak_jax.sweep import groups, runner, spaces;'
+          'trials = spaces.trials(tiny.get_config().to_dict());'
+          f'groups.plan(Path({str(tmp_path)!r}), trials, size=9, workers=2);'
           'sys.exit(xla_bridge.backends_are_initialized())')
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT,
                         check=False).returncode == 0

@@ -7,6 +7,7 @@ goes to stderr. It ends with its launcher: when stdin closes.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -35,10 +36,26 @@ def run_group(folder: Path, name: str, token: str) -> str:
   Raises:
     locks.Superseded: when that launcher is gone.
   """
-  with locks.sole_worker(folder, name, token):
-    members = groups.load(folder, name)
-    answers = _run(folder, members, groups.home(folder, name))
-    return _record(folder, zip(members, answers, strict=True))
+  try:
+    with locks.sole_worker(folder, name, token), _launchers_command(folder):
+      members = groups.load(folder, name)
+      answers = _run(folder, members, groups.home(folder, name))
+      return _record(folder, zip(members, answers, strict=True))
+  except OSError as error:
+    if not outcomes.disk_is_full(error):
+      raise
+    return str(error)
+
+
+@contextlib.contextmanager
+def _launchers_command(folder):
+  """What a trial records as the command to repeat it."""
+  own = sys.argv
+  sys.argv = json.loads((folder / 'sweep.json').read_text())['command'][1:]
+  try:
+    yield
+  finally:
+    sys.argv = own
 
 
 def _run(folder, members, shared):
@@ -64,13 +81,8 @@ def _record(folder, answers):
   for error in failed.values():
     if outcomes.disk_is_full(error):
       return str(error)
-  try:
-    for member, error in failed.items():
-      outcomes.record_failure(folder, member, *outcomes.describe(error))
-  except OSError as error:
-    if not outcomes.disk_is_full(error):
-      raise
-    return str(error)
+  for member, error in failed.items():
+    outcomes.record_failure(folder, member, *outcomes.describe(error))
   return ''
 
 
@@ -79,10 +91,7 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('folder', type=Path)
   parser.add_argument('token')
-  parser.add_argument('--cores', default='')
   options = parser.parse_args()
-  if options.cores:
-    os.sched_setaffinity(0, map(int, options.cores.split(',')))
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
   for name in _asked():

@@ -3,6 +3,7 @@
 A worker that dies is replaced, and its group goes on from its checkpoint.
 """
 
+import contextlib
 import os
 import queue
 import signal
@@ -47,16 +48,22 @@ class Local:
 
   def poll(self, seconds: float) -> list[Finished]:
     found = []
-    try:
+    with contextlib.suppress(queue.Empty):
       found.append(self._finished.get(timeout=seconds))
       while True:
         found.append(self._finished.get_nowait())
-    except queue.Empty:
-      return found
+    for each in found:
+      if isinstance(each, Exception):
+        raise each
+    return found
 
   def _serve(self, seat):
     while True:
-      self._finished.put(self._run(seat, self._asked.get()))
+      group = self._asked.get()
+      try:
+        self._finished.put(self._run(seat, group))
+      except Exception as error:  # of this engine; it belongs to who polls
+        self._finished.put(error)
 
   def _run(self, seat, group) -> Finished:
     """Asks a worker again after each death, unless nothing comes of it."""

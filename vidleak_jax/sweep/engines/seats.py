@@ -1,11 +1,13 @@
 """Where a worker process sits: a GPU or some cores, and a log."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +22,13 @@ class Seat:
     command: starts a worker.
     env: is added to the environment.
     log: what workers say is appended there.
+    cores: that it may use; all if none are named.
   """
 
-  def __init__(self, command: list[str], env: dict[str, str], log: Path):
-    self.log = log
-    self._command, self._env = command, os.environ | env
+  def __init__(self, command: Sequence[str], env: dict[str, str], log: Path,
+               cores: Sequence[int] = ()):
+    self.env, self.log, self.cores = env, log, cores
+    self._command = command
     self._process, self._left = None, False
     self._changing = threading.Lock()
 
@@ -59,9 +63,13 @@ class Seat:
   def _start(self):
     self.log.parent.mkdir(exist_ok=True)
     with open(self.log, 'a') as log:  # a session of its own: no Ctrl-C there
-      return subprocess.Popen(
-          self._command, env=self._env, text=True, stdin=subprocess.PIPE,
-          stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+      process = subprocess.Popen(
+          self._command, env=os.environ | self.env, text=True, stderr=log,
+          stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    if self.cores and hasattr(os, 'sched_setaffinity'):
+      with contextlib.suppress(ProcessLookupError):
+        os.sched_setaffinity(process.pid, self.cores)  # before it has threads
+    return process
 
 
 def arrange(folder: Path, token: str, workers: int) -> list[Seat]:
@@ -78,11 +86,10 @@ def arrange(folder: Path, token: str, workers: int) -> list[Seat]:
     cores = _cores()
     shares = [_core_share(cores, i, workers or len(cores))
               for i in range(workers or len(cores))]
-  return [
-      Seat([sys.executable, '-m', 'vidleak_jax.sweep.worker', str(folder),
-            token, f'--cores={",".join(map(str, own))}'],
-           env | importable(), folder / 'logs' / f'worker_{number}.log')
-      for number, (own, env) in enumerate(shares)]
+  command = [sys.executable, '-m', 'vidleak_jax.sweep.worker', str(folder),
+             token]
+  return [Seat(command, env | importable(), folder / 'logs' / f'{number}.log',
+               own) for number, (own, env) in enumerate(shares)]
 
 
 def _core_share(cores, number, workers):
