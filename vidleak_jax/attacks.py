@@ -211,10 +211,15 @@ def _closed_form(case, options, folder) -> Outcome:
     if isinstance(outcome, UserError):
       raise outcome
     return outcome._replace(findings=outcome.findings | report)
-  recovery = Recovery(np.clip(clips, 0.0, 1.0).astype(np.float32),
+  rounded = closed_form.to_levels(clips)
+  report |= {'on_levels': float(np.mean(rounded.on_levels)),
+             'distance_to_levels': float(rounded.moved.max())}
+  recovery = Recovery(np.clip(rounded.clips, 0.0, 1.0).astype(np.float32),
                       found.astype(np.int32), np.full(len(clips), np.nan))
   cost = engine.Cost(0.0, time.perf_counter() - began, 0, 0)
-  return _polish(case, Outcome(recovery, cost, report), own['polish_steps'],
+  # What lies on levels is right or not: a polish could only fit rounding.
+  steps = 0 if rounded.on_levels.all() else own['polish_steps']
+  return _polish(case, Outcome(recovery, cost, report), steps,
                  own['polish_inner_steps'])
 
 

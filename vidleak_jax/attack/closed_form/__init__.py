@@ -5,6 +5,7 @@ from vidleak_jax.attack.closed_form.dense import (
     infer_label,
     input_span,
 )
+from vidleak_jax.attack.closed_form.levels import to_levels
 from vidleak_jax.attack.closed_form.polish import polish
 from vidleak_jax.attack.closed_form.recursive import walk_down
 from vidleak_jax.attack.closed_form.tokens import known_part, recover_tokens
@@ -16,5 +17,6 @@ __all__ = [
     'known_part',
     'polish',
     'recover_tokens',
+    'to_levels',
     'walk_down',
 ]

@@ -13,6 +13,7 @@ from vidleak_jax.types import Params, UserError
 
 # A second direction in dW, relative to the first, that noise does not explain.
 _SECOND_DIRECTION = 1e-2
+_DROWNED = 0.5  # of a gradient; what is beside one clip's share
 _TINY = np.finfo(float).tiny
 
 
@@ -107,12 +108,19 @@ def _leaves(update, path, need_bias=True):
 
 
 def _check_single(path, kernel, rest, residual, batch_size):
+  """Refuses what mixes clips; of one clip, what noise has drowned."""
   worst = int(np.argmax(residual))
+  if batch_size == 1:
+    if residual[worst] > _DROWNED:
+      raise UserError(
+          f'{residual[worst]:.0%} of the gradient of {"/".join(path)} is not '
+          'of one clip, though the batch size is 1: noise, or another defence, '
+          'drowns the closed form. Use attack.name=ig, or less noise.')
+    return
   second = np.linalg.norm(rest[worst], 2) / np.linalg.norm(kernel[worst], 2)
   # What white noise of the same size would show, and half as much again.
   noise = residual[worst] * sum(n ** -0.5 for n in kernel.shape[1:])
-  mixed = second > max(_SECOND_DIRECTION, 1.5 * noise)
-  if mixed or (batch_size or 1) > 1:
+  if second > max(_SECOND_DIRECTION, 1.5 * noise) or batch_size:
     raise UserError(
         f'The closed form needs one clip per message. The gradient of '
         f'{"/".join(path)} mixes several: batch size '

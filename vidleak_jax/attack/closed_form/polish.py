@@ -36,7 +36,9 @@ def polish(
   """Refines clips until their gradients match the leak's.
 
   A step that does not lower the residual, the root of the mean over leaves of
-  |g - leak|^2 / |leak|^2, is halved up to four times, then dropped.
+  |g - leak|^2 / |leak|^2, is halved up to four times, then dropped. A gradient
+  that a defence has scaled, by clipping its norm, is matched up to that scale:
+  the start tells it, where that halves the start's residual.
 
   Args:
     loss_fn: (params, clips, labels) -> [], the victim's.
@@ -60,9 +62,12 @@ def _polish_one(loss_fn, num_steps, inner_steps, params, message):
       lambda g: (g != 0) / jnp.maximum(jnp.linalg.norm(g.ravel()), 1e-30),
       update)
 
+  scale = _scale(jax.grad(loss_fn)(params, clips, labels), update, weights)
+
   def residual(clips):
     found = jax.grad(loss_fn)(params, clips, labels)
-    return jax.tree.map(lambda w, g, t: w * (g - t), weights, found, update)
+    return jax.tree.map(
+        lambda w, g, t: w * (scale * g - t), weights, found, update)
 
   def size(clips):
     parts = [jnp.sum(r ** 2) for r in jax.tree.leaves(residual(clips))]
@@ -89,3 +94,17 @@ def _polish_one(loss_fn, num_steps, inner_steps, params, message):
   before = size(clips)
   clips, after = jax.lax.fori_loop(0, num_steps, body, (clips, before))
   return clips, before, after
+
+
+def _scale(found, update, weights):
+  """What the leak is of the start's gradient: 1, unless it is scaled."""
+  def dot(a, b):
+    parts = jax.tree.map(
+        lambda w, a, b: jnp.sum(w ** 2 * a * b), weights, a, b)
+    return sum(jax.tree.leaves(parts))
+
+  across, own, all_of_it = (
+      dot(found, update), dot(found, found), dot(update, update))
+  scaled = all_of_it - across ** 2 / jnp.maximum(own, 1e-300)
+  plain = all_of_it - 2 * across + own
+  return jnp.where(scaled < plain / 4, across / own, 1.0)
