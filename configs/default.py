@@ -123,7 +123,7 @@ def _anchored() -> dict:
   return _ig() | {
       'num_steps': 1000,
       'match': 'anchored',
-      'priors': {'spatial_tv': 0.1, 'temporal_tv': 0.1},
+      'priors': {'spatial_tv': 1.0, 'temporal_tv': 1.0},
       'prior_schedule': 'geometric',
       'learning_rate': 0.1,
       'beta2': 0.99,

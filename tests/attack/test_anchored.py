@@ -56,6 +56,36 @@ def test_clips_are_recovered(batch):
       small.clips.mean((1, 2, 3), keepdims=True), small.clips)
 
 
+def test_a_determined_layer_is_solved_and_anchored_below(batch):
+  """The match at the truth stays 0, two layers deeper."""
+  small = batch._replace(clips=batch.clips[:, :2, :8, :8])
+  victim, leak = _sent('leaky_relu', small, 'small')
+  found, = anchored.deepen(victim.layers, [leak])
+  (name, (known, slope)), = found.update['anchor'].items()
+  assert name == 'conv0'
+  for i, clip in enumerate(small.clips):
+    first, own = victim.layers[0], leak.params['conv0']
+    x = first.activate(
+        first.linear(own['kernel'], clip[None]) + own['bias'])
+    assert np.linalg.norm(known[i] - x[0]) < 1e-4 * np.linalg.norm(x)
+  own = found._replace(update=jax.tree.map(lambda leaf: leaf[0], found.update))
+  term = anchored.anchored_match(victim.layers)
+  assert term(Guess(small.clips[:1], small.labels[:1]), own) < 1e-5
+  assert term(Guess(1 - small.clips[:1], small.labels[:1]), own) > 1e-2
+  assert slope.shape == known.shape
+
+
+def test_noise_and_open_layers_end_the_descent(batch):
+  small = batch._replace(clips=batch.clips[:, :2, :8, :8])
+  victim, leak = _sent('leaky_relu', small, 'small')
+  noisy = leak._replace(update=jax.tree.map(
+      lambda leaf: leaf + 1e-2 * np.std(leaf) * np.random.default_rng(0).normal(
+          size=leaf.shape).astype(np.float32), leak.update))
+  assert anchored.deepen(victim.layers, [noisy], max_steps=200)[0] is noisy
+  victim, leak = _sent('leaky_relu', batch, 'tiny')  # too few equations
+  assert anchored.deepen(victim.layers, [leak])[0] is leak
+
+
 def _psnr(a, b):
   return -10 * np.log10(np.mean((a - b) ** 2))
 

@@ -11,17 +11,31 @@ where x, the layer's input, is a function of the guess. Both are linear in x and
 first order in the guess: a step costs one forward and one backward pass. The
 second is whitened by dz's own second moments, so that every output channel
 counts, however little it moved the loss.
+
+Where a layer's equations outnumber its inputs, `deepen` solves them first and
+the match anchors on the layer below. Training makes that matter: slopes of
+leaky units, 0.01 each, hide half of the directions from a match further up.
 """
+
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from vidleak_jax.attack.closed_form import solve, spread
 from vidleak_jax.attack.closed_form.activations import INVERTIBLE
 from vidleak_jax.attack.match import Term
-from vidleak_jax.types import Array, Layer, UserError
+from vidleak_jax.types import Array, Layer, Leak, UserError
 
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
+_ANCHOR = 'anchor'   # what `deepen` adds to an update, beside the layers
+_SURPLUS = 1.25      # equations for each unknown; with fewer, some stay open
+_AGREEMENT = 1e-3    # of two solutions; where directions stay open it is 1
+_RESIDUAL = 1e-4     # of the equations; rounding leaves 1e-6
+_TOLERANCE = 1e-8      # of least squares
 
 
 def anchored_match(layers: tuple[Layer, ...]) -> Term:
@@ -32,7 +46,7 @@ def anchored_match(layers: tuple[Layer, ...]) -> Term:
 
   Returns:
     A term: the relative squared error of the output plus that of the kernel's
-    gradient.
+    gradient, of the last convolution, or of the one that `deepen` came to.
 
   Raises:
     UserError: the victim does not list at least two layers.
@@ -41,11 +55,16 @@ def anchored_match(layers: tuple[Layer, ...]) -> Term:
     raise UserError(
         'The anchored match needs a victim that lists its layers, such as c3d '
         'or lenet. Choose attack.name=ig for this one.')
-  *below, layer, head = layers
 
   def term(guess, leak):
     params, update = leak.params, leak.update
-    known, slope = _above(head, params, update)
+    depth = len(layers) - 2
+    known, slope = _above(layers[-1], params, update)
+    if _ANCHOR in update:
+      (name, (known, slope)), = update[_ANCHOR].items()
+      known, slope = known[None], slope[None]
+      depth = [each.name for each in layers].index(name)
+    *below, layer = layers[:depth + 1]
     x = guess.clips.reshape(-1, *layers[0].in_shape)
     for each in below:
       x = each.activate(_affine(each, params, x))
@@ -65,6 +84,86 @@ def anchored_match(layers: tuple[Layer, ...]) -> Term:
     white = _whitening(_rows(dz))
     return output + _relative((rows - goal) @ white, goal @ white)
   return term
+
+
+def deepen(
+    layers: tuple[Layer, ...], leaks: Sequence[Leak], max_steps: int = 4000
+) -> list[Leak]:
+  """Solves for the inputs of upper layers while they are determined.
+
+  From the last convolution down, layer by layer, by least squares in float64:
+  `linear(W, x) = z - b` and the kernel's gradient, both linear in x. A layer is
+  determined if from two starts the same x comes out and the equations hold, in
+  all messages; noise and defences therefore end the descent.
+
+  Args:
+    layers: a victim's, the dense head last.
+    leaks: of equal shapes, messages of one clip each.
+    max_steps: of conjugate gradients, per layer.
+
+  Returns:
+    The leaks; their updates say besides, for `anchored_match`, the deepest
+    activation that is known, and dL/d that. Unchanged if there is none.
+  """
+  found = None
+  known, slope = _join(
+      [jax.vmap(functools.partial(_above, layers[-1], leak.params))(leak.update)
+       for leak in leaks])
+  known, slope = known[:, 0], slope[:, 0]
+  for depth in range(len(layers) - 2, 0, -1):
+    layer = layers[depth]
+    kernels = _join([leak.update[layer.name]['kernel'] for leak in leaks])
+    equations = known[0].size + kernels[0].size
+    if (layer.activation not in INVERTIBLE
+        or equations < _SURPLUS * np.prod(layer.in_shape)):
+      break
+    own = _join([_repeated(leak.params[layer.name], leak.update)
+                 for leak in leaks])
+    solved, down, sure = spread.over_messages(
+        functools.partial(_down, layer, max_steps), np.zeros(()),
+        _float64((own, kernels, known, slope)))
+    if not sure.all():
+      break
+    known, slope = solved, down
+    found = layers[depth - 1].name
+  if found is None:
+    return list(leaks)
+  ends = np.cumsum([len(jax.tree.leaves(leak.update)[0]) for leak in leaks])
+  parts = zip(leaks, np.split(known, ends[:-1]), np.split(slope, ends[:-1]))
+  return [leak._replace(update=leak.update | {_ANCHOR: {found: (
+      one.astype(np.float32), other.astype(np.float32))}})
+      for leak, one, other in parts]
+
+
+def _down(layer, max_steps, _, message):
+  """(input of one layer, dL/d input, whether both are certain)."""
+  params, update, h, dh = message
+  kernel, f = params['kernel'], INVERTIBLE[layer.activation]
+  slope = f.slope(h)
+  dz = dh * slope
+  rows, seen = slope / _rms(h), 1 / _rms(update)
+
+  def apply(x, kernel=kernel):
+    return layer.linear(kernel, x[None])[0]
+
+  def rowwise(x, rows, seen, dz, kernel=kernel):
+    _, pull = jax.vjp(lambda kernel: apply(x, kernel), kernel)
+    return rows * apply(x, kernel), seen * pull(dz)[0]
+
+  start = jnp.zeros(layer.in_shape, h.dtype)
+  # Squares of the columns' norms, by the same sums with all factors squared.
+  squares, = jax.linear_transpose(
+      lambda x: rowwise(x, rows ** 2, seen ** 2, dz ** 2, kernel ** 2), start)(
+          (jnp.ones_like(h), jnp.ones_like(update)))
+  scale = lax.rsqrt(jnp.maximum(squares, 1e-12 * jnp.max(squares)))
+  noise = _rms(h) * jax.random.normal(jax.random.key(0), start.shape, h.dtype)
+  first, second = (solve.least_squares(
+      lambda x: rowwise(x, rows, seen, dz),
+      (rows * (f.inverse(h) - params['bias']), seen * update), begin, scale,
+      max_steps=max_steps, tolerance=_TOLERANCE) for begin in (start, noise))
+  apart = _rms(first.x - second.x) / _rms(first.x)
+  sure = (apart < _AGREEMENT) & (first.residual < _RESIDUAL)
+  return first.x, jax.vjp(apply, first.x)[1](dz)[0], sure
 
 
 def _above(head, params, update) -> tuple[Array, Array]:
@@ -98,3 +197,21 @@ def _whitening(rows):
 
 def _relative(difference, target):
   return jnp.sum(difference ** 2) / jnp.sum(target ** 2)
+
+
+def _rms(array):
+  return jnp.sqrt(jnp.mean(array ** 2)) + 1e-300
+
+
+def _repeated(tree, update):
+  """A tree's leaves once for each message of an update."""
+  count = len(jax.tree.leaves(update)[0])
+  return jax.tree.map(lambda leaf: np.repeat(leaf[None], count, 0), tree)
+
+
+def _join(trees):
+  return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
+
+
+def _float64(tree):
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
