@@ -67,7 +67,6 @@ def run(
         'fields': plan.fields, 'config': config, **workdir.versions()})
     table = Table(folder)
     with make_engine(folder, token) as engine, ExitStack() as stack:
-      stack.callback(table.write_parquet)
       sweep = _Sweep(folder, engine, table, group_size)
       while trials := plan.ask():
         ended = sweep.adopt(trials, retry_failed)
@@ -75,6 +74,7 @@ def run(
           sweep.progress = stack.enter_context(
               Progress(plan.total, 'sweep', done=ended))
         plan.tell(sweep.finish(trials))
+      table.write_parquet()
     return Summary(sweep.done, sweep.failed)
 
 
