@@ -18,6 +18,10 @@ from pathlib import Path
 
 from vidleak_jax.sweep import groups, locks, outcomes
 
+# JAX keeps the traced programs of each group, 10 to 20 MB; to forget them costs
+# some seconds.
+GROUPS_PER_CACHE = 16
+
 
 def run_group(folder: Path, name: str, token: str) -> str:
   """Runs a group, or what is left of it.
@@ -94,12 +98,15 @@ def main() -> None:
   options = parser.parse_args()
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
-  for name in _asked():
+  for count, name in enumerate(_asked(), 1):
     try:
       answer = run_group(options.folder, name, options.token)
     except locks.Superseded as error:
       sys.exit(str(error))
     print(json.dumps(answer), file=answers, flush=True)
+    if count % GROUPS_PER_CACHE == 0:
+      import jax
+      jax.clear_caches()
 
 
 def _asked() -> Iterator[str]:

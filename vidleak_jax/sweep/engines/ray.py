@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from vidleak_jax.sweep.engines import Finished
 from vidleak_jax.sweep.engines.seats import importable
 from vidleak_jax.sweep.groups import Group
+from vidleak_jax.sweep.worker import GROUPS_PER_CACHE, run_group
 from vidleak_jax.types import UserError
 
 _RETRIES = 100  # of a group whose process or node is lost
@@ -66,7 +67,8 @@ class Ray:
     others = dict(self._resources)
     task = self._ray.remote(
         num_cpus=self._cpus, num_gpus=others.pop('GPU', 0), resources=others,
-        max_retries=_RETRIES, scheduling_strategy='SPREAD')(_run_group)
+        max_retries=_RETRIES, max_calls=GROUPS_PER_CACHE,
+        scheduling_strategy='SPREAD')(_run_group)
     for group in groups:
       task_id = task.options(name=f'group {group.name}').remote(
           str(self._folder), group.name, self._token)
@@ -104,5 +106,4 @@ def _knock(address):
 
 def _run_group(folder, name, token):
   """The task."""
-  from vidleak_jax.sweep import worker
-  return worker.run_group(Path(folder), name, token)
+  return run_group(Path(folder), name, token)

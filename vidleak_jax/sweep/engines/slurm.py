@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vidleak_jax.sweep.engines import Finished
 from vidleak_jax.sweep.groups import Group
+from vidleak_jax.sweep.worker import run_group
 from vidleak_jax.types import UserError
 
 
@@ -85,8 +86,7 @@ class _Job:
     self._folder, self._token = folder, token
 
   def __call__(self, name):
-    from vidleak_jax.sweep import worker
-    return worker.run_group(self._folder, name, self._token)
+    return run_group(self._folder, name, self._token)
 
   def checkpoint(self, name):
     """Called by submitit before a job's time is over: queue it again."""
