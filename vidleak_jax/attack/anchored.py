@@ -105,6 +105,8 @@ def deepen(
     The leaks; their updates say besides, for `anchored_match`, the deepest
     activation that is known, and dL/d that. Unchanged if there is none.
   """
+  if len(layers) < 2:  # `anchored_match` tells that
+    return list(leaks)
   found = None
   known, slope = _join(
       [jax.vmap(functools.partial(_above, layers[-1], leak.params))(leak.update)
