@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.sweep.conftest import config
-from vidleak_jax.sweep import outcomes, search
+from tests.sweep.conftest import Here, config, rows
+from vidleak_jax.sweep import outcomes, runner, search
 from vidleak_jax.types import UserError
 
 optuna = pytest.importorskip('optuna', reason='Optuna is an extra: [optuna].')
@@ -59,6 +59,16 @@ def test_a_search_that_was_cut_short_goes_on(tmp_path):
   assert len(first) == 12 and [trial.name for trial in first[-4:]] == cut
   again.tell([_row(trial) for trial in first])
   assert len(_rounds(again)) == 1
+
+
+def test_a_sweep_that_searches_is_finished_once(tmp_path, audits):
+  def run():
+    return runner.run(_config(), tmp_path, Here, sampler='optuna',
+                      say=lambda _: None)
+  assert run() == (16, [])
+  assert len(rows(tmp_path)) == 16 and sum(map(len, audits)) == 16
+  assert run() == (16, [])
+  assert sum(map(len, audits)) == 16
 
 
 def test_the_match_without_priors_counts_where_it_is_known(tmp_path):

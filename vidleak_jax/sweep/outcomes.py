@@ -34,16 +34,15 @@ def row(folder: Path, trial: Trial) -> dict[str, Any]:
 
 
 def record_failure(folder: Path, name: str, error: str, details: str) -> None:
-  """Ends a trial as failed: `error` in a line, `details` as long as it takes.
-
-  A trial that is done stays so.
+  """Ends a trial as failed: the first line of `error` goes into its row, the
+  `details` into a file. A trial that is done stays so.
   """
   if status(folder, name) == DONE:
     return
   own = home(folder, name)
   own.mkdir(parents=True, exist_ok=True)
-  files.write_json(own / 'error.json', {'error': error})
   (own / 'error.txt').write_text(details)
+  files.write_json(own / 'error.json', {'error': error.strip().split('\n')[0]})
 
 
 def forget_failure(folder: Path, name: str) -> None:
@@ -52,7 +51,7 @@ def forget_failure(folder: Path, name: str) -> None:
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-  """An error in a line, and with its traceback."""
+  """An error in short, and with its traceback."""
   kind = type(error).__name__
   return (f'{kind}: {error}'.strip(),
           ''.join(traceback.format_exception(error)))

@@ -85,7 +85,9 @@ class Ray:
     try:
       return Finished(group, disk_full=self._ray.get(task))
     except self._ray.exceptions.RayError as error:
-      return Finished(group, lost=f'Ray gave the group up: {error}')
+      cause = getattr(error, 'cause', None) or error
+      return Finished(group, lost='Ray gave the group up: '
+                      f'{type(cause).__name__}: {cause}')
 
   def _room(self):
     have = self._ray.cluster_resources()
