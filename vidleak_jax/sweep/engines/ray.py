@@ -78,7 +78,8 @@ class Ray:
     if not self._open:
       time.sleep(seconds)
       return []
-    ready, _ = self._ray.wait(list(self._open), timeout=seconds)
+    ready, _ = self._ray.wait(
+        list(self._open), num_returns=len(self._open), timeout=seconds)
     return [self._finished(task, self._open.pop(task)) for task in ready]
 
   def _finished(self, task, group):
