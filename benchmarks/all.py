@@ -35,6 +35,7 @@ RUNS = {
                       ['--preset=wide', '--cases=16x64x64:2']],
     'limits': [[]],
     'time_to_quality': [[]],
+    'halving': [[]],
     'cost': [[]],
     'stages': [[]],
     'cold_start': [[]],

@@ -14,6 +14,8 @@ _COLUMNS = {
     'time_to_quality': ('attack', 'restarts', 'steps', 'seconds_to_20_db',
                         'seconds_to_25_db', 'seconds_to_30_db', 'psnr_last',
                         'seconds_last'),
+    'halving': ('attack', 'how', 'halve_at', 'steps', 'match_loss_mean',
+                'psnr_mean'),
     'cost': ('peer', 'preset', 'shape', 'restarts', 'num_devices',
              'parameters', 'ms_per_restart_step', 'peak_mib',
              'peak_mib_per_restart'),
@@ -35,6 +37,9 @@ _WORDS = {
         'Time to quality', 'Seconds of attack, without compiling, until the '
         "attacker's own choice stands at that PSNR; `dlg` is the paper's loop. "
         'An empty field was not reached.'),
+    'halving': (
+        'Halving', 'Equal restart-steps three ways (`attack.halve_at`), means '
+        'over five seeds.'),
     'cost': (
         'Cost against size', 'Peak of resident memory above what the process '
         'held before the attack was built, compiling included.'),
