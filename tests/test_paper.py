@@ -61,7 +61,8 @@ def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
   assert float(ours[3]) == pytest.approx(48.1, abs=0.3)  # 20 log10(255)
   assert ours[-1] == '2.0'  # seconds a frame
   assert rows['enhanced, no reference'][2:4] == ['inf', '200.0']
-  assert rows['feature matrix'][2:4] == ['3e-08', '12.3']
+  assert rows['feature matrix'][2:4] == [
+      '3e-08', '12.3, below the floor']
   assert float(rows['floor: unrelated clip'][3]) < 20
   assert '2. b' in document.read_text()
 

@@ -79,7 +79,7 @@ def write(asked: dict[str, Any], folder: Path, document: Path) -> None:
       '## Raw frames: LeNet, one gradient a frame', '',
       *_frames(sample, runs), '',
       '## Frozen extractor: the classifier alone shares its gradient', '',
-      *_frozen(runs, asked['victim']['weights_file']), '',
+      *_frozen(sample, runs, asked['victim']['weights_file']), '',
       '## Super-resolution, against the originals', '',
       *_enlarged(sample, runs), '',
       '## The six faults, measured', '',
@@ -136,21 +136,26 @@ def _frames(sample, runs) -> list[str]:
       '23.90 dB (ViT-small at 224).']
 
 
-def _frozen(runs, weights_file) -> list[str]:
+def _frozen(sample, runs, weights_file) -> list[str]:
   """Features exactly; frames as far as features alone show them."""
+  truth = sample.batch.clips
+  floor = metrics.psnr(_mean_colour(truth), truth).mean()
   lines = ['| | the paper | feature, relative error | frames PSNR dB | SSIM '
            '| s a clip |\n|---|---|---|---|---|---|']
   for row in FROZEN:
     result, saved = runs[row.config]
+    below = ', below the floor' if result['psnr'] <= floor else ''
     seconds = result['seconds_attack'] / len(saved['clips'])
     lines.append(
         f'| {row.label} | {row.printed} '
-        f'| {result["feature_relative_error"]:.0e} | {result["psnr"]:.1f} '
+        f'| {result["feature_relative_error"]:.0e} '
+        f'| {result["psnr"]:.1f}{below} '
         f'| {result["ssim"]:.3f} | {seconds:.1f} |')
   source = weights_file and Path(weights_file).name
   return [*lines, '', f'The ResNet-20 has {source or "weights drawn at random"}'
           '. Frames are from the features alone, without a reference frame; '
-          'the paper does not go from features to frames. Floors as above.']
+          'the paper does not go from features to frames. The floor is the '
+          f'truth\'s own mean colour, {floor:.1f} dB.']
 
 
 def _enlarged(sample, runs) -> list[str]:
