@@ -13,6 +13,9 @@ busy cores, weights of resnet20-cifar10:
   5 references  19.67  (12.05, 18.15)
 What needs no gradient but smooths, the mean of the references blurred by the
 best width, has 16.45 and 17.81: with one reference most of the gain is that.
+A trained decoder (two hidden layers of 256, 12 000 public frames) came to the
+same: 11.72 (12.05) without a reference on all 16 clips, 13.17 where ridge
+regression has 13.15 on unseen photographs, whose mean colour has 14.81.
 Features are exact to 4e-7, the matrix to 9e-6. Without a reference 64 pooled
 numbers a frame do not tell where things are; the answer is what ridge
 regression on public scenes finds, and it leaks less than a mean colour would.
