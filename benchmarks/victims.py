@@ -52,7 +52,7 @@ _SMALL_TRAINED = ('data.image_size=16', 'data.frame_stride=4',
 ROWS = {
     'c3d': Row('clip_c3d.py:small'),
     'c3d_64': Row('clip_c3d.py:small', (
-        'data.num_frames=16', 'data.image_size=64')),
+        'data.num_frames=16', 'data.image_size=64', 'attack.num_steps=600')),
     'c3d_initial': Row('clip_c3d.py:small', _SMALL_TRAINED,
                        'snapshots/step_0.safetensors'),
     'c3d_early': Row('clip_c3d.py:small', _SMALL_TRAINED,

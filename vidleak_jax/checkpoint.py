@@ -4,7 +4,6 @@ A checkpoint is written under a temporary name and renamed, so a process killed
 at any moment leaves the last complete one.
 """
 
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from vidleak_jax import files
 from vidleak_jax.types import UserError
 
 
@@ -73,20 +73,10 @@ class Checkpoints:
     try:
       write()
     except Exception as error:
-      if not _disk_is_full(error):
+      if not files.disk_is_full(error):
         raise
       raise UserError(
           f'The disk is full: no checkpoint could be written to '
           f'{self._folder}. The last complete one (step '
           f'{self._manager.latest_step()}) stands; make space and run the same '
           'command to go on from there.') from error
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-  while error is not None:
-    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if 'No space left on device' in str(error):
-      return True
-    error = error.__cause__ or error.__context__
-  return False

@@ -1,5 +1,6 @@
 """Files are whole or absent: written under a temporary name, then renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +24,17 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+  """Whether a full disk lies behind an error."""
+  while error is not None:
+    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if 'No space left on device' in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -30,12 +30,14 @@ class Progress:
     total: steps in all, those done in an earlier run included.
     what: the work's name, first on the line.
     done: steps already done when it starts; they do not count in the rate.
+    unit: what is counted.
     stream: where the lines go; stderr by default.
   """
 
   def __init__(self, total: int, what: str = 'work', *, done: int = 0,
-               stream=None):
+               unit: str = 'steps', stream=None):
     self._total, self._what, self._done = total, what, done
+    self._unit = unit
     self._stream = stream or sys.stderr
     self._line = ''        # the latest line, where none was printed of it
     self._next_line = 0.0  # when the next plain line is due
@@ -80,12 +82,12 @@ class Progress:
 
   def _status(self, now, done, values):
     since, before = self._timed_from
-    parts = [f'{done}/{self._total} steps']
+    parts = [f'{done}/{self._total} {self._unit}']
     if done > before and now > since:
       rate = (done - before) / (now - since)
       left = timedelta(seconds=round((self._total - done) / rate))
       pace = f'{rate:.3g}' if rate < 1000 else f'{rate:.0f}'
-      parts += [f'{pace} steps/s', f'{left} left']
+      parts += [f'{pace} {self._unit}/s', f'{left} left']
     parts += [f'{name.replace("_", " ")} {_short(value)}'
               for name, value in values.items()]
     return ', '.join(parts)

@@ -1,6 +1,5 @@
 """What became of a trial, read from its folder: the only truth about it."""
 
-import errno
 import json
 import traceback
 from pathlib import Path
@@ -55,14 +54,3 @@ def describe(error: BaseException) -> tuple[str, str]:
   kind = type(error).__name__
   return (f'{kind}: {error}'.strip(),
           ''.join(traceback.format_exception(error)))
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-  """Whether a full disk lies behind an error: no fault of the trial's."""
-  while error is not None:
-    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if 'No space left on device' in str(error):
-      return True
-    error = error.__cause__ or error.__context__
-  return False

@@ -72,7 +72,7 @@ def run(
         ended = sweep.adopt(trials, retry_failed)
         if not sweep.progress:
           sweep.progress = stack.enter_context(
-              Progress(plan.total, 'sweep', done=ended))
+              Progress(plan.total, 'sweep', done=ended, unit='trials'))
         plan.tell(sweep.finish(trials))
       table.write_parquet()
     return Summary(sweep.done, sweep.failed)

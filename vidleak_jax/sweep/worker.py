@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from vidleak_jax import files
 from vidleak_jax.sweep import groups, locks, outcomes
 
 # JAX keeps the traced programs of each group, 10 to 20 MB; to forget them costs
@@ -46,7 +47,7 @@ def run_group(folder: Path, name: str, token: str) -> str:
       answers = _run(folder, members, groups.home(folder, name))
       return _record(folder, zip(members, answers, strict=True))
   except OSError as error:
-    if not outcomes.disk_is_full(error):
+    if not files.disk_is_full(error):
       raise
     return str(error)
 
@@ -71,7 +72,7 @@ def _run(folder, members, shared):
         [outcomes.home(folder, name) for name in members], shared,
         say=lambda _: None)
   except Exception as error:
-    if len(members) == 1 or outcomes.disk_is_full(error):
+    if len(members) == 1 or files.disk_is_full(error):
       return [error] * len(members)
   # A fault of one member's, or too much for one program: each by itself.
   return [_run(folder, {name: config}, shared / name)[0]
@@ -83,7 +84,7 @@ def _record(folder, answers):
   failed = {member: answer for member, answer in answers
             if isinstance(answer, Exception)}
   for error in failed.values():
-    if outcomes.disk_is_full(error):
+    if files.disk_is_full(error):
       return str(error)
   for member, error in failed.items():
     outcomes.record_failure(folder, member, *outcomes.describe(error))
