@@ -3,6 +3,8 @@
 Nothing here has seen a data set: a `Case` is all that an attacker has.
 """
 
+import functools
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +33,7 @@ from vidleak_jax.types import (
     pick,
 )
 
+_KEPT = 8  # programs of the last attacks, for others of the same shape
 _DISAGREEMENT = 1e-4  # of a layer's equations; rounding causes 2e-5
 
 
@@ -88,11 +91,8 @@ def structure(options: dict[str, Any]) -> dict[str, Any]:
 
 def without_numbers(options: dict[str, Any]) -> dict[str, Any]:
   """What of any options makes a program, and not just its arguments."""
-  return recipe.with_numbers(options, _marked(recipe.numbers(options)))
-
-
-def _marked(numbers):
-  return jax.tree.map(lambda _: 'a number', numbers)
+  return recipe.with_numbers(options, jax.tree.map(
+      lambda _: 'a number', recipe.numbers(options)))
 
 
 def iterates(name: str) -> bool:
@@ -103,13 +103,14 @@ def iterates(name: str) -> bool:
 def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
   """Gradient matching by the recipe `name`, from many starts."""
   shared, recipes = options[0], [own[name] for own in options]
-  structure = dict(recipes[0])
+  structure = without_numbers(recipes[0])
   own_steps, how = structure.pop('num_steps'), structure.pop('labels')
   polish = structure.pop('polish_steps'), structure.pop('polish_inner_steps')
   case = cases[0]
-  trials = [engine.Trial(each.leak, _templates(each, how), each.key,
+  leaks, seconds = _deepened(cases, structure['match'])
+  trials = [engine.Trial(leak, _templates(each, how), each.key,
                          recipe.numbers(own), each.folder)
-            for each, own in zip(cases, recipes, strict=True)]
+            for leak, each, own in zip(leaks, cases, recipes, strict=True)]
   num_messages = len(trials[0].templates.clips) * len(trials)
   budget = engine.Budget(
       num_restarts=shared['num_restarts'],
@@ -120,21 +121,42 @@ def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
       devices=_enough(case.devices, num_messages * shared['num_restarts']),
       halve_at=tuple(shared['halve_at']),
       keep_checkpoints=shared['keep_checkpoints']).checked()
-
-  def build(numbers):
-    own = recipe.with_numbers(structure, numbers)
-    distance = match.weighted_distance(own.pop('distance'))
-    term = pick(_MATCHES, own.pop('match'), 'match')(case, distance)
-    return recipe.build(term, budget.last_step, **own)
-
+  build = _builder(case.victim, json.dumps(case.knowledge['federated']),
+                   json.dumps(structure), budget.last_step)
   build(trials[0].numbers)  # tells a wrong name before anything runs
   found, cost = engine.run(build, trials, budget, folder,
                            tensorboard=case.tensorboard)
+  cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
   outcomes = [each if isinstance(each, UserError) else Outcome(each, cost, {})
               for each in found]
   return outcomes if not polish[0] else [
       one if isinstance(one, UserError) else _polish(each, one, *polish)
       for each, one in zip(cases, outcomes, strict=True)]
+
+
+def _deepened(cases, kind):
+  """(leaks with what follows from them at once, seconds a case it took)."""
+  leaks = [case.leak for case in cases]
+  if kind != 'anchored':
+    return leaks, 0.0
+  _need_single(cases[0], 'anchored match')
+  began = time.perf_counter()
+  leaks = anchored.deepen(cases[0].victim.layers, leaks)
+  return leaks, (time.perf_counter() - began) / len(cases)
+
+
+@functools.lru_cache(_KEPT)
+def _builder(victim, federation, structure, num_steps):
+  """The attack from its numbers: one function a program, to find it again."""
+  federation, structure = json.loads(federation), json.loads(structure)
+
+  def build(numbers):
+    own = recipe.with_numbers(structure, numbers)
+    distance = match.weighted_distance(own.pop('distance'))
+    term = pick(_MATCHES, own.pop('match'), 'match')(
+        victim, federation, distance)
+    return recipe.build(term, num_steps, **own)
+  return build
 
 
 def _enough(devices, tries):
@@ -179,19 +201,17 @@ def _templates(case, how) -> Guess:
       case.leak.update, case.victim.head, shape[1]))
 
 
-def _gradient(case, distance) -> match.Term:
+def _gradient(victim, federation, distance) -> match.Term:
   """The match of the algorithm that the clients run."""
-  federation = case.knowledge['federated']
   if federation['algorithm'] == 'fedsgd':
-    return match.gradient_match(case.victim.loss, distance)
+    return match.gradient_match(victim.loss, distance)
   return match.update_match(
-      federated.client_of(case.victim.loss, federation), distance)
+      federated.client_of(victim.loss, federation), distance)
 
 
-def _anchored(case, distance) -> match.Term:
-  del distance  # it has its own
-  _need_single(case, 'anchored match')
-  return anchored.anchored_match(case.victim.layers)
+def _anchored(victim, federation, distance) -> match.Term:
+  del federation, distance  # it has its own
+  return anchored.anchored_match(victim.layers)
 
 
 _MATCHES = {'gradient': _gradient, 'anchored': _anchored}

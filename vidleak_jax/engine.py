@@ -3,6 +3,7 @@
 Trials that differ in numbers only share one program, and so one compile.
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from vidleak_jax.types import (
   UserError,
   attempt,
 )
+
+_KEPT = 8  # programs
 
 
 class Budget(NamedTuple):
@@ -134,11 +137,8 @@ class _Machine:
   def __init__(self, build, tries, shared, budget):
     self.tries, self._devices = tries, budget.devices
     self._shared = parallel.replicate(shared, budget.devices)
-    self._starter = parallel.on_devices(
-        restarts.starter(build), budget.devices)
-    self._step = parallel.on_devices(
-        restarts.runner(build, budget.restart_batch), budget.devices,
-        donate=(0,))
+    self._starter, self._step = _programs(
+        build, budget.restart_batch, tuple(budget.devices))
 
   def start(self):
     """All tries before their first step, on the host."""
@@ -162,6 +162,14 @@ class _Machine:
         self._state, self._placed, self._shared,
         parallel.spread(steps, self._devices))
     return _pick(parallel.gather((self._state, terms)), self._back)
+
+
+@functools.lru_cache(_KEPT)
+def _programs(build, restart_batch, devices):
+  """The start and the step, found again by attacks of the same shape."""
+  return (parallel.on_devices(restarts.starter(build), devices),
+          parallel.on_devices(restarts.runner(build, restart_batch), devices,
+                              donate=(0,)))
 
 
 def _loop(machine, state, facts, count, budget, journal):
