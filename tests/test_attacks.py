@@ -9,7 +9,7 @@ from vidleak_jax import attacks, backend, defenses, federated, victims
 from vidleak_jax.types import Batch
 
 
-def solve(size, folder, **defense):
+def solve(size, folder, whole_levels=True, **defense):
   """A closed form of one frame through a small LeNet, and its worst error."""
   shape = (1, size, size, 3)
   clips = np.random.default_rng(0).uniform(
@@ -25,7 +25,8 @@ def solve(size, folder, **defense):
                       jax.devices()[:1], backend.choose('cpu'), folder, False)
   outcome, = attacks.run([case], [{
       'name': 'closed_form',
-      'closed_form': {'polish_steps': 0, 'polish_inner_steps': 1}}], folder)
+      'closed_form': {'polish_steps': 0, 'polish_inner_steps': 1,
+                      'whole_levels': whole_levels}}], folder)
   return outcome, np.abs(outcome.recovery.clips - clips).max()
 
 
@@ -45,3 +46,9 @@ def test_what_is_lost_is_said(tmp_path, capsys):
   assert 'disagree by' in note
   clips = outcome.recovery.clips
   assert clips.dtype == np.float32 and 0 <= clips.min() <= clips.max() <= 1
+
+
+def test_levels_are_not_looked_for_where_there_are_none(tmp_path):
+  outcome, error = solve(8, tmp_path, whole_levels=False)
+  assert 'on_levels' not in outcome.findings
+  assert error < 1e-2

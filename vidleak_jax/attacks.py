@@ -223,7 +223,7 @@ def _closed_form(case, options, folder) -> Outcome:
   _need_single(case, 'closed form')
   began = time.perf_counter()
   solve = _from_tokens if case.victim.tokens else _from_layers
-  clips, found, report = solve(case)
+  clips, found, report = solve(case, own['whole_levels'])
   if report['closed_form_note']:
     print(report['closed_form_note'])
   if clips is None:
@@ -231,19 +231,22 @@ def _closed_form(case, options, folder) -> Outcome:
     if isinstance(outcome, UserError):
       raise outcome
     return outcome._replace(findings=outcome.findings | report)
-  rounded = closed_form.to_levels(clips)
-  report |= {'on_levels': float(np.mean(rounded.on_levels)),
-             'distance_to_levels': float(rounded.moved.max())}
-  recovery = Recovery(np.clip(rounded.clips, 0.0, 1.0).astype(np.float32),
+  steps = own['polish_steps']
+  if own['whole_levels']:
+    rounded = closed_form.to_levels(clips)
+    report |= {'on_levels': float(np.mean(rounded.on_levels)),
+               'distance_to_levels': float(rounded.moved.max())}
+    clips = rounded.clips
+    # What lies on levels is right or not: a polish could only fit rounding.
+    steps = 0 if rounded.on_levels.all() else steps
+  recovery = Recovery(np.clip(clips, 0.0, 1.0).astype(np.float32),
                       found.astype(np.int32), np.full(len(clips), np.nan))
   cost = engine.Cost(0.0, time.perf_counter() - began, 0, 0)
-  # What lies on levels is right or not: a polish could only fit rounding.
-  steps = 0 if rounded.on_levels.all() else own['polish_steps']
   return _polish(case, Outcome(recovery, cost, report), steps,
                  own['polish_inner_steps'])
 
 
-def _from_layers(case):
+def _from_layers(case, _):
   """(clips or None, labels [M, 1], report), down the victim's layers."""
   walk = closed_form.walk_down(case.victim, case.leak, batch_size=1)
   report = {'closed_form': walk.report,
@@ -268,9 +271,10 @@ def _doubts(rows) -> str:
   return f'The closed form is not exact: {"; ".join(doubts)}.' * bool(doubts)
 
 
-def _from_tokens(case):
+def _from_tokens(case, whole_levels):
   """(clips, labels [M, 1], report), from a transformer's embeddings."""
-  found = closed_form.recover_tokens(case.victim, case.leak, batch_size=1)
+  found = closed_form.recover_tokens(
+      case.victim, case.leak, batch_size=1, whole_levels=whole_levels)
   report = {'closed_form': found.report, 'closed_form_note': found.note}
   return found.clips, found.labels[:, None], report
 

@@ -286,6 +286,7 @@ def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
       'weights': checkpoint or 'as initialised',
       'dropout': 'active' if dropout else 'not active',
       'clip_shape': clip_shape,
+      'pixels': '8 bit a colour, divided by 255',
       'num_frames': config['data']['num_frames'],
       'batch_size': batch_size,
       'num_messages': num_messages,

@@ -36,7 +36,8 @@ class TokenRecovery(NamedTuple):
 
 
 def recover_tokens(
-    victim: Victim, leak: Leak, *, batch_size: int | None = None
+    victim: Victim, leak: Leak, *, batch_size: int | None = None,
+    whole_levels: bool = True,
 ) -> TokenRecovery:
   """Solves X^T delta = dW for the patches X of every message.
 
@@ -50,6 +51,7 @@ def recover_tokens(
     victim: lists its `tokens`.
     leak: M messages of one clip each.
     batch_size: clips per message, where the attacker knows it.
+    whole_levels: whether the clips are known to have 256 levels.
 
   Raises:
     UserError: no learned positions, or more than one clip per message.
@@ -67,7 +69,8 @@ def recover_tokens(
   deltas = deltas[:, tokens.num_special:]
   kernels = _leaf(leak.update, (*tokens.embedding, 'kernel'))
   grey = _grey_patches(tokens, deltas.shape[1], kernels.shape[1])
-  solved = [_solve(*pair, grey, noise, _levels(tokens, grey.shape))
+  scale = _levels(tokens, grey.shape) if whole_levels else None
+  solved = [_solve(*pair, grey, noise, scale)
             for *pair, noise in zip(deltas, kernels, head.residual)]
   patches, spans, rows = zip(*solved)
   with jax.enable_x64(True):
@@ -127,7 +130,7 @@ def _solve(delta, kernel, grey, relative_noise, scale):
   lost = 1 - gains * values
   spread = (gains * noise) ** 2 + (lost * _PIXEL_STD) ** 2
   whole = None
-  if count <= width:
+  if scale is not None and count <= width:
     whole = _whole(patches, (left * spread) @ left.T, scale, delta, kernel,
                    noise)
   moved = 0.0
