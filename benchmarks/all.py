@@ -27,8 +27,9 @@ _PEERS = flags.DEFINE_list('peers', [], 'Of breaching, torch, torch_compile.')
 _FOLDER = flags.DEFINE_string('folder', 'runs/bench', 'Of the rows.')
 _OUTPUT = flags.DEFINE_string('output', 'docs/performance.md', 'The page.')
 
-# file -> options of its runs; peers are asked where they are known
-_PEERED = ('restart_steps', 'cost')
+# file -> its peers, None: all
+_PEERED = {'restart_steps': None, 'cost': None, 'rrdbnet': ('torch',)}
+# file -> options of each of its runs
 RUNS = {
     'restart_steps': [[], ['--victim=r2plus1d18', '--cases=8x32x32:2'],
                       ['--victim=vivit', '--cases=8x32x32:2,8x32x32:8'],
@@ -37,6 +38,7 @@ RUNS = {
     'time_to_quality': [[]],
     'halving': [[]],
     'cost': [[]],
+    'rrdbnet': [[]],
     'stages': [[]],
     'cold_start': [[]],
 }
@@ -62,8 +64,10 @@ def _run(name, runs, folder):
   lines = []
   for options in runs:
     command = [sys.executable, f'benchmarks/{name}.py', *options]
-    if _PEERS.value and name in _PEERED and not options:
-      command.append(f'--peers={",".join(_PEERS.value)}')
+    peers = [peer for peer in _PEERS.value
+             if name in _PEERED and peer in (_PEERED[name] or _PEERS.value)]
+    if peers and not options:
+      command.append(f'--peers={",".join(peers)}')
     if _QUICK.value:
       command.append('--quick')
     print(' '.join(['python', *command[1:]]), flush=True)

@@ -19,6 +19,8 @@ _COLUMNS = {
     'cost': ('peer', 'preset', 'shape', 'restarts', 'num_devices',
              'parameters', 'ms_per_restart_step', 'peak_mib',
              'peak_mib_per_restart'),
+    'rrdbnet': ('peer', 'blocks', 'tile', 'seconds_a_tile', 'ratio',
+                'largest_difference'),
     'stages': ('stage', 'frames', 'seconds_first', 'seconds_a_frame'),
     'cold_start': ('case', 'seconds_first', 'seconds_second'),
 }
@@ -43,6 +45,8 @@ _WORDS = {
     'cost': (
         'Cost against size', 'Peak of resident memory above what the process '
         'held before the attack was built, compiling included.'),
+    'rrdbnet': (
+        'ESRGAN', 'RRDBNet x4 by tiles, with the same weights.'),
     'stages': ('Other stages', 'The first call compiles.'),
     'cold_start': (
         'Cold start', 'From the command to the first step, with an empty '

@@ -27,7 +27,7 @@ _DIR = flags.DEFINE_string('dir', None, 'A video; None: the embedded clips.')
 
 # attack, restarts, steps, of which the quick run takes the first ones
 _FULL = (('anchored', 1, 1000), ('anchored', 4, 1000), ('ig', 1, 2000),
-         ('ig', 4, 2000), ('dlg', 1, 1000))
+         ('ig', 4, 2000), ('dlg', 1, 120))
 _QUICK_CASES = (('anchored', 1, 200), ('ig', 1, 200))
 _CHUNKS = 40  # looks at each run
 
