@@ -78,7 +78,7 @@ def write(rows: dict[str, list[dict]], path: Path, machine: str) -> Path:
 def _notes(path) -> str:
   text = path.read_text() if path.exists() else ''
   _, mark, notes = text.partition('## Notes\n')
-  return mark + notes
+  return f'\n{mark}{notes}' if mark else ''
 
 
 def _table(rows, columns):

@@ -8,7 +8,6 @@ import pytest
 
 from vidleak_jax import federated
 from vidleak_jax.attack import match
-from vidleak_jax.attack.restarts import take
 from vidleak_jax.types import Guess
 
 
@@ -18,7 +17,8 @@ def _flat(tree):
 
 @pytest.fixture
 def own(leak):
-  return leak._replace(update=take(leak.update, 0))
+  return leak._replace(
+      update=jax.tree.map(lambda leaf: leaf[0], leak.update))
 
 
 @pytest.fixture
