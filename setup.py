@@ -38,7 +38,7 @@ setup(
         'ray': ['ray>=2.50'],
         'slurm': ['submitit>=1.5'],
         'optuna': ['optuna>=4'],
-        'test': ['pytest', 'pytest-xdist', 'chex', 'ruff'],
+        'test': ['pytest', 'pytest-xdist', 'chex', 'ruff', 'matplotlib'],
         'torch': ['torch'],     # only to convert .pth files
         'peers': ['torch', 'breaching', 'transformers', 'spandrel'],
     },

@@ -27,7 +27,7 @@ from configs.sweeps import tiny
 
 def get_config():
   config = tiny.get_config()
-  config.attack.num_steps, config.attack.chunk_steps = 800, 40
+  config.attack.num_steps, config.attack.chunk_steps = 4000, 40
   config.sweep = sweeps.space(grid={'seed': range(4)})
   return config
 '''
