@@ -1,6 +1,8 @@
 """Eight CPU devices for every test, and tiny things to attack."""
 
 import os
+import shutil
+import subprocess
 
 os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
@@ -64,3 +66,16 @@ def tiny_attack(victim):
 def templates(batch):
   clips = np.zeros((3, 1, *CLIP_SHAPE), np.float32)
   return Guess(clips, np.asarray(batch.labels)[:, None])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mounted = shutil.which('mount') and subprocess.run(
+      ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(disk)],
+      capture_output=True, check=False).returncode == 0
+  if not mounted:
+    pytest.skip('Only root can mount a small tmpfs.')
+  yield disk
+  subprocess.run(['umount', '-l', str(disk)], check=False)

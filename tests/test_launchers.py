@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -95,19 +94,6 @@ def test_a_second_launcher_in_the_same_workdir_leaves(tmp_path):
     first.communicate()
   assert code == 1
   assert 'Another run is at work' in err
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  disk = tmp_path / 'disk'
-  disk.mkdir()
-  mounted = shutil.which('mount') and subprocess.run(
-      ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(disk)],
-      capture_output=True, check=False).returncode == 0
-  if not mounted:
-    pytest.skip('Only root can mount a small tmpfs.')
-  yield disk
-  subprocess.run(['umount', '-l', str(disk)], check=False)
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_after_it(small_disk):

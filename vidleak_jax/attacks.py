@@ -124,11 +124,14 @@ def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
   build = _builder(case.victim, json.dumps(case.knowledge['federated']),
                    json.dumps(structure), budget.last_step)
   build(trials[0].numbers)  # tells a wrong name before anything runs
-  found, cost = engine.run(build, trials, budget, folder,
-                           tensorboard=case.tensorboard)
-  cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
-  outcomes = [each if isinstance(each, UserError) else Outcome(each, cost, {})
-              for each in found]
+  outcomes = [None] * len(trials)
+  for part, rows in _programs(trials):
+    found, cost = engine.run(build, [trials[i] for i in rows], budget,
+                             folder / part, tensorboard=case.tensorboard)
+    cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
+    for i, each in zip(rows, found, strict=True):
+      outcomes[i] = (each if isinstance(each, UserError)
+                     else Outcome(each, cost, {}))
   return outcomes if not polish[0] else [
       one if isinstance(one, UserError) else _polish(each, one, *polish)
       for each, one in zip(cases, outcomes, strict=True)]
@@ -143,6 +146,20 @@ def _deepened(cases, kind):
   began = time.perf_counter()
   leaks = anchored.deepen(cases[0].victim.layers, leaks)
   return leaks, (time.perf_counter() - began) / len(cases)
+
+
+def _programs(trials):
+  """Which trials run as one: those whose leaks say the same things.
+
+  Yields:
+    (folder for the checkpoints, indices): '' for the first, so that a lone
+    trial's are where its workdir promises them.
+  """
+  parts = {}
+  for i, trial in enumerate(trials):
+    parts.setdefault(jax.tree.structure(trial.leak.update), []).append(i)
+  for number, rows in enumerate(parts.values()):
+    yield str(number or ''), rows
 
 
 @functools.lru_cache(_KEPT)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -115,19 +114,6 @@ def test_killed_at_random_it_equals_an_undisturbed_sweep(start, tmp_path):
 
 def _timeless(row):
   return {k: v for k, v in row.items() if k not in TIMINGS}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  disk = tmp_path / 'disk'
-  disk.mkdir()
-  mounted = shutil.which('mount') and subprocess.run(
-      ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(disk)],
-      capture_output=True, check=False).returncode == 0
-  if not mounted:
-    pytest.skip('Only root can mount a small tmpfs.')
-  yield disk
-  subprocess.run(['umount', '-l', str(disk)], check=False)
 
 
 def test_a_full_disk_stops_it_and_with_space_it_goes_on(start, small_disk):

@@ -31,11 +31,11 @@ from vidleak_jax.attack.match import Term
 from vidleak_jax.types import Array, Layer, Leak, UserError
 
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
-_ANCHOR = 'anchor'   # what `deepen` adds to an update, beside the layers
-_SURPLUS = 1.25      # equations for each unknown; with fewer, some stay open
-_AGREEMENT = 1e-3    # of two solutions; where directions stay open it is 1
-_RESIDUAL = 1e-4     # of the equations; rounding leaves 1e-6
-_TOLERANCE = 1e-8      # of least squares
+_ANCHOR = 'anchor'  # what `deepen` adds to an update, beside the layers
+_SURPLUS = 1.25     # equations for each unknown; with fewer, some stay open
+_AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
+_RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
+_TOLERANCE = 1e-8   # of least squares
 
 
 def anchored_match(layers: tuple[Layer, ...]) -> Term:
@@ -94,7 +94,7 @@ def deepen(
   From the last convolution down, layer by layer, by least squares in float64:
   `linear(W, x) = z - b` and the kernel's gradient, both linear in x. A layer is
   determined if from two starts the same x comes out and the equations hold, in
-  all messages; noise and defences therefore end the descent.
+  all messages of a leak; noise and defences therefore end the descent.
 
   Args:
     layers: a victim's, the dense head last.
@@ -103,38 +103,49 @@ def deepen(
 
   Returns:
     The leaks; their updates say besides, for `anchored_match`, the deepest
-    activation that is known, and dL/d that. Unchanged if there is none.
+    activation that is known, and dL/d that. Unchanged where there is none;
+    how deep one leak goes does not depend on the others.
   """
+  deepened = list(leaks)
   if len(layers) < 2:  # `anchored_match` tells that
-    return list(leaks)
-  found = None
-  known, slope = _join(
-      [jax.vmap(functools.partial(_above, layers[-1], leak.params))(leak.update)
-       for leak in leaks])
-  known, slope = known[:, 0], slope[:, 0]
+    return deepened
+  # leak's index -> (known, dL/d known), leaves [M, ...]
+  known = {i: jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(
+      functools.partial(_above, layers[-1], leak.params))(leak.update))
+           for i, leak in enumerate(leaks)}
   for depth in range(len(layers) - 2, 0, -1):
-    layer = layers[depth]
-    kernels = _join([leak.update[layer.name]['kernel'] for leak in leaks])
-    equations = known[0].size + kernels[0].size
-    if (layer.activation not in INVERTIBLE
-        or equations < _SURPLUS * np.prod(layer.in_shape)):
+    if known and not _determinable(layers[depth], leaks[0], known):
       break
-    own = _join([_repeated(leak.params[layer.name], leak.update)
-                 for leak in leaks])
-    solved, down, sure = spread.over_messages(
-        functools.partial(_down, layer, max_steps), np.zeros(()),
-        _float64((own, kernels, known, slope)))
-    if not sure.all():
-      break
-    known, slope = solved, down
-    found = layers[depth - 1].name
-  if found is None:
-    return list(leaks)
-  ends = np.cumsum([len(jax.tree.leaves(leak.update)[0]) for leak in leaks])
-  parts = zip(leaks, np.split(known, ends[:-1]), np.split(slope, ends[:-1]))
-  return [leak._replace(update=leak.update | {_ANCHOR: {found: (
-      one.astype(np.float32), other.astype(np.float32))}})
-      for leak, one, other in parts]
+    known = _descend(layers[depth], leaks, known, max_steps)
+    for i, values in known.items():
+      anchor = {layers[depth - 1].name: _float32(values)}
+      deepened[i] = leaks[i]._replace(
+          update=leaks[i].update | {_ANCHOR: anchor})
+  return deepened
+
+
+def _determinable(layer, leak, known) -> bool:
+  """Whether a layer's equations could suffice for its input."""
+  outputs = next(iter(known.values()))[0][0].size
+  entries = leak.update[layer.name]['kernel'][0].size
+  return layer.activation in INVERTIBLE and (
+      outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
+
+
+def _descend(layer, leaks, known, max_steps):
+  """`known` one layer lower, of those leaks whose messages are all certain."""
+  if not known:
+    return {}
+  messages = _join([
+      (_repeated(leaks[i].params[layer.name], leaks[i].update),
+       leaks[i].update[layer.name]['kernel'], *values)
+      for i, values in known.items()])
+  solved, down, sure = spread.over_messages(
+      functools.partial(_down, layer, max_steps), np.zeros(()),
+      _float64(messages))
+  ends = np.cumsum([len(values[0]) for values in known.values()])[:-1]
+  parts = zip(known, *(np.split(x, ends) for x in (solved, down, sure)))
+  return {i: (x, dx) for i, x, dx, certain in parts if certain.all()}
 
 
 def _down(layer, max_steps, _, message):
@@ -213,6 +224,10 @@ def _repeated(tree, update):
 
 def _join(trees):
   return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
+
+
+def _float32(tree):
+  return jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
 
 
 def _float64(tree):
