@@ -16,6 +16,11 @@ import numpy as np
 from vidleak_jax.attack.closed_form import solve, spread
 from vidleak_jax.types import Array, Leak
 
+# A leaf below this share of the whole gradient is float32's rounding alone: a
+# bias of attention's keys, whose true gradient is zero. Those of initialised
+# networks have 5e-9, the smallest others 1e-4.
+_ROUNDING = 1e-7
+
 
 class Polished(NamedTuple):
   """Clips, and how well their gradients match."""
@@ -36,9 +41,10 @@ def polish(
   """Refines clips until their gradients match the leak's.
 
   A step that does not lower the residual, the root of the mean over leaves of
-  |g - leak|^2 / |leak|^2, is halved up to four times, then dropped. A gradient
-  that a defence has scaled, by clipping its norm, is matched up to that scale:
-  the start tells it, where that halves the start's residual.
+  |g - leak|^2 / |leak|^2, is halved up to four times, then dropped. Leaves that
+  are rounding alone do not count. A gradient that a defence has scaled, by
+  clipping its norm, is matched up to that scale, where that halves the start's
+  residual.
 
   Args:
     loss_fn: (params, clips, labels) -> [], the victim's.
@@ -57,21 +63,26 @@ def polish(
 
 def _polish_one(loss_fn, num_steps, inner_steps, params, message):
   update, clips, labels = message
-  # The floor gives leaves without gradient (statistics) no weight.
+  sizes = jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), update)
+  floor = _ROUNDING * jnp.linalg.norm(jnp.stack(jax.tree.leaves(sizes)))
+  count = sum(size > floor for size in jax.tree.leaves(sizes))
   weights = jax.tree.map(
-      lambda g: (g != 0) / jnp.maximum(jnp.linalg.norm(g.ravel()), 1e-30),
-      update)
+      lambda g, size: (g != 0) * jnp.where(
+          size > floor, 1 / jnp.maximum(size, 1e-300), 0.0), update, sizes)
 
-  scale = _scale(jax.grad(loss_fn)(params, clips, labels), update, weights)
+  _, is_scaled = _share(
+      jax.grad(loss_fn)(params, clips, labels), update, weights)
 
   def residual(clips):
     found = jax.grad(loss_fn)(params, clips, labels)
+    share, _ = _share(found, update, weights)
+    scale = jnp.where(is_scaled, share, 1.0)
     return jax.tree.map(
         lambda w, g, t: w * (scale * g - t), weights, found, update)
 
   def size(clips):
     parts = [jnp.sum(r ** 2) for r in jax.tree.leaves(residual(clips))]
-    return jnp.sqrt(sum(parts) / len(parts))
+    return jnp.sqrt(sum(parts) / jnp.maximum(count, 1))
 
   def body(_, state):
     clips, best = state
@@ -96,8 +107,8 @@ def _polish_one(loss_fn, num_steps, inner_steps, params, message):
   return clips, before, after
 
 
-def _scale(found, update, weights):
-  """What the leak is of the start's gradient: 1, unless it is scaled."""
+def _share(found, update, weights):
+  """What the leak is of a gradient, and whether a defence has scaled it."""
   def dot(a, b):
     parts = jax.tree.map(
         lambda w, a, b: jnp.sum(w ** 2 * a * b), weights, a, b)
@@ -107,4 +118,4 @@ def _scale(found, update, weights):
       dot(found, update), dot(found, found), dot(update, update))
   scaled = all_of_it - across ** 2 / jnp.maximum(own, 1e-300)
   plain = all_of_it - 2 * across + own
-  return jnp.where(scaled < plain / 4, across / own, 1.0)
+  return across / jnp.maximum(own, 1e-300), scaled < plain / 4
