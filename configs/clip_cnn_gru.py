@@ -8,4 +8,7 @@ from configs import clip_c3d
 
 
 def get_config(preset='small'):
-  return clip_c3d.of('cnn_gru', preset, 'ig')
+  config = clip_c3d.of('cnn_gru', preset)
+  if preset == 'full':  # a dense layer on each frame, which is not listed
+    config.attack.name = 'ig'
+  return config

@@ -108,10 +108,14 @@ def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
   polish = structure.pop('polish_steps'), structure.pop('polish_inner_steps')
   case = cases[0]
   leaks, seconds = _deepened(cases, structure['match'])
-  trials = [engine.Trial(leak, _templates(each, how), each.key,
-                         recipe.numbers(own), each.folder)
-            for leak, each, own in zip(leaks, cases, recipes, strict=True)]
-  num_messages = len(trials[0].templates.clips) * len(trials)
+  outcomes = list(leaks)
+  trials = {i: engine.Trial(leak, _templates(cases[i], how), cases[i].key,
+                            recipe.numbers(recipes[i]), cases[i].folder)
+            for i, leak in enumerate(leaks) if isinstance(leak, Leak)}
+  if not trials:
+    return outcomes
+  first = next(iter(trials.values()))
+  num_messages = len(first.templates.clips) * len(trials)
   budget = engine.Budget(
       num_restarts=shared['num_restarts'],
       num_steps=own_steps if shared['num_steps'] is None
@@ -123,8 +127,7 @@ def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
       keep_checkpoints=shared['keep_checkpoints']).checked()
   build = _builder(case.victim, json.dumps(case.knowledge['federated']),
                    json.dumps(structure), budget.last_step)
-  build(trials[0].numbers)  # tells a wrong name before anything runs
-  outcomes = [None] * len(trials)
+  build(first.numbers)  # tells a wrong name before anything runs
   for part, rows in _programs(trials):
     found, cost = engine.run(build, [trials[i] for i in rows], budget,
                              folder / part, tensorboard=case.tensorboard)
@@ -138,7 +141,7 @@ def _iterate(cases, options, name, folder) -> list[Outcome | UserError]:
 
 
 def _deepened(cases, kind):
-  """(leaks with what follows from them at once, seconds a case it took)."""
+  """(leaks with what follows at once, or errors; seconds a case it took)."""
   leaks = [case.leak for case in cases]
   if kind != 'anchored':
     return leaks, 0.0
@@ -156,7 +159,7 @@ def _programs(trials):
     trial's are where its workdir promises them.
   """
   parts = {}
-  for i, trial in enumerate(trials):
+  for i, trial in trials.items():
     parts.setdefault(jax.tree.structure(trial.leak.update), []).append(i)
   for number, rows in enumerate(parts.values()):
     yield str(number or ''), rows

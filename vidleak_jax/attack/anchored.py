@@ -14,7 +14,9 @@ counts, however little it moved the loss.
 
 Where a layer's equations outnumber its inputs, `deepen` solves them first and
 the match anchors on the layer below. Training makes that matter: slopes of
-leaky units, 0.01 each, hide half of the directions from a match further up.
+leaky units, 0.01 each, hide half of the directions from a match further up. A
+recurrent layer is always solved first (`recurrent`), and the frames' features
+below it are the anchor.
 """
 
 import functools
@@ -25,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidleak_jax.attack import recurrent
 from vidleak_jax.attack.closed_form import solve, spread
 from vidleak_jax.attack.closed_form.activations import INVERTIBLE
 from vidleak_jax.attack.match import Term
@@ -36,6 +39,10 @@ _SURPLUS = 1.25     # equations for each unknown; with fewer, some stay open
 _AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
 _RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
 _TOLERANCE = 1e-8   # of least squares
+_NO_FEATURES = (
+    'The gradient of the recurrent layer does not tell what it saw in each '
+    'frame: too many frames for its width, noise, or a defence. Choose '
+    'attack.name=ig, or fewer frames.')
 
 
 def anchored_match(layers: tuple[Layer, ...]) -> Term:
@@ -88,7 +95,7 @@ def anchored_match(layers: tuple[Layer, ...]) -> Term:
 
 def deepen(
     layers: tuple[Layer, ...], leaks: Sequence[Leak], max_steps: int = 4000
-) -> list[Leak]:
+) -> list[Leak | UserError]:
   """Solves for the inputs of upper layers while they are determined.
 
   From the last convolution down, layer by layer, by least squares in float64:
@@ -103,8 +110,9 @@ def deepen(
 
   Returns:
     The leaks; their updates say besides, for `anchored_match`, the deepest
-    activation that is known, and dL/d that. Unchanged where there is none;
-    how deep one leak goes does not depend on the others.
+    activation that is known, and dL/d that. Unchanged where there is none; an
+    error where a recurrent layer cannot be solved. How deep one leak goes does
+    not depend on the others.
   """
   deepened = list(leaks)
   if len(layers) < 2:  # `anchored_match` tells that
@@ -121,12 +129,17 @@ def deepen(
       anchor = {layers[depth - 1].name: _float32(values)}
       deepened[i] = leaks[i]._replace(
           update=leaks[i].update | {_ANCHOR: anchor})
-  return deepened
+  if not recurrent.is_recurrent(layers[-2]):
+    return deepened
+  return [leak if _ANCHOR in leak.update else UserError(_NO_FEATURES)
+          for leak in deepened]
 
 
 def _determinable(layer, leak, known) -> bool:
   """Whether a layer's equations could suffice for its input."""
   outputs = next(iter(known.values()))[0][0].size
+  if recurrent.is_recurrent(layer):
+    return recurrent.is_determinable(layer, outputs)
   entries = leak.update[layer.name]['kernel'][0].size
   return layer.activation in INVERTIBLE and (
       outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
@@ -138,7 +151,7 @@ def _descend(layer, leaks, known, max_steps):
     return {}
   messages = _join([
       (_repeated(leaks[i].params[layer.name], leaks[i].update),
-       leaks[i].update[layer.name]['kernel'], *values)
+       leaks[i].update[layer.name], *values)
       for i, values in known.items()])
   solved, down, sure = spread.over_messages(
       functools.partial(_down, layer, max_steps), np.zeros(()),
@@ -151,6 +164,9 @@ def _descend(layer, leaks, known, max_steps):
 def _down(layer, max_steps, _, message):
   """(input of one layer, dL/d input, whether both are certain)."""
   params, update, h, dh = message
+  if recurrent.is_recurrent(layer):
+    return recurrent.inputs(layer, *message)
+  update = update['kernel']
   kernel, f = params['kernel'], INVERTIBLE[layer.activation]
   slope = f.slope(h)
   dz = dh * slope

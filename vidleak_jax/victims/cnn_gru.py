@@ -1,17 +1,20 @@
 """A 2-D network on each frame and a recurrent one over them.
 
 The habit of LRCN (Donahue et al., 1411.4389).
+
+Its layers are listed with the frames as one axis of their inputs. The recurrent
+one is the dense layer of its gates, and its `activate` one step of the cell.
 """
 
 from typing import NamedTuple
 
 import flax.linen as nn
 
-from vidleak_jax.types import Victim, pick
-from vidleak_jax.victims import base
+from vidleak_jax.types import Layer, Victim, pick
+from vidleak_jax.victims import base, stack
 from vidleak_jax.victims.layers import ACTIVATIONS, conv, standardize
 from vidleak_jax.victims.norms import Norm
-from vidleak_jax.victims.recurrent import Recurrent
+from vidleak_jax.victims.recurrent import CELLS, Recurrent
 
 
 class Size(NamedTuple):
@@ -93,4 +96,34 @@ def cnn_gru(
   """
   size = pick(PRESETS, preset, 'preset of cnn_gru')
   module = CnnRnn(size, num_classes, cell, activation, norm, inputs, lowering)
-  return base.from_module(module, clip_shape, num_classes)
+  return base.from_module(module, clip_shape, num_classes,
+                          layers=_list_layers(module, clip_shape))
+
+
+def _list_layers(module: CnnRnn, clip_shape: tuple[int, ...]
+                 ) -> tuple[Layer, ...]:
+  """None where a norm, an input scale or a dense layer stands between them."""
+  specs = tuple(stack.ConvSpec(width, (kernel,) * 2, (stride,) * 2)
+                for width, kernel, stride in module.size.convs)
+  found = stack.list_layers(
+      stack.Stack(specs, module.num_classes, module.activation, module.lowering,
+                  norm=module.norm, inputs=module.inputs), clip_shape[1:])
+  if not found or module.size.feature:
+    return ()
+  *convs, head = found
+  num_frames, hidden = clip_shape[0], module.size.hidden
+  return (*(_on_frames(layer, num_frames) for layer in convs),
+          Layer('rnn', _gates, module.cell,
+                (num_frames, *head.in_shape), CELLS[module.cell][1]),
+          head._replace(in_shape=(hidden,)))
+
+
+def _on_frames(layer, num_frames):
+  def linear(kernel, x):
+    y = layer.linear(kernel, x.reshape(-1, *layer.in_shape))
+    return y.reshape(-1, num_frames, *y.shape[1:])
+  return layer._replace(linear=linear, in_shape=(num_frames, *layer.in_shape))
+
+
+def _gates(kernel, x):
+  return x.reshape(*x.shape[:2], -1) @ kernel
