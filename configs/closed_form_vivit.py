@@ -13,6 +13,7 @@ def get_config():
   config.data.image_size = 112
   config.victim.name = 'vivit'
   config.victim.preset = 'full'
+  config.victim.inputs = 'half'  # what published weights take
   config.attack.name = 'closed_form'
   config.attack.closed_form.polish_steps = 0  # hours, for 12 blocks in float64
   return config

@@ -7,6 +7,7 @@ import pytest
 
 from vidleak_jax import victims
 from vidleak_jax.attack import closed_form
+from vidleak_jax.attack.closed_form import tokens
 from vidleak_jax.types import Leak, UserError
 from vidleak_jax.victims.lenet import lenet
 
@@ -102,3 +103,16 @@ def test_leaves_of_rounding_alone_do_not_count(vivit, clips, leak):
   found = closed_form.polish(vivit.loss, leak, clips,
                              jnp.array([[3], [5]]), num_steps=0)
   assert np.all(found.after < 1e-4)
+
+
+def test_small_columns_of_the_gradient_are_trusted_as_far_as_they_are_exact():
+  """Rounding is in proportion to a column: plain least squares wastes 10 dB."""
+  rng = np.random.default_rng(0)
+  delta = rng.normal(size=(12, 48)) * np.logspace(-2, 2, 48)
+  truth = rng.uniform(size=(12, 30))
+  exact = truth.T @ delta
+  kernel = exact + 1e-7 * rng.normal(size=exact.shape) * np.linalg.norm(
+      delta, axis=0)
+  found = tokens._solve(delta, kernel, np.full((12, 30), 0.5), 0.0, None)[0]
+  plain = np.linalg.lstsq(delta.T, kernel.T)[0]
+  assert psnr(found, truth) > psnr(plain, truth) + 9

@@ -113,18 +113,23 @@ def known_part(
 def _solve(delta, kernel, grey, relative_noise, scale):
   """delta [N, D], kernel [P, D] -> (X [N, P], span [N, rank], report row)."""
   count, width = delta.shape
-  left, values, right = np.linalg.svd(delta, full_matrices=False)
   right_side = kernel - grey.T @ delta
-  seen = right_side @ right.T           # [P, min(N, D)]
   spare = max(width - count, 0) * len(kernel)
-  outside = np.sum((right_side - seen @ right) ** 2)
   size = np.sqrt(np.mean(kernel ** 2))
   noise = size * max(_ROUNDING, relative_noise)
   if spare:
-    noise = max(size * _ROUNDING, np.sqrt(outside / spare))
+    known = np.linalg.qr(delta.T)[0]
+    outside = np.sum(right_side ** 2) - np.sum((right_side @ known) ** 2)
+    noise = max(size * _ROUNDING, np.sqrt(max(outside, 0) / spare))
+  weights = _weights(delta, size * _ROUNDING, noise)
+  left, values, right = np.linalg.svd(delta * weights, full_matrices=False)
+  right_side = right_side * weights
+  seen = right_side @ right.T           # [P, min(N, D)]
   damping = noise / _PIXEL_STD
   if spare:
-    damping = _cross_validated(values, np.sum(seen ** 2, 0), outside, width)
+    damping = _cross_validated(
+        values, np.sum(seen ** 2, 0), np.sum((right_side - seen @ right) ** 2),
+        width)
   gains = values / (values ** 2 + damping ** 2)
   patches = grey + left @ (gains[:, None] * seen.T)
   lost = 1 - gains * values
@@ -147,6 +152,17 @@ def _solve(delta, kernel, grey, relative_noise, scale):
       'moved_to_levels': float(moved), 'on_levels': whole is not None,
   }
   return patches, left[:, trusted], row
+
+
+def _weights(delta, rounding, noise):
+  """[D] that make the noise of all columns alike.
+
+  Rounding is in proportion to a column of delta; what is beyond is white.
+  """
+  sizes = np.linalg.norm(delta, axis=0)
+  own = rounding * sizes / np.sqrt(np.mean(sizes ** 2))
+  white = np.sqrt(max(noise ** 2 - rounding ** 2, 0))
+  return noise / np.hypot(np.maximum(own, 1e-3 * rounding), white)
 
 
 def _cross_validated(values, energies, outside, width):
