@@ -11,7 +11,8 @@ setup(
     packages=find_packages(include=['vidleak_jax', 'vidleak_jax.*']),
     package_data={'vidleak_jax.report': ['page.html'],
                   'vidleak_jax.attack.features': ['*.safetensors'],
-                  'vidleak_jax.superres': ['*.safetensors']},
+                  'vidleak_jax.superres': ['*.safetensors'],
+                  'vidleak_jax.victims': ['*.safetensors']},
     install_requires=[
         'jax>=0.10,<0.13',
         'flax>=0.12,<0.13',

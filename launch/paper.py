@@ -5,7 +5,7 @@
       --config.data.split=test --document=docs/paper.md
 
 Of the config only data, seed, backend and victim.weights_file (of the frozen
-ResNet-20; drawn from a seed without one) count, and hold for every row. More
+ResNet-20; without one, the one that is shipped) count, for every row. More
 clips and frames are asked for by --config.data.num_clips and .num_frames.
 Started again in the same workdir it goes on where it stopped.
 """

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from configs import frozen_features
 from tests.test_pipeline import config
-from vidleak_jax import leak_file, metrics, pipeline
+from vidleak_jax import leak_file, metrics, pipeline, victims
 
 FROZEN = {'victim__name': 'frozen', 'federated__message': 'auto',
           'attack__name': 'features', 'attack__features__num_scenes': 20}
@@ -45,6 +46,21 @@ def test_a_matrix_head_shares_a_gradient_a_clip(tmp_path):
   assert leak_file.load(tmp_path)[1]['federated']['message'] == 'clip'
   assert result['feature_relative_error'] < 1e-5
   assert 'psnr_reference' not in result
+
+
+def test_the_default_extractor_is_the_trained_one_that_is_shipped():
+  own = frozen_features.get_config().to_dict()['victim']
+  own = {k: v for k, v in own.items() if k not in ('dropout_active',
+                                                   'checkpoint')}
+  shape = (1, 32, 32, 3)
+  shipped = victims.build(**victims.resolve(**own), clip_shape=shape)
+  drawn = victims.build(**victims.resolve(**own | {'weights_file': ''}),
+                        clip_shape=shape)
+  assert 'photo_motion.safetensors' in shipped.known
+  assert 'drawn from seed 0' in drawn.known
+  clips = jax.random.uniform(jax.random.key(0), (1, *shape))
+  assert shipped.features(clips).shape == (1, 1, 64)
+  assert not np.allclose(shipped.features(clips), drawn.features(clips))
 
 
 def test_relative_error_is_the_largest():

@@ -14,8 +14,8 @@ from vidleak_jax.types import Batch, UserError
 from .test_pipeline import config as attack_config
 
 
-def _config(**overrides):
-  config = importlib.import_module('configs.train_c3d').get_config()
+def _config(name='train_c3d', **overrides):
+  config = importlib.import_module(f'configs.{name}').get_config()
   tiny = {'data__num_frames': 4, 'clips_per_video': 1, 'victim__preset': 'tiny',
           'backend__num_devices': 1, 'num_steps': 6, 'chunk_steps': 2,
           'warmup_steps': 1, 'batch_size': 4, 'snapshots': (0.0, 0.5, 1.0)}
@@ -104,6 +104,19 @@ def test_running_statistics_move_and_do_not_decay(tmp_path):
   for name, leaf in _saved(tmp_path).items():
     if name.startswith('batch_stats'):
       assert not np.array_equal(leaf, first[name]), name
+
+
+def test_an_extractor_learns_to_tell_clips_apart_and_is_frozen(tmp_path):
+  result = train.run(_config('train_extractor', data__num_frames=8,
+                             data__image_size=8), tmp_path)
+  assert (result['num_clips_train'], result['num_clips_test']) == (70, 10)
+  path = tmp_path / 'params.safetensors'
+  victim = victims.build('frozen', (2, 8, 8, 3), 5, preset='tiny',
+                         weights_file=str(path))
+  assert 'params.safetensors' in victim.known
+  assert _saved(tmp_path)['head/kernel'].shape == (8, 10)
+  assert not any(name.startswith('stage') for name in jax.eval_shape(
+      victim.init, jax.random.key(0)))
 
 
 def test_the_attack_takes_the_trained_weights(run, tmp_path):

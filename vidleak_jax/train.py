@@ -41,6 +41,7 @@ from vidleak_jax.types import (
 
 _AXIS = 'devices'  # of parallel.on_devices
 _STATISTICS = 'batch_stats'
+_TESTED = 8  # an extractor is tested on every eighth frame
 
 OPTIMIZERS = {
     'adamw': lambda rate, decay, momentum: optax.adamw(
@@ -119,6 +120,9 @@ def _load(config):
   """Train and test batches and the class names, which must agree."""
   options = dict(config['data'])
   splits = options.pop('train_split'), options.pop('test_split')
+  if config['victim']['name'] == 'frozen':
+    return _frames(data.train_arrays(
+        split=splits[0], seed=config['seed'], **options)[0].clips)
   parts = [data.train_arrays(split=splits[0], seed=config['seed'] + i,
                              **options)
            for i in range(config['clips_per_video'])]
@@ -130,6 +134,20 @@ def _load(config):
                     f'different classes: {class_names} and {names}.')
   train = Batch(*map(np.concatenate, zip(*(batch for batch, _ in parts))))
   return train, test, class_names
+
+
+def _frames(clips):
+  """Frames to learn an extractor from: it is to tell which clip each is of.
+
+  So no labels are needed (1406.6909). Every eighth frame is kept for the test.
+  """
+  count, num_frames = clips.shape[:2]
+  labels = np.tile(np.arange(count, dtype=np.int32)[:, None], num_frames)
+  tested = np.arange(num_frames) % _TESTED == _TESTED - 1
+  train, test = (Batch(clips[:, part].reshape(-1, 1, *clips.shape[2:]),
+                       labels[:, part].reshape(-1))
+                 for part in (~tested, tested))
+  return train, test, [f'clip {i}' for i in range(count)]
 
 
 def _victims(config, train, num_classes, choices) -> tuple[Victim, Victim]:

@@ -92,8 +92,9 @@ def write(asked: dict[str, Any], folder: Path, document: Path) -> None:
 
 def _config(name, asked) -> dict[str, Any]:
   config = importlib.import_module(f'configs.paper.{name}').get_config()
-  if config.victim.name == 'frozen':
-    config.victim.weights_file = asked['victim']['weights_file']
+  given = asked['victim']['weights_file']
+  if config.victim.name == 'frozen' and given:
+    config.victim.weights_file = given
   return config.to_dict() | {
       key: asked[key] for key in ('data', 'seed', 'backend')}
 
@@ -152,11 +153,12 @@ def _frozen(sample, runs, weights_file) -> list[str]:
         f'| {result["feature_relative_error"]:.0e} '
         f'| {result["psnr"]:.1f}{below} '
         f'| {result["ssim"]:.3f} | {seconds:.1f} |')
-  source = weights_file and Path(weights_file).name
-  return [*lines, '', f'The ResNet-20 has {source or "weights drawn at random"}'
-          '. Frames are from the features alone, without a reference frame; '
-          'the paper does not go from features to frames. The floor is the '
-          f'truth\'s own mean colour, {floor:.1f} dB.']
+  source = Path(weights_file).name if weights_file else (
+      'what configs/train_extractor.py trains')
+  return [*lines, '', f'The ResNet-20 is {source}. Frames are from the '
+          'features alone, without a reference frame; the paper does not go '
+          'from features to frames. The floor is the truth\'s own mean colour, '
+          f'{floor:.1f} dB.']
 
 
 def _enlarged(sample, runs) -> list[str]:

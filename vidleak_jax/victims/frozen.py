@@ -2,8 +2,8 @@
 
 Only the head is trained, so only the head's gradient is shared: params hold the
 head alone. The extractor is public and lives in the victim's functions as a
-constant, either read from a file or drawn from a seed; `Victim.known` says
-which. This is setting (b) of 2509.09742.
+constant: the one that is shipped, read from a file, or drawn from a seed;
+`Victim.known` says which. This is setting (b) of 2509.09742.
 """
 
 import functools
@@ -29,6 +29,8 @@ EXTRACTORS = {
                      pool=True, bottleneck=True),
 }
 PRESETS = {'tiny': 'resnet_tiny', 'small': 'resnet20', 'full': 'resnet50'}
+# Names that stand for files: what configs/train_extractor.py makes.
+SHIPPED = {'photo_motion': Path(__file__).with_name('photo_motion.safetensors')}
 
 # From torchvision's names, which the CIFAR networks share, and transformers'.
 NAMES = (
@@ -59,6 +61,7 @@ def frozen(
     extractor_seed: int = 0,
     head: str = 'classifier1',
     activation: str | None = None,
+    norm: str | None = None,
     inputs: str = 'imagenet',
     lowering: str = 'matmul',
 ) -> Victim:
@@ -73,10 +76,14 @@ def frozen(
     num_classes: K.
     preset: a name of `PRESETS`: which extractor.
     extractor: a name of `EXTRACTORS` instead.
-    weights_file: of the extractor; drawn from `extractor_seed` if None.
+    weights_file: of the extractor: a file, or a name of `SHIPPED`; drawn from
+      `extractor_seed` if None or empty.
     extractor_seed: see above.
     head: a name of `heads.HEADS`.
     activation: of the head, a name of `layers.ACTIVATIONS`; its own if None.
+    norm: None, or a name of `norms.NORMS`: then nothing is frozen, and all of
+      the network learns, with one dense layer as its head. So an extractor is
+      trained.
     inputs: a name of `layers.INPUTS`; 'imagenet' is what the published weights
       take, those of CIFAR-10 included.
     lowering: of the convolutions.
@@ -86,7 +93,10 @@ def frozen(
   """
   extractor = extractor or pick(PRESETS, preset, 'preset of frozen')
   size = pick(EXTRACTORS, extractor, 'extractor')
-  network = ResNet(size, Style('relu', 'fixed', lowering), inputs=inputs)
+  network = ResNet(size, Style('relu', norm or 'fixed', lowering),
+                   inputs=inputs)
+  if norm:
+    return _thawed(network, clip_shape, num_classes)
   variables, source = _weights(network, clip_shape, weights_file,
                                extractor_seed)
   spec = pick(HEADS, head, 'head')
@@ -115,6 +125,25 @@ def frozen(
       known=f'frozen {extractor}, input scale {inputs}, {source}')
 
 
+def _thawed(network, clip_shape, num_classes):
+  """All of the network is learned; a clip's logits are its frames' mean."""
+  whole = base.from_module(network.clone(num_classes=num_classes),
+                           clip_shape[1:], num_classes)
+
+  def frames(clips):
+    return clips.reshape(-1, *clips.shape[2:])
+
+  def logits(params, clips):
+    own = whole.logits(params, frames(clips))
+    return own.reshape(*clips.shape[:2], -1).mean(1)
+
+  return whole._replace(
+      logits=logits,
+      loss=lambda params, clips, labels, key=None: base.cross_entropy(
+          logits(params, clips), labels),
+      statistics=lambda params, clips: whole.statistics(params, frames(clips)))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _draw(network, key, frames):
   return network.init(key, frames)
@@ -123,13 +152,14 @@ def _draw(network, key, frames):
 def _weights(network, clip_shape, weights_file, seed):
   """The extractor's variables, and where they came from."""
   frames = jnp.zeros((1, *clip_shape[1:]))
-  if weights_file is None:
+  if not weights_file:
     variables = _draw(network, jax.random.key(seed), frames)
     return variables, f'weights drawn from seed {seed}'
   shapes = jax.eval_shape(network.init, jax.random.key(0), frames)
   params = shapes['params'] | {'batch_stats': shapes['batch_stats']}
-  params, report = weights.load(params, weights_file, NAMES)
-  weights.require_all(report, weights_file)
-  digest = hashlib.sha256(Path(weights_file).read_bytes()).hexdigest()
-  source = f'weights of {Path(weights_file).name}, sha256 {digest[:16]}'
+  path = Path(SHIPPED.get(str(weights_file), weights_file))
+  params, report = weights.load(params, path, NAMES)
+  weights.require_all(report, path)
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  source = f'weights of {path.name}, sha256 {digest[:16]}'
   return base.split_stats(params), source

@@ -51,12 +51,13 @@ def polish(
     leak: M messages; entries that are exactly zero count as missing.
     clips: [M, B, T, H, W, C] the start.
     labels: [M, B].
-    num_steps: Gauss-Newton steps.
+    num_steps: Gauss-Newton steps; 0 only measures, in float32.
     inner_steps: conjugate gradient iterations in each.
   """
   step = functools.partial(_polish_one, loss_fn, num_steps, inner_steps)
+  dtype = np.float64 if num_steps else np.float32
   params, update, clips = jax.tree.map(
-      lambda a: np.asarray(a, np.float64), (leak.params, leak.update, clips))
+      lambda a: np.asarray(a, dtype), (leak.params, leak.update, clips))
   return Polished(*spread.over_messages(
       step, params, (update, clips, np.asarray(labels))))
 
@@ -68,7 +69,7 @@ def _polish_one(loss_fn, num_steps, inner_steps, params, message):
   count = sum(size > floor for size in jax.tree.leaves(sizes))
   weights = jax.tree.map(
       lambda g, size: (g != 0) * jnp.where(
-          size > floor, 1 / jnp.maximum(size, 1e-300), 0.0), update, sizes)
+          size > floor, 1 / jnp.maximum(size, 1e-30), 0.0), update, sizes)
 
   _, is_scaled = _share(
       jax.grad(loss_fn)(params, clips, labels), update, weights)
@@ -116,6 +117,6 @@ def _share(found, update, weights):
 
   across, own, all_of_it = (
       dot(found, update), dot(found, found), dot(update, update))
-  scaled = all_of_it - across ** 2 / jnp.maximum(own, 1e-300)
+  scaled = all_of_it - across ** 2 / jnp.maximum(own, 1e-30)
   plain = all_of_it - 2 * across + own
-  return across / jnp.maximum(own, 1e-300), scaled < plain / 4
+  return across / jnp.maximum(own, 1e-30), scaled < plain / 4
