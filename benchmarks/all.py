@@ -33,6 +33,7 @@ _PEERED = {'restart_steps': None, 'cost': None, 'rrdbnet': ('torch',)}
 RUNS = {
     'restart_steps': [[], ['--victim=r2plus1d18', '--cases=8x32x32:2'],
                       ['--victim=vivit', '--cases=8x32x32:2,8x32x32:8'],
+                      ['--victim=lenet', '--cases=1x32x32:8,1x32x32:64'],
                       ['--preset=wide', '--cases=16x64x64:2']],
     'limits': [[]],
     'time_to_quality': [[]],

@@ -134,7 +134,7 @@ def _products(jaxpr) -> int:
 
 def _strides(network):
   name, preset = network
-  return tuple(strides for _, strides in PRESETS[preset] if name == 'c3d')
+  return tuple(s for _, s in PRESETS[preset]) if name == 'c3d' else ()
 
 
 def _victim(clip_shape, network, lowering):

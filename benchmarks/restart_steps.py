@@ -40,11 +40,14 @@ _SWEEP = flags.DEFINE_bool(
 _DEVICES = flags.DEFINE_integer('num_devices', 0, 'Of this machine; 0: all.')
 _VICTIM = flags.DEFINE_string('victim', 'c3d', 'Peers know c3d only.')
 _PRESET = flags.DEFINE_string(
-    'preset', None, 'Of the victim; None: strided of c3d, small of others.')
+    'preset', None,
+    'Of the victim; None: strided of c3d, paper of lenet, small of others.')
 
 _QUICK_CASES = ['8x32x32:8', '16x64x64:4']
-_FULL_CASES = ['8x32x32:1', '8x32x32:8', '8x32x32:64', '16x64x64:1',
-               '16x64x64:4', '16x64x64:16', '16x112x112:2']
+_FULL_CASES = [
+    '8x32x32:1', '8x32x32:8', '8x32x32:64', '8x32x32:256',
+    '16x64x64:1', '16x64x64:4', '16x64x64:16', '16x112x112:2']
+_PRESETS = {'c3d': 'strided', 'lenet': 'paper'}  # small of others
 _RESTART_BATCHES = (1, 2, 4, 8, 64)
 _QUICK_EFFORT = timing.Effort(seconds=0.5, blocks=5, limit=60)
 _FULL_EFFORT = timing.Effort(seconds=1, blocks=7, limit=300)
@@ -53,7 +56,7 @@ _FULL_EFFORT = timing.Effort(seconds=1, blocks=7, limit=300)
 def main() -> None:
   cases = _CASES.value or (_QUICK_CASES if _QUICK.value else _FULL_CASES)
   cases = [problems.parse(case) for case in cases]
-  preset = _PRESET.value or ('strided' if _VICTIM.value == 'c3d' else 'small')
+  preset = _PRESET.value or _PRESETS.get(_VICTIM.value, 'small')
   if _PEERS.value and _VICTIM.value != 'c3d':
     raise UserError(f'Peers know c3d only, not {_VICTIM.value}.')
   effort = _QUICK_EFFORT if _QUICK.value else _FULL_EFFORT
