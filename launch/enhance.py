@@ -23,6 +23,8 @@ _WEIGHTS = flags.DEFINE_string(
 _SCALE = flags.DEFINE_integer('scale', 4, 'Of the weights.')
 _NOISE = flags.DEFINE_float(
     'noise', 0.0, 'Standard deviation of the input\'s errors; 0: true frames.')
+_ADAPT_STEPS = flags.DEFINE_integer(
+    'adapt_steps', 300, 'Of training on the references; 0: none.')
 _TILE = flags.DEFINE_integer('tile', 128, 'Side of a tile, in small pixels.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 4, 'Tiles at once a device.')
 _NUM_DEVICES = flags.DEFINE_integer('num_devices', 0, '0: all.')
@@ -32,8 +34,8 @@ def main() -> None:
   shape = enhance_job.run(
       Path(_INPUT.value), Path(_OUTPUT.value), [*map(Path, _REFERENCES.value)],
       weights=_WEIGHTS.value, scale=_SCALE.value, noise=_NOISE.value,
-      tile=_TILE.value, batch_size=_BATCH_SIZE.value,
-      num_devices=_NUM_DEVICES.value)
+      adapt_steps=_ADAPT_STEPS.value, tile=_TILE.value,
+      batch_size=_BATCH_SIZE.value, num_devices=_NUM_DEVICES.value)
   print(f'{_OUTPUT.value}: {shape[0]} clips of {shape[1]} frames, '
         f'{shape[2]}x{shape[3]}')
 

@@ -28,8 +28,8 @@ class Clips(NamedTuple):
 
 def run(source: Path, target: Path, references: Sequence[Path] = (), *,
         weights: str | None = None, scale: int = 4, noise: float = 0.0,
-        tile: int = 128, batch_size: int = 4, num_devices: int = 0,
-        ) -> tuple[int, ...]:
+        adapt_steps: int = 300, tile: int = 128, batch_size: int = 4,
+        num_devices: int = 0) -> tuple[int, ...]:
   """Enlarges a file, some frames at a time.
 
   Args:
@@ -39,14 +39,16 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
       frame of the first clip). An .npz is held in memory, an .mp4 is not.
     references: images or videos (all frames), of the enlarged size; they serve
       every clip.
-    weights: as in `superres.enhance`, like scale, noise, tile and batch_size.
+    weights: as in `superres.scene`, like scale, noise, adapt_steps, tile and
+      batch_size.
     num_devices: 0 takes all.
 
   Returns:
     The shape [N, T, H, W, C] of what was enlarged.
 
   Raises:
-    UserError: for files that cannot be read or written so, and as `enhance`.
+    UserError: for files that cannot be read or written so, and as
+      `superres.enhance`.
   """
   if target.suffix not in _WRITERS:
     raise UserError(f'The output is {target.name!r}; it can be '
@@ -54,19 +56,21 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
   found, held = read(source), _held(references)
   net, _ = superres.load(weights, scale)
 
-  def enlarge(frames):
-    return superres.enhance(
-        frames[None], held, weights=weights, scale=scale, noise=noise,
-        tile=tile, batch_size=batch_size,
-        devices=parallel.pick_devices(num_devices))[0]
-
-  target.parent.mkdir(parents=True, exist_ok=True)
+  enlarge = superres.scene(
+      held, weights=weights, scale=scale, noise=noise, adapt_steps=adapt_steps,
+      tile=tile, batch_size=batch_size,
+      devices=parallel.pick_devices(num_devices))
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'There can be no folder {target.parent}: {error}. Choose '
+                    'another output.') from error
   done, shape = 0, ()
   with (Progress(found.count * found.num_frames, 'enhance') as progress,
         _WRITERS[target.suffix](target, found) as write):
     for clip in found.clips:
       for frames, first, count in pieces(clip, _BLOCK, net.frames // 2):
-        large = enlarge(frames)[first:first + count]
+        large = enlarge(frames[None])[0, first:first + count]
         write(large)
         done, shape = done + count, large.shape[1:]
         progress.update(done)
@@ -134,7 +138,7 @@ def _unusable(path, error):
 
 
 def _held(paths) -> np.ndarray | None:
-  """All frames of the reference files, [1, R, H, W, C]."""
+  """All frames of the reference files, [R, H, W, C]."""
   if not paths:
     return None
   frames = [np.asarray(frame) for path in paths
@@ -143,7 +147,7 @@ def _held(paths) -> np.ndarray | None:
   if len(sizes) > 1:
     raise UserError(f'The references differ in size: {sorted(sizes)}. Crop '
                     'and resize them as the enlarged clip.')
-  return np.stack(frames)[None]
+  return np.stack(frames)
 
 
 @contextmanager

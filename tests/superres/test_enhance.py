@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from vidleak_jax import metrics, superres
-from vidleak_jax.superres import degrade, network, upscale
+from vidleak_jax.superres import adapt, degrade, moving, network, upscale
 from vidleak_jax.types import UserError
+
+_ADAPT_STEPS = 60  # everywhere: one program
 
 
 def _psnr(a, b):
@@ -48,27 +50,81 @@ def test_true_frames_stay_what_they_were(small):
 
 def test_a_reference_adds_what_it_shows(small, large):
   none = _psnr(superres.enhance(small), large)
-  held = superres.enhance(small, large[:, :1])
+  held = superres.enhance(small, large[:, :1], adapt_steps=0)
   assert _psnr(held[:, 0], large[:, 0]) > none + 6  # the very frame
   assert _psnr(held, large) > none + 1
+
+
+def test_adapting_to_a_reference_adds_to_that():
+  """On a photograph that the shipped network was not trained on."""
+  photo = moving.photograph('camera.png')
+  frames = np.stack([np.asarray(photo.resize((128, 128), box=box)) for box in (
+      (100, 0, 400, 300), (120, 60, 420, 360))]).astype(np.float32) / 255
+  held, truth = frames[None, :1], frames[None, 1:]
+  small = np.asarray(degrade.bicubic(truth, 4))
+  plain, adapted = (
+      _psnr(superres.enhance(small, held, adapt_steps=n), truth)
+      for n in (0, _ADAPT_STEPS))
+  assert adapted > plain + 0.2
+
+
+def test_adapted_params_repeat_themselves(large):
+  net, params = network.load(superres.SHIPPED)
+  once, again = (adapt.adapt(net, params, large[0, :1], num_steps=_ADAPT_STEPS)
+                 for _ in range(2))
+  jax.tree.map(np.testing.assert_array_equal, once, again)
+  assert adapt.adapt(net, params, large[0, :1], num_steps=0) is params
+
+
+def test_crops_drift_over_the_references():
+  reference = np.random.default_rng(0).uniform(size=(1, 40, 48, 1))
+  crops = jax.jit(adapt.draw, static_argnums=(2, 3))(
+      jax.random.key(0), reference, 3, 4)
+  assert crops.shape[1:] == (3, 40, 40, 1)
+  moving = 0
+  for windows in np.asarray(crops):
+    assert np.isin(windows, reference.astype(np.float32)).all()
+    moving += (windows[0] != windows[1]).any()
+  assert 0 < moving
 
 
 def test_a_foreign_reference_costs_less_than_half_a_decibel(small, large):
   foreign = np.random.default_rng(0).uniform(size=large[:, :1].shape)
   none = _psnr(superres.enhance(small), large)
-  assert _psnr(superres.enhance(small, foreign), large) > none - 0.5
+  held = superres.enhance(small, foreign, adapt_steps=0)
+  assert _psnr(held, large) > none - 0.5
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 64, 128, 3), (2, 1, 128, 128, 3),
-                                   (1, 0, 128, 128, 3)])
-def test_references_of_another_size_are_refused(small, shape):
-  with pytest.raises(UserError, match=r'References must be \[1, R, 128'):
+@pytest.mark.parametrize('shape, told', [
+    ((1, 1, 64, 128, 3), 'References are 64x128, the enlarged clip 128x128'),
+    ((2, 1, 128, 128, 3), r'References must be \[1, R'),
+    ((1, 0, 128, 128, 3), 'got .0, 128, 128, 3'),
+    ((1, 1, 128, 128, 1), r'References must be \[R, H, W, 3\]'),
+    ((1, 1, 12, 128, 3), 'of 12x128 are smaller')])
+def test_references_of_another_size_are_refused(small, shape, told):
+  with pytest.raises(UserError, match=told):
     superres.enhance(small, np.zeros(shape))
 
 
 def test_another_scale_is_refused(small):
   with pytest.raises(UserError, match=r'enlarges by 4.*asks for 2'):
     superres.enhance(small, scale=2)
+
+
+@pytest.mark.parametrize('wrong, told', [
+    ({'noise': -0.1}, 'noise=-0.1 must be 0 or more'),
+    ({'noise': float('nan')}, 'noise=nan must be 0 or more'),
+    ({'batch_size': 0}, 'batch_size=0 at least 1'),
+    ({'tile': 0}, 'A tile of 0 pixels')])
+def test_impossible_numbers_are_refused(small, wrong, told):
+  with pytest.raises(UserError, match=told):
+    superres.enhance(small, **wrong)
+
+
+@pytest.mark.parametrize('value', [np.nan, -0.1, 255.0])
+def test_clips_out_of_range_are_refused(small, value):
+  with pytest.raises(UserError, match=r'Clips must lie in \[0, 1\], got'):
+    superres.enhance(np.full_like(small, value))
 
 
 def test_tiles_leave_no_seam():

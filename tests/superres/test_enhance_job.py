@@ -19,7 +19,7 @@ def test_arrays_and_references(tmp_path, recovered, large):
   Image.fromarray(frame).save(tmp_path / 'held.png')
   target = tmp_path / 'out.npz'
   assert enhance_job.run(recovered, target, [tmp_path / 'held.png'],
-                         num_devices=1) == large.shape
+                         adapt_steps=60, num_devices=1) == large.shape
   with np.load(target) as archive:
     error = np.abs(archive['enhanced'][0, 0] - large[0, 0]).mean()
   assert error < 0.03  # the reference is this very frame
@@ -65,5 +65,5 @@ def test_mistakes_are_explained(tmp_path, recovered):
   with pytest.raises(UserError, match=r'it can be \.npz, \.mp4, \.png'):
     enhance_job.run(recovered, tmp_path / 'out.gif')
   Image.new('RGB', (64, 48)).save(tmp_path / 'other.png')
-  with pytest.raises(UserError, match=r'got \(1, 1, 48, 64, 3\)'):
+  with pytest.raises(UserError, match='References are 48x64'):
     enhance_job.run(recovered, tmp_path / 'out.npz', [tmp_path / 'other.png'])

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidleak_jax.superres import discriminator, rrdb, weights
+from vidleak_jax import weights as shared_weights
+from vidleak_jax.superres import SHIPPED, discriminator, rrdb, weights
 from vidleak_jax.types import UserError
 
 REFERENCES = Path(__file__).parents[1] / 'references'
@@ -59,6 +60,16 @@ def test_averaged_weights_come_before_raw_ones(weights_file):
 def test_foreign_weights_are_refused(weights_file):
   with pytest.raises(UserError, match='no network known here'):
     weights.load(weights_file({'features.0.weight': np.zeros((4, 3, 3, 3))}))
+
+
+def test_clip_nets_without_their_end_or_of_nan_are_refused(weights_file):
+  tensors = shared_weights.read(SHIPPED)
+  broken = {key: 0 * tensor + np.nan for key, tensor in tensors.items()}
+  with pytest.raises(UserError, match='not finite'):
+    weights.load(weights_file(broken))
+  del tensors['conv_last.weight']
+  with pytest.raises(UserError, match='no network known here'):
+    weights.load(weights_file(tensors))
 
 
 def test_old_names_of_another_scale_are_refused(weights_file):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from vidleak_jax import parallel
+from vidleak_jax import parallel, superres
 from vidleak_jax.superres import losses, network, perceptual, step, train
 from vidleak_jax.types import UserError
 
@@ -54,6 +54,12 @@ def test_a_resumed_run_equals_one_run(tmp_path, monkeypatch):
 def test_devices_must_divide_the_batch(tmp_path):
   with pytest.raises(UserError, match='does not divide over 3 devices'):
     _run({**TINY, 'num_devices': 3}, tmp_path)
+
+
+def test_training_starts_from_the_very_network_only(tmp_path):
+  config = {**TINY, 'start': str(superres.SHIPPED)}
+  with pytest.raises(UserError, match=r'clip_x4.* holds ClipNet.*asks for'):
+    _run(config, tmp_path)
 
 
 def _fit(num_steps, objective, rival=None):

@@ -1,5 +1,6 @@
 """Small clips to large ones, with or without reference frames."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.superres import degrade, network, reference, upscale
+from vidleak_jax.progress import Progress
+from vidleak_jax.superres import adapt, degrade, network, reference, upscale
 from vidleak_jax.types import Array, UserError
 
 # Trained by configs/train_superres.py: x4, five frames, 449 kB.
@@ -16,51 +18,91 @@ SHIPPED = Path(__file__).parent / 'clip_x4.safetensors'
 _CORRECTIONS = 2  # steps towards a clip that shrinks to the given one
 
 
-def enhance(
-    clips: Array, references: Array | None = None, *,
-    weights: str | os.PathLike | None = None, scale: int = 4,
-    noise: float = 0.0, tile: int = 128, batch_size: int = 4,
-    devices: Sequence[jax.Device] | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> np.ndarray:
+def enhance(clips: Array, references: Array | None = None,
+            **options) -> np.ndarray:
   """Enlarges clips [N, T, H, W, C] in [0, 1].
-
-  True frames (noise 0) end up consistent: shrunk again they are the given ones.
-  With noise, what a matching reference shows replaces the recovery; without,
-  it only adds the detail.
 
   Args:
     clips: recovered, or true small frames.
     references: [N, R, scale H, scale W, C] in [0, 1], R frames of the scene of
       each clip, cropped as the clip.
-    weights: a file as `superres.weights` reads; `SHIPPED` if None.
-    scale: original_size / image_size; must be that of the weights.
-    noise: standard deviation of the clips' errors as far as the attacker can
-      know it; 0 for true frames. 0.03 serves for what `ig` leaves.
-    tile: side of the tiles in which frames are computed, in small pixels.
-    batch_size: tiles at once on a device.
-    devices: one by default.
-    report: called with tiles done and in all.
+    **options: of `scene`.
 
   Returns:
     float32 [N, T, scale H, scale W, C] in [0, 1].
 
   Raises:
     UserError: for weights that cannot be used or are of another scale,
-      references of another size, or too little memory.
+      references of another number or size, or too little memory.
   """
-  clips = np.asarray(clips, np.float32)
+  if references is None:
+    return scene(**options)(clips)
+  if len(references) != len(clips):
+    raise UserError(f'References must be [{len(clips)}, R, H, W, C], R frames '
+                    f'for each clip; got {np.shape(references)}.')
+  return np.concatenate([scene(held, **options)(clip[None])
+                         for clip, held in zip(clips, references)])
+
+
+def scene(
+    references: Array | None = None, *,
+    weights: str | os.PathLike | None = None, scale: float = 4,
+    noise: float = 0.0, adapt_steps: int = adapt.NUM_STEPS, tile: int = 128,
+    batch_size: int = 4, devices: Sequence[jax.Device] | None = None,
+) -> Callable[[Array], np.ndarray]:
+  """What enlarges the clips of one scene; it learns its references once.
+
+  True frames (noise 0) end up consistent: shrunk again they are the given ones.
+  With noise, what a matching reference shows replaces the recovery; without,
+  it only adds the detail. Two networks answer where there are references, the
+  given one and that one adapted to them; their mean is better than either.
+
+  Args:
+    references: [R, H, W, C] in [0, 1], as large as the enlarged frames.
+    weights: a file as `superres.weights` reads; `SHIPPED` if None.
+    scale: original_size / image_size; must be that of the weights.
+    noise: standard deviation of the clips' errors as far as the attacker can
+      know it; 0 for true frames. 0.03 serves for what `ig` leaves.
+    adapt_steps: of training on the references; 0 for none. Some seconds for the
+      shipped network; large ones take minutes.
+    tile: side of the tiles in which frames are computed, in small pixels.
+    batch_size: tiles at once on a device.
+    devices: one by default.
+
+  Returns:
+    clips [N, T, H, W, C] -> float32 [N, T, scale H, scale W, C] in [0, 1].
+  """
   net, params = load(weights, scale)
-  run = lambda clips, report: upscale.upscale(  # noqa: E731
+  run = lambda params, clips: upscale.upscale(  # noqa: E731
       net, params, clips, noise=noise, tile=tile, batch_size=batch_size,
-      devices=devices, report=report)
-  large = run(clips, report)
-  if references is not None:
-    references = _checked(references, large.shape)
-    large = np.stack([
-        _with_references(clip, frames, run, net.scale, noise)
-        for clip, frames in zip(large, references)])
-  return large if noise else _consistent(large, clips)
+      devices=devices)
+  finish = (lambda large, _: large) if noise else _consistent
+  if references is None:
+    return lambda clips: finish(run(params, clips), clips)
+  references = _checked(references, net)
+
+  @functools.cache
+  def learn():
+    """(params, references shrunk and enlarged again) of both networks."""
+    both = [params]
+    if adapt_steps:
+      with Progress(adapt_steps, 'adapt') as progress:
+        both.append(adapt.adapt(
+            net, params, references, noise=noise, num_steps=adapt_steps,
+            report=lambda done, _: progress.update(done)))
+    small = np.asarray(degrade.bicubic(references, net.scale))
+    return [(each, run(each, small[:, None])[:, 0]) for each in both]
+
+  def answer(clips, params, seen):
+    return np.stack([
+        reference.transfer(large, references, seen, replace=float(noise > 0))
+        for large in run(params, clips)])
+
+  def enlarge(clips):
+    _match(references, clips, net.scale)  # before seconds of learning
+    return finish(np.mean([answer(clips, *one) for one in learn()], axis=0),
+                  clips)
+  return enlarge
 
 
 def load(weights: str | os.PathLike | None, scale: float) -> tuple:
@@ -78,12 +120,6 @@ def load(weights: str | os.PathLike | None, scale: float) -> tuple:
   return net, params
 
 
-def _with_references(clip, references, run, scale, noise):
-  small = np.asarray(degrade.bicubic(references, scale))
-  seen = run(small[:, None], lambda done, total: None)[:, 0]
-  return reference.transfer(clip, references, seen, replace=float(noise > 0))
-
-
 def _consistent(large, small):
   """Back-projection (Irani and Peleg 1991): adds the enlarged shortfall."""
   for _ in range(_CORRECTIONS):
@@ -93,20 +129,28 @@ def _consistent(large, small):
   return large
 
 
-def _checked(references, shape):
+def _checked(references, net):
   references = np.asarray(references, np.float32)
-  n, _, *frame = shape
-  if references.ndim != 5 or references.shape[0] != n or not (
-      references.shape[1]) or references.shape[2:] != tuple(frame):
-    raise UserError(
-        f'References must be [{n}, R, {", ".join(map(str, frame))}], R frames '
-        f'for each clip in its own crop and the enlarged size; got '
-        f'{references.shape}.')
-  if min(frame[:2]) < reference.PATCH:
+  channels = net.module.channels
+  if references.ndim != 4 or not len(references) or (
+      references.shape[-1] != channels):
+    raise UserError(f'References must be [R, H, W, {channels}], R frames of '
+                    f'the scene; got {references.shape}.')
+  if min(references.shape[1:3]) < reference.PATCH:
     raise UserError(f'References are matched in patches of {reference.PATCH} '
-                    f'pixels; enlarged frames of {frame[0]}x{frame[1]} are '
-                    'smaller.')
+                    f'pixels; frames of {references.shape[1]}x'
+                    f'{references.shape[2]} are smaller.')
   if not (references.min() >= 0 and references.max() <= 1):
     raise UserError('References must lie in [0, 1], got '
                     f'[{references.min():.6g}, {references.max():.6g}].')
   return references
+
+
+def _match(references, clips, scale):
+  """Refuses references of another crop or size than the enlarged clips."""
+  height, width = (scale * n for n in np.shape(clips)[2:4])
+  if references.shape[1:3] != (height, width):
+    raise UserError(
+        f'References are {references.shape[1]}x{references.shape[2]}, the '
+        f'enlarged clip {height}x{width} (height x width). Crop and resize '
+        'them as the clip.')

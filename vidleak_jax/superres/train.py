@@ -37,8 +37,9 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
         folder: Path) -> dict[str, Any]:
   """Trains as `configs/train_superres.py` says; goes on where it stopped.
 
-  Writes `stage1.safetensors` (and `stage2`, `interpolated` where there is a
-  second stage), `metrics.jsonl`, `sample_STEP.png` and checkpoints.
+  Writes `stage1.safetensors`, `stage2.safetensors`, for each stage that has
+  steps, `interpolated.safetensors` between stage 2 and what it started from,
+  `metrics.jsonl`, `sample_STAGE_STEP.png` and checkpoints.
 
   Args:
     config: resolved to plain dicts.
@@ -58,7 +59,7 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
   features = _features(config)  # before hours of training, not after
   folder.mkdir(parents=True, exist_ok=True)
   pool = parallel.replicate(make_pool(net, config), devices)
-  params = (network.load(config['start'])[1] if config['start'] else
+  params = (_started(net, config['start']) if config['start'] else
             net.init(jax.random.key(config['seed'])))
 
   def judge(params):
@@ -66,18 +67,29 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
     plain = np.asarray(upscale.bicubic(small, net.scale))
     return enhanced, plain, score(enhanced, plain, large)
 
-  scores, kept = {}, []
+  scores = {}
   with MetricsLog(folder / 'metrics.jsonl') as log:
     for stage in ('stage1', 'stage2'):
+      before = params
       if config[stage]['num_steps']:
-        params, scores = _stage(stage, config, net, params, features, pool,
+        params, scores = _stage(stage, config, net, before, features, pool,
                                 devices, judge, log, folder)
         network.save(folder / f'{stage}.safetensors', net, params)
-        kept.append(params)
-  if len(kept) == 2:
+  if config['stage2']['num_steps']:
     network.save(folder / 'interpolated.safetensors', net, network.interpolate(
-        *kept, config['interpolation']))
+        before, params, config['interpolation']))
   return scores
+
+
+def _started(net, path):
+  """The params of a file that holds the very network."""
+  found, params = network.load(path)
+  if found.module != net.module:
+    has, asked = (' '.join(repr(each.module).replace('# attributes', '').split())
+                  for each in (found, net))
+    raise UserError(f'{path} holds {has}, but the config asks for {asked}. Say '
+                    'so in network, or start elsewhere.')
+  return params
 
 
 def make_pool(net: network.Network, config: dict[str, Any]) -> step.Pool:
@@ -120,8 +132,7 @@ def _stage(stage, config, net, params, features, pool, devices, judge, log,
       optax.clip_by_global_norm(1.0),
       optax.adam(optax.cosine_decay_schedule(
           options['learning_rate'], options['num_steps'])))
-  rival_optimizer = optax.adam(options['learning_rate'])
-  rival, rival_params = _rival(options, config)
+  rival, rival_params, rival_optimizer = _rival(options, config)
   advance = step.one_step(
       net, optimizer, objective, max_noise=config['max_noise'],
       batch_size=config['batch_size'] // len(devices), ema=config['ema'],
@@ -174,14 +185,15 @@ def _features(config):
 
 
 def _rival(options, config):
-  """The discriminator and its params; None and () without a GAN."""
+  """The discriminator, its params, its optimizer; of nothing without a GAN."""
   if not options['objective'].get('gan'):
-    return None, ()
-  module = pick(_RIVALS, options['discriminator'], 'discriminator')()
+    return None, (), optax.identity()
+  module = pick(_RIVALS, options['discriminator'], 'discriminator')(
+      options['discriminator_width'])
   size = config['pool']['size']
   params = jax.jit(module.init)(
       jax.random.key(config['seed'] + 2), jnp.zeros((1, size, size, 3)))
-  return module.apply, params
+  return module.apply, params, optax.adam(options['rival_learning_rate'])
 
 
 def _picture(path, plain, enhanced):

@@ -52,14 +52,20 @@ def upscale(
     float32 [N, T, scale H, scale W, C] in [0, 1].
 
   Raises:
-    UserError: for clips of another rank or colours, tiles that are all overlap,
-      or where the memory does not suffice.
+    UserError: for clips of another rank, colours or range, a noise below 0,
+      tiles that are all overlap, or where the memory does not suffice.
   """
   clips = np.asarray(clips, np.float32)
   channels = network.module.channels
   if clips.ndim != 5 or clips.shape[-1] != channels:
     raise UserError(f'Clips must be [N, T, H, W, {channels}] for these weights,'
                     f' got {clips.shape}.')
+  if not (clips.min() >= 0 and clips.max() <= 1):  # refuses NaN too
+    raise UserError(f'Clips must lie in [0, 1], got [{clips.min():.6g}, '
+                    f'{clips.max():.6g}].')
+  if not 0 <= noise < np.inf or batch_size < 1:
+    raise UserError(f'noise={noise} must be 0 or more, and '
+                    f'batch_size={batch_size} at least 1.')
   if not 0 <= 2 * overlap < tile:
     raise UserError(f'A tile of {tile} pixels must be larger than its overlaps,'
                     f' 2 x {overlap}.')

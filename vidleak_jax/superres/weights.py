@@ -63,12 +63,16 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
   like = jax.eval_shape(network.init, jax.random.key(0), *example)
   params, report = weights.fill(like['params'], tensors, names)
   weights.require_all(report, path)
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+    raise UserError(f'{Path(path).name} holds weights that are not finite: its '
+                    'training diverged. Choose an earlier file.')
   return network, params
 
 
 def _recognise(tensors: dict[str, np.ndarray], name: str):
   """The network whose tensors these are, and the map of its names."""
-  if 'conv_0_0.weight' in tensors:
+  if {'conv_first.weight', 'conv_0_0.weight', 'conv_last.weight'} <= {
+      *tensors}:
     return _clip_net(tensors), ()
   renamed = {weights.rename(key, tensor.ndim, _RRDB): key
              for key, tensor in tensors.items()}
