@@ -5,21 +5,26 @@
 
 Each row is one command, run once a seed in a process of its own; it can be run
 alone. What stands under --workdir is not run again, and what is not there is
-not in the table. Interrupted, the table has the rows that were finished.
+not in the table. Interrupted, the table has the rows that were finished. The
+page's notes, from their heading on, are kept as they are.
+
+A second table shows that every network runs at every size, and what that takes:
+
+  python benchmarks/victims.py --workdir=runs/victims --sizes
 """
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import victims_page
 from absl import flags
 
-from vidleak_jax import files, launcher
+from vidleak_jax import launcher
 from vidleak_jax.types import pick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,16 +34,12 @@ _DIR = flags.DEFINE_string(
 _TRAINED = flags.DEFINE_string(
     'trained', None, 'The workdir of configs/train_c3d.py, for its rows.')
 _ONLY = flags.DEFINE_list('only', None, 'Names of rows to run; None: all.')
+_FIT = flags.DEFINE_bool(
+    'sizes', False, 'Runs the rows of the second table instead.')
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'Runs of each row.')
 _CLIPS = flags.DEFINE_integer('clips', 3, 'Clips of each set in a run.')
 _MINUTES = flags.DEFINE_float('minutes', 60, 'No new run begins after these.')
 _OUTPUT = flags.DEFINE_string('output', 'docs/victims.md', 'The table.')
-
-# two-sided 95 % quantiles of Student's t, by degrees of freedom
-_STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36,
-            8: 2.31, 9: 2.26, 10: 2.23}
-_NORMAL = 1.96
-
 
 class Row(NamedTuple):
   """One line of the table."""
@@ -49,6 +50,7 @@ class Row(NamedTuple):
 
 _SMALL_TRAINED = ('data.image_size=16', 'data.frame_stride=4',
                   'victim.num_classes=10')
+_BUDGET = 'attack.num_steps=300',  # where a victim resists, as far as tried
 ROWS = {
     'c3d': Row('clip_c3d.py:small'),
     'c3d_64': Row('clip_c3d.py:small', (
@@ -61,39 +63,52 @@ ROWS = {
     'vivit': Row('clip_vivit.py:small'),
     'cnn_gru': Row('clip_cnn_gru.py:small'),
     'cnn_gru_64': Row('clip_cnn_gru.py:small', (
-        'data.num_frames=16', 'data.image_size=64')),
-    'r3d18_group': Row('clip_r3d18.py:small', ('victim.norm=group',)),
-    'r3d18_fixed': Row('clip_r3d18.py:small', ('victim.norm=fixed',)),
-    'r3d18_batch': Row('clip_r3d18.py:small', ('victim.norm=batch',)),
-    'r2plus1d18_group': Row('clip_r2plus1d18.py:small', ('victim.norm=group',)),
-    'timesformer': Row('clip_timesformer.py:small'),
-    'videomae': Row('clip_videomae.py:small'),
+        'data.num_frames=16', 'data.image_size=64', 'attack.num_steps=300')),
+    'r3d18_group': Row('clip_r3d18.py:small', ('victim.norm=group', *_BUDGET)),
+    'r3d18_fixed': Row('clip_r3d18.py:small', ('victim.norm=fixed', *_BUDGET)),
+    'r3d18_batch': Row('clip_r3d18.py:small', ('victim.norm=batch', *_BUDGET)),
+    'r2plus1d18_group': Row('clip_r2plus1d18.py:small', (
+        'victim.norm=group', *_BUDGET)),
+    'timesformer': Row('clip_timesformer.py:small', _BUDGET),
+    'videomae': Row('clip_videomae.py:small', _BUDGET),
 }
-_HEADER = ('row', 'victim', 'clip', 'weights', 'norm', 'attack', 'clips',
-           'PSNR dB (95 %)', 'SSIM', 'unrelated', 'mean colour', 's a clip',
-           'peak MB')
-
-
+_NETWORKS = ('c3d', 'r3d18', 'r2plus1d18', 'cnn_gru', 'vivit', 'timesformer',
+             'videomae')
+_PRESETS = 'tiny', 'small', 'full'
+_FEW = ('data.name=photo_motion', 'data.split=test', 'attack.num_steps=4')
+_ONE = (*_FEW[:2], 'attack.num_steps=1')  # enough to tell what a step takes
+FITS = {f'{name}_{preset}': Row(f'clip_{name}.py:{preset}',
+                                _ONE if preset == 'full' else _FEW)
+        for name in _NETWORKS for preset in _PRESETS}
 def main() -> None:
   folder, began = Path(_WORKDIR.value), time.monotonic()
-  for name in _ONLY.value or ROWS:
-    row = pick(ROWS, name, 'row')
+  rows = FITS if _FIT.value else ROWS
+  for name in _ONLY.value or rows:
+    row = pick(rows, name, 'row')
     if row.snapshot and not _TRAINED.value:
       print(f'{name}: skipped, it needs --trained.')
       continue
     for i, command in enumerate(_commands(name, row, folder)):
       if time.monotonic() - began > 60 * _MINUTES.value:
         break
-      print(' '.join(command), flush=True)
-      env = os.environ | {'PYTHONPATH': str(ROOT)}
-      subprocess.run([sys.executable, *command[1:]], cwd=ROOT, env=env,
-                     check=True, stdout=subprocess.DEVNULL)
-      result = json.loads((_run_folder(folder, name, i) /
-                           'result.json').read_text())
-      print(f'  {result["psnr"]:.1f} dB', flush=True)
-    table = '\n'.join(_table(folder))
-    with files.replacing(ROOT / _OUTPUT.value) as partial:
-      partial.write_text(table + '\n')
+      _run(command, _run_folder(folder, name, i))
+  paths = {_WORKDIR.value: 'runs/victims', folder.absolute(): 'runs/victims',
+           _DIR.value and Path(_DIR.value).absolute(): 'VIDEOS',
+           _TRAINED.value and Path(_TRAINED.value).absolute(): 'runs/c3d'}
+  victims_page.write(ROOT / _OUTPUT.value, folder, ROWS, FITS, paths)
+
+
+def _run(command, folder):
+  """One run in a process of its own; that it failed is said, and no row."""
+  print(' '.join(command), flush=True)
+  env = os.environ | {'PYTHONPATH': str(ROOT)}
+  done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, env=env,
+                        check=False, stdout=subprocess.DEVNULL)
+  if done.returncode:
+    print(f'  failed with status {done.returncode}', flush=True)
+    return
+  result = json.loads((folder / 'result.json').read_text())
+  print(f'  {result["psnr"]:.1f} dB', flush=True)
 
 
 def _run_folder(folder, name, i):
@@ -101,7 +116,10 @@ def _run_folder(folder, name, i):
 
 
 def _commands(name, row, folder):
-  """The seeds on photo_motion, then on the user's videos."""
+  """The seeds on photo_motion, then on the user's videos; or one run."""
+  if name in FITS:
+    yield _command(name, row, folder, 0, row.overrides)
+    return
   sets = [('data.name=photo_motion', 'data.split=test')]
   if _DIR.value:
     sets.append((f'data.dir={Path(_DIR.value).absolute()}',))
@@ -113,82 +131,14 @@ def _commands(name, row, folder):
       if row.snapshot:
         path = Path(_TRAINED.value).absolute() / row.snapshot
         fields.append(f'victim.checkpoint={path}')
-      yield ['python', 'launch/attack.py', f'--config=configs/{row.config}',
-             f'--workdir={_run_folder(folder, name, i)}',
-             *(f'--config.{field}' for field in fields)]
+      yield _command(name, row, folder, i, fields)
       i += 1
 
 
-def _table(folder):
-  """Lines of the page, from what stands under the workdir."""
-  yield from [
-      '# How much each victim leaks', '',
-      'Measured by `python benchmarks/victims.py`; a row is in the table only '
-      'if its runs were finished. One gradient a clip, labels inferred. PSNR '
-      'is the mean over clips and seeds with the 95 % interval of Student\'s '
-      't; floors as in `result.json`. Seconds are those of a shared machine.',
-      '', _line(_HEADER), _line(['---'] * len(_HEADER))]
-  commands, missing = [], []
-  for name, row in ROWS.items():
-    runs = sorted((folder.absolute() / name).glob('*/result.json'))
-    if runs:
-      yield _line(_cells(name, row, runs))
-      commands.append(f'- `{name}`: `{_told(runs[0].parent)}`')
-    else:
-      missing.append(f'`{name}`')
-  if missing:
-    yield from ['', f'Not run: {", ".join(missing)}.']
-  yield from ['', '## Commands', '',
-              'Of each row\'s first run; the others differ in seed and data.',
-              '', *commands]
-
-
-def _cells(name, row, runs):
-  results = [json.loads(run.read_text()) for run in runs]
-  config = json.loads((runs[0].parent / 'config.json').read_text())['config']
-  clips = [statistics.fmean(clip) for result in results
-           for clip in result['psnr_per_frame']]
-  victim, data = config['victim'], config['data']
-  size = data['image_size']
-  return [
-      name, f'{victim["name"]} {victim["preset"]}',
-      f'{data["num_frames"]}x{size}x{size}', row.snapshot or 'initial',
-      victim['norm'] or 'default', config['attack']['name'], len(clips),
-      _interval(clips), *(f'{_mean(results, key):.{digits}f}' for key, digits in
-                          (('ssim', 3), ('psnr_unrelated', 1),
-                           ('psnr_mean_frame', 1))),
-      f'{sum(r["seconds_attack"] for r in results) / len(clips):.1f}',
-      f'{max(r["peak_memory_bytes"] for r in results) / 1e6:.0f}']
-
-
-def _mean(results, key):
-  return statistics.fmean(result[key] for result in results)
-
-
-def _interval(values):
-  mean, count = statistics.fmean(values), len(values)
-  if count < 2:
-    return f'{mean:.1f} (one clip)'
-  wide = _STUDENT.get(count - 1, _NORMAL) * statistics.stdev(values)
-  return f'{mean:.1f} ± {wide / count ** 0.5:.1f}'
-
-
-def _told(folder):
-  """The command without this machine's paths."""
-  command = json.loads((folder / 'config.json').read_text())['command']
-  flags_told = [part.replace(_WORKDIR.value, 'runs/victims')
-                for part in command]
-  for value, told in ((folder.parents[1], 'runs/victims'),
-                      (_DIR.value and Path(_DIR.value).absolute(), 'VIDEOS'),
-                      (_TRAINED.value and Path(_TRAINED.value).absolute(),
-                       'runs/c3d')):
-    if value:
-      flags_told = [part.replace(str(value), told) for part in flags_told]
-  return ' '.join(flags_told)
-
-
-def _line(cells):
-  return f'| {" | ".join(map(str, cells))} |'
+def _command(name, row, folder, i, fields):
+  return ['python', 'launch/attack.py', f'--config=configs/{row.config}',
+          f'--workdir={_run_folder(folder, name, i)}',
+          *(f'--config.{field}' for field in fields)]
 
 
 if __name__ == '__main__':
