@@ -2,6 +2,9 @@
 
   python launch/train_blend.py --config=configs/train_blend.py \
       --workdir=runs/blend --config.victim.weights_file=resnet20.safetensors
+
+The shipped one is of these weights (ResNet-20 for CIFAR-10); without a file, the
+extractor is the shipped one.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +25,7 @@ def get_config() -> ConfigDict:
       'victim': {              # whose extractor is known
           'preset': 'small',
           'extractor': placeholder(str),
-          'weights_file': placeholder(str),  # None: drawn from the seed
+          'weights_file': 'photo_motion',  # a name, or a file
           'extractor_seed': 0,
           'inputs': 'imagenet',
       },
