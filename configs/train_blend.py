@@ -3,8 +3,8 @@
   python launch/train_blend.py --config=configs/train_blend.py \
       --workdir=runs/blend --config.victim.weights_file=resnet20.safetensors
 
-The shipped one is of these weights (ResNet-20 for CIFAR-10); without a file, the
-extractor is the shipped one.
+The shipped blend is of these weights (ResNet-20 for CIFAR-10). Without a file,
+the extractor is the shipped one.
 """
 
 from ml_collections import ConfigDict
