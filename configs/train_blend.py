@@ -1,10 +1,11 @@
 """Trains the blend that turns features and reference frames into frames.
 
   python launch/train_blend.py --config=configs/train_blend.py \
-      --workdir=runs/blend --config.victim.weights_file=resnet20.safetensors
+      --workdir=runs/blend
 
-The shipped blend is of these weights (ResNet-20 for CIFAR-10). Without a file,
-the extractor is the shipped one.
+makes attack/features/blend_photo_motion.safetensors, in 140 s of CPU time, and
+with --config.victim.weights_file=FILE what suits another extractor: so for the
+ResNet-20 of CIFAR-10 blend_cifar10.safetensors.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vidleak_jax import victims
 from vidleak_jax.attack.features import blend, pixels, recover_frames, scenes
 from vidleak_jax.attack.features import train as train_blend
 from vidleak_jax.types import UserError
@@ -103,3 +104,17 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
   np.savez(tmp_path / 'other.npz', kernel=np.zeros((2, 2)))
   with pytest.raises(UserError, match='None of the 1 tensors fits'):
     pixels.load(tmp_path / 'other.npz')
+
+
+def test_of_the_shipped_blends_the_one_that_suits_the_extractor():
+  """Each is best for the extractor that it was trained for."""
+  victim = victims.build('frozen', (1, 32, 32, 3), 10, lowering='lax',
+                         weights_file='photo_motion')
+  def own(frames):
+    return victim.features(frames[:, None])[:, 0]
+  public = np.stack([*scenes.scenes(30, 1, 1, 32, 0, num_textures=20)])
+  scale = pixels.extract_all(own, public.reshape(-1, 32, 32, 3).astype(
+      np.float32) / 255).std(0)
+  found = pixels._fitting(own, scale, 32, seed=3)
+  ours = pixels.load(pixels.SHIPPED[0])
+  np.testing.assert_array_equal(found['log_effort'], ours['log_effort'])
