@@ -99,13 +99,14 @@ def get_config() -> ConfigDict:
 
 
 def _ig() -> dict:
-  """Cosine and a little relative L2, which holds the contrast; fading TV."""
+  """Cosine, a little relative L2, which holds the contrast, and variations."""
   return {
       'num_steps': 2000,
       'labels': 'inferred',      # or joint: optimised with the clip
       'match': 'gradient',       # or anchored: attack/anchored.py
       'distance': {'cosine': 1.0, 'relative_l2': 0.1, 'squared_l2': 0.0},
-      'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01},
+      'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01, 'colour_tv': 0.03,
+                 'motion_tv': 0.0},
       'prior_schedule': 'constant',  # or cosine, geometric, steps
       'optimizer': 'adam',       # or signed_adam, lbfgs
       'learning_rate': 0.05,
@@ -126,7 +127,8 @@ def _anchored() -> dict:
   return _ig() | {
       'num_steps': 1000,
       'match': 'anchored',
-      'priors': {'spatial_tv': 1.0, 'temporal_tv': 1.0},
+      'priors': {'spatial_tv': 1.0, 'temporal_tv': 1.0, 'colour_tv': 0.0,
+                 'motion_tv': 0.0},
       'prior_schedule': 'geometric',
       'learning_rate': 0.1,
       'beta2': 0.99,
@@ -140,7 +142,8 @@ def _dlg() -> dict:
       'labels': 'joint',
       'match': 'gradient',
       'distance': {'cosine': 0.0, 'relative_l2': 0.0, 'squared_l2': 1.0},
-      'priors': {'spatial_tv': 0.0, 'temporal_tv': 0.0},
+      'priors': {'spatial_tv': 0.0, 'temporal_tv': 0.0, 'colour_tv': 0.0,
+                 'motion_tv': 0.0},
       'prior_schedule': 'constant',
       'optimizer': 'lbfgs',
       'learning_rate': 1.0,

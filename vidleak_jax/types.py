@@ -57,11 +57,12 @@ class Layer(NamedTuple):
   """One layer of a victim as `activation(linear(kernel, x) + bias)`.
 
   `linear` is bilinear, keeps the batch axis first, and includes any reshape
-  between layers. `kernel` and `bias` stand under `params[name]`.
+  between layers. `kernel` and `bias` stand under `params[name]`. Of a recurrent
+  layer see `attack.recurrent`.
   """
   name: str
   linear: Callable[[Array, Array], Array]
-  activation: str               # a name of `victims.layers.ACTIVATIONS`
+  activation: str  # a name of `victims.layers.ACTIVATIONS`, or gru or lstm
   in_shape: tuple[int, ...]     # without the batch axis
   activate: Callable[[Array], Array]  # the activation itself
 

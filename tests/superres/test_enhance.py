@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from vidleak_jax import metrics, superres
-from vidleak_jax.superres import adapt, degrade, moving, network, upscale
+from vidleak_jax.superres import (
+  adapt,
+  degrade,
+  moving,
+  network,
+  reference,
+  upscale,
+)
 from vidleak_jax.types import UserError
 
 _ADAPT_STEPS = 60  # everywhere: one program
@@ -77,13 +84,13 @@ def test_adapted_params_repeat_themselves(large):
 
 
 def test_crops_drift_over_the_references():
-  reference = np.random.default_rng(0).uniform(size=(1, 40, 48, 1))
+  held = np.random.default_rng(0).uniform(size=(1, 40, 48, 1))
   crops = jax.jit(adapt.draw, static_argnums=(2, 3))(
-      jax.random.key(0), reference, 3, 4)
+      jax.random.key(0), held, 3, 4)
   assert crops.shape[1:] == (3, 40, 40, 1)
   moving = 0
   for windows in np.asarray(crops):
-    assert np.isin(windows, reference.astype(np.float32)).all()
+    assert np.isin(windows, held.astype(np.float32)).all()
     moving += (windows[0] != windows[1]).any()
   assert 0 < moving
 
@@ -150,6 +157,14 @@ def test_out_of_memory_says_what_to_do(small, monkeypatch):
   net, params = network.load(superres.SHIPPED)
   with pytest.raises(UserError, match=r'tiles of 32x32.*smaller tile'):
     upscale.upscale(net, params, small)
+
+
+def test_out_of_memory_at_references_says_so(large, monkeypatch):
+  def full(*_):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+  monkeypatch.setattr(reference, '_keys', full)
+  with pytest.raises(UserError, match=r'1 references of 128x128.*fewer'):
+    reference.transfer(large[0], large[0, :1], large[0, :1])
 
 
 def test_flicker_counts_trembling_only(large):

@@ -5,8 +5,12 @@ gradient everywhere.
 """
 
 import jax.numpy as jnp
+from jax import lax
 
 from vidleak_jax.types import Array, Guess, Leak
+
+_REACH = 2   # pixels a frame, in each direction, that motion may take
+_WINDOW = 3  # pixels of a side that move together
 
 
 def spatial_tv(guess: Guess, leak: Leak) -> Array:
@@ -21,6 +25,35 @@ def temporal_tv(guess: Guess, leak: Leak) -> Array:
   return _variation(guess.clips, 1)
 
 
+def colour_tv(guess: Guess, leak: Leak) -> Array:
+  """Spatial total variation of the differences between colours.
+
+  Edges of natural images are edges of all colours at once.
+  """
+  del leak
+  clips = guess.clips - jnp.roll(guess.clips, 1, axis=-1)
+  return _variation(clips, 2) + _variation(clips, 3)
+
+
+def motion_tv(guess: Guess, leak: Leak) -> Array:
+  """Mean absolute difference from the frame before, motion compensated.
+
+  Each window of a frame counts with the shift that suits it best.
+  """
+  del leak
+  before, after = guess.clips[:, :-1], guess.clips[:, 1:]
+  height, width = after.shape[2:4]
+  reach = (_REACH, _REACH)
+  wide = jnp.pad(before, ((0, 0), (0, 0), reach, reach, (0, 0)), 'edge')
+  shifts = range(2 * _REACH + 1)
+  apart = jnp.stack([
+      jnp.abs(after - wide[:, :, y:y + height, x:x + width]).mean(-1)
+      for y in shifts for x in shifts])
+  windows = lax.reduce_window(
+      apart, 0.0, lax.add, (1, 1, 1, _WINDOW, _WINDOW), (1,) * 5, 'SAME')
+  return jnp.sum(windows.min(0)) / (_WINDOW ** 2 * max(1, after[..., 0].size))
+
+
 def _variation(clips, axis):
   if clips.shape[axis] == 1:
     return jnp.zeros(())
@@ -30,4 +63,6 @@ def _variation(clips, axis):
 PRIORS = {
     'spatial_tv': spatial_tv,
     'temporal_tv': temporal_tv,
+    'colour_tv': colour_tv,
+    'motion_tv': motion_tv,
 }

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.types import Array
+from vidleak_jax.types import Array, UserError
 
 PATCH = 16   # pixels of a patch's side
 GRID = 4     # pixels between the patches that are sought
@@ -40,13 +40,23 @@ def transfer(frames: Array, references: Array, seen: Array, *,
 
   Returns:
     float32 [T, H, W, C] in [0, 1].
+
+  Raises:
+    UserError: where the memory does not hold all patches of the references.
   """
   references, seen = jnp.asarray(references), jnp.asarray(seen)
   missed = references - (1 - replace) * seen
-  keys = _keys(seen)
-  return np.stack([np.asarray(_transfer(jnp.asarray(frame), keys, missed,
-                                        replace))
-                   for frame in frames])
+  try:
+    keys = _keys(seen)
+    return np.stack([np.asarray(_transfer(jnp.asarray(frame), keys, missed,
+                                          replace))
+                     for frame in frames])
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise UserError(
+        f'Out of memory at all patches of {len(seen)} references of '
+        f'{seen.shape[1]}x{seen.shape[2]}. Give fewer of them.') from error
 
 
 @jax.jit

@@ -85,8 +85,9 @@ def _started(net, path):
   """The params of a file that holds the very network."""
   found, params = network.load(path)
   if found.module != net.module:
-    has, asked = (' '.join(repr(each.module).replace('# attributes', '').split())
-                  for each in (found, net))
+    has, asked = (
+        ' '.join(repr(each.module).replace('# attributes', '').split())
+        for each in (found, net))
     raise UserError(f'{path} holds {has}, but the config asks for {asked}. Say '
                     'so in network, or start elsewhere.')
   return params
