@@ -20,7 +20,10 @@ from vidleak_jax.types import Array, Params, PRNGKey
 NUM_STEPS = 300
 _LEARNING_RATE = 1e-3
 _BATCH_SIZE = 4
-_CROP = 96   # large pixels of a crop's side, where the references have them
+_CROP = 96   # large pixels of a crop's side, at most
+# Of the references' shorter side, at most: crops that show all of it stand at
+# one phase to the small pixels, and what is learnt there costs a decibel.
+_SHARE = 0.75
 _SPEED = 6   # large pixels a frame, at most
 _MOVING = 0.75  # of the crops; the others stand still
 
@@ -78,7 +81,8 @@ def _trainer(network, num_steps, noisy):
 def draw(key: PRNGKey, references: Array, num_frames: int,
          scale: int) -> Array:
   """Drifting crops [_BATCH_SIZE, num_frames, S, S, C] of [R, H, W, C]."""
-  side = min(_CROP, *references.shape[1:3]) // scale * scale
+  shorter = min(references.shape[1:3])
+  side = min(_CROP, int(_SHARE * shorter)) // scale * scale
   room = num_frames // 2 * _SPEED
   wide = jnp.pad(references, ((0, 0), (room, room), (room, room), (0, 0)),
                  'reflect')
