@@ -58,7 +58,7 @@ def test_a_mistake_is_one_message_without_traceback(args, said, tmp_path):
 
 def test_killed_and_interrupted_then_bit_equal(tmp_path):
   """SIGKILL, then Ctrl-C, then the end: as if nothing had happened."""
-  args = [*TINY, '--config.attack.num_steps=2000',
+  args = [*TINY, '--config.attack.num_steps=4000',
           '--config.attack.chunk_steps=50']
   code, out, err = _run(*args, f'--workdir={tmp_path / "whole"}')
   assert code == 0, err
