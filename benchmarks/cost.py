@@ -41,6 +41,8 @@ _CASES = {
     'strided,16x64x64:2': (None,),
     'strided,16x64x64:8': (None, 1, 8),
     'strided,16x112x112:2': (None,),
+    'strided,32x224x224:1': (1,),
+    'strided,64x448x448:1': (1,),
     'small,8x32x32:2': (None,),
     'wide,8x32x32:2': (None,),
 }
