@@ -31,11 +31,13 @@ _OUTPUT = flags.DEFINE_string('output', 'docs/performance.md', 'The page.')
 _PEERED = {'restart_steps': None, 'cost': None, 'rrdbnet': ('torch',)}
 # file -> options of each of its runs
 RUNS = {
-    'restart_steps': [[], ['--victim=r2plus1d18', '--cases=8x32x32:2,16x64x64:2'],
-                      ['--victim=vivit',
-                       '--cases=8x32x32:2,8x32x32:8,16x64x64:2,16x112x112:2'],
-                      ['--victim=lenet', '--cases=1x32x32:8,1x32x32:64'],
-                      ['--preset=wide', '--cases=16x64x64:2']],
+    'restart_steps': [
+        [],
+        ['--victim=r2plus1d18', '--cases=8x32x32:2,16x64x64:2'],
+        ['--victim=vivit',
+         '--cases=8x32x32:2,8x32x32:8,16x64x64:2,16x112x112:2'],
+        ['--victim=lenet', '--cases=1x32x32:8,1x32x32:64'],
+        ['--preset=wide', '--cases=16x64x64:2']],
     'limits': [[]],
     'time_to_quality': [[]],
     'halving': [[]],
