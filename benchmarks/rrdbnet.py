@@ -30,8 +30,13 @@ def main() -> None:
   backend.apply(backend.choose(devices[0].platform))
   blocks = 2 if _QUICK.value else 23
   net = network.build('rrdb', scale=4, num_blocks=blocks)
-  params = net.init(jax.random.key(0))
-  tiles = np.random.default_rng(0).uniform(
+  rng = np.random.default_rng(0)
+  # Drawn here: compiling `init` takes a minute.
+  params = jax.tree.map(
+      lambda leaf: np.float32((leaf.ndim > 1) * rng.normal(
+          size=leaf.shape) / np.sqrt(leaf.size / leaf.shape[-1])),
+      jax.eval_shape(net.init, jax.random.key(0)))
+  tiles = rng.uniform(
       size=(1, len(devices), _SIZE, _SIZE, 3)).astype(np.float32)
 
   def ours(count):
