@@ -63,6 +63,17 @@ def test_noise_is_measured_and_said(vivit, clips, leak):
   assert np.abs(found.clips).max() < 10
 
 
+def test_what_a_defence_set_to_zero_is_said(vivit, leak):
+  def prune(leaf):
+    return jnp.where(jnp.abs(leaf) > jnp.quantile(jnp.abs(leaf), 0.8), leaf, 0)
+  found = closed_form.recover_tokens(
+      vivit, leak._replace(update=jax.tree.map(prune, leak.update)),
+      batch_size=1)
+  assert '% of the gradient is zero' in found.note
+  assert found.report[0]['zeroed'] > 0.6
+  assert np.mean((found.clips - 0.5) ** 2) < 0.25  # grey, no garbage
+
+
 def test_more_tokens_than_width_leave_exact_constraints():
   shape = (8, 32, 32, 3)  # 64 tubelets for a width of 16
   victim = victims.build('vivit', shape, 7, preset='tiny', pool='mean')
@@ -71,10 +82,10 @@ def test_more_tokens_than_width_leave_exact_constraints():
       victim, share(victim, clips, jnp.array([[3]])))
   assert 'N <= D fails' in found.note
   assert 1 <= found.report[0]['rank'] <= 16
-  penalty = closed_form.known_part(
-      victim.tokens, found.clips[0], found.spans[0])
-  grey = jnp.full(clips[0].shape, 0.5)
-  assert penalty(clips[0]) < 1e-3 * penalty(grey)
+  span, = found.spans
+  truth, known, grey = (span.T @ victim.tokens.patches(x)[0]
+                        for x in (clips[0], found.clips[0], clips[0] * 0 + 0.5))
+  assert np.mean((known - truth) ** 2) < 1e-3 * np.mean((grey - truth) ** 2)
 
 
 def test_batches_and_other_victims_are_refused(vivit, leak):

@@ -8,13 +8,12 @@ from vidleak_jax.attack.closed_form.dense import (
 from vidleak_jax.attack.closed_form.levels import to_levels
 from vidleak_jax.attack.closed_form.polish import polish
 from vidleak_jax.attack.closed_form.recursive import walk_down
-from vidleak_jax.attack.closed_form.tokens import known_part, recover_tokens
+from vidleak_jax.attack.closed_form.tokens import recover_tokens
 
 __all__ = [
     'dense_input',
     'infer_label',
     'input_span',
-    'known_part',
     'polish',
     'recover_tokens',
     'to_levels',

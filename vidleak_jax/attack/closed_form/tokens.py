@@ -9,7 +9,6 @@ Where N > D the same solve gives P x D exact linear constraints: of the N token
 directions, D are known for each of the P pixels of a patch.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.attack.closed_form import dense, levels
-from vidleak_jax.types import Array, Leak, Tokens, UserError, Victim
+from vidleak_jax.types import Leak, UserError, Victim
 
 _GREY = 0.5
 _PIXEL_STD = 0.25  # of natural clips about grey
 _ROUNDING = 1.5e-7  # of float32 matrix products, relative; the least noise
 _DAMPINGS = 10.0 ** np.linspace(-8, 0, 81)  # tried, of the largest value
 _SLACK = 2.0       # of noise, in what whole levels may leave unexplained
+_FEW = 0.5         # of the directions; below, little of a clip is to be seen
 
 
 class TokenRecovery(NamedTuple):
@@ -84,32 +84,6 @@ def recover_tokens(
       _note(worst, *deltas.shape[1:]))
 
 
-def known_part(
-    tokens: Tokens, clips: Array, span: Array
-) -> Callable[[Array], Array]:
-  """A penalty on what the closed form knows: 0 where a guess agrees with it.
-
-  Where N > D the matching attack adds it, and fills the rest by its gradient
-  and priors.
-
-  Args:
-    tokens: of the victim.
-    clips: [1, T, H, W, C] one message's recovery.
-    span: [N, rank] of `TokenRecovery.spans`.
-
-  Returns:
-    From clips [1, T, H, W, C] to [], mean squared error per known number.
-  """
-  span = jnp.asarray(span, jnp.float32)
-  known = jnp.asarray(clips, jnp.float32)
-
-  def penalty(guess):
-    return jnp.mean((span.T @ tokens.patches(guess - known + _GREY)[0]
-                     - span.T @ tokens.patches(jnp.full_like(known, _GREY))[0]
-                     ) ** 2)
-  return penalty
-
-
 def _solve(delta, kernel, grey, relative_noise, scale):
   """delta [N, D], kernel [P, D] -> (X [N, P], span [N, rank], report row)."""
   count, width = delta.shape
@@ -127,9 +101,9 @@ def _solve(delta, kernel, grey, relative_noise, scale):
   seen = right_side @ right.T           # [P, min(N, D)]
   damping = noise / _PIXEL_STD
   if spare:
-    damping = _cross_validated(
+    damping = max(damping, _cross_validated(
         values, np.sum(seen ** 2, 0), np.sum((right_side - seen @ right) ** 2),
-        width)
+        width))
   gains = values / (values ** 2 + damping ** 2)
   patches = grey + left @ (gains[:, None] * seen.T)
   lost = 1 - gains * values
@@ -148,7 +122,7 @@ def _solve(delta, kernel, grey, relative_noise, scale):
       'condition': float(values[0] / max(values[-1], 1e-300)),
       'residual': float(np.linalg.norm(patches.T @ delta - kernel)
                         / np.linalg.norm(kernel)),
-      'noise': float(noise / size),
+      'noise': float(noise / size), 'zeroed': float(np.mean(delta == 0)),
       'moved_to_levels': float(moved), 'on_levels': whole is not None,
   }
   return patches, left[:, trusted], row
@@ -216,9 +190,14 @@ def _note(row, count, width):
         f'{count} tokens of width {width}: N <= D fails, so the clip is known '
         f'exactly in {row["rank"]} of {count} token directions, and grey '
         'in the others; the matching attack has to fill those.')
-  if row['rank'] < count:
-    return (
-        f'{count - row["rank"]} of {count} token directions drown in the '
-        f'noise of the gradient ({row["noise"]:.0e} of its size) and stay '
-        'grey; a polish by matching may lift them.')
-  return ''
+  if row['rank'] == count:
+    return ''
+  cause = 'in the noise of the gradient'
+  if row['zeroed']:
+    cause = f'as {row["zeroed"]:.0%} of the gradient is zero'
+  few = row['rank'] < _FEW * count
+  return (
+      f'{count - row["rank"]} of {count} token directions drown {cause} '
+      f'(errors of {row["noise"]:.0e} of its size) and stay near grey; '
+      + ('what is left is hardly a recovery: compare it with the floors.'
+         if few else 'a polish by matching may lift them.'))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vidleak_jax.attack import closed_form
+from vidleak_jax.attack.closed_form.activations import INVERTIBLE
 from vidleak_jax.attack.closed_form.polish import polish
 from vidleak_jax.types import Leak, UserError, Victim
 
@@ -59,7 +60,11 @@ def recover_features(
 def _walk(head, leak, batch_size):
   walk = closed_form.walk_down(head, leak, batch_size=batch_size)
   if walk.stopped:
-    raise UserError(walk.stopped)
+    raise UserError(
+        'An activation of this head has no inverse, so its gradient gives the '
+        f'input of {walk.layer} away, not the features. Set victim.activation '
+        f'to one of {", ".join(sorted(INVERTIBLE))}, or choose '
+        'victim.head=classifier1, classifier2, classifier3 or mlp.')
   start = walk.activations[:, None]
   polished = polish(head.loss, leak, start, walk.labels[:, None],
                     inner_steps=600)  # 200 leave errors of 3e-5
