@@ -4,7 +4,7 @@
       --config.data.dir=FOLDER_OR_VIDEO --config.superres.num_references=1
 
 The anchored attack leaves no noise worth the name, so the enhancer is told 0;
-after `ig` say --config.superres.noise=0.03.
+after `ig` say --config.superres.noise=0.015.
 """
 
 from configs import clip_c3d

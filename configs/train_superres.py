@@ -33,11 +33,13 @@ def get_config() -> ConfigDict:
       },
       'stage2': {
           'num_steps': 0,        # 0: no adversarial stage
-          'learning_rate': 2e-4,
-          'rival_learning_rate': 1e-3,
+          'learning_rate': 1e-4,
+          'rival_learning_rate': 1e-4,
           'discriminator': 'unet',  # or vgg
           'discriminator_width': 16,  # ESRGAN's 64: 12 times as long a step
-          'objective': {'l1': 1.0, 'gan': 0.1, 'perceptual': 0.0},
+          'rival_noise': 0.08,      # it sees through: what is fainter is hidden
+          # shares of each term's pull on the frames
+          'objective': {'l1': 1.0, 'gan': 0.7, 'perceptual': 0.0},
       },
       'interpolation': 0.8,      # share of stage 2 in interpolated.safetensors
       'perceptual': {  # network: none, vgg19, resnet20, of a weights_file

@@ -1,6 +1,6 @@
 """Enlarges a video, an image, or the clips of a recovered.npz.
 
-  python launch/enhance.py --input=runs/quick/recovered.npz --noise=0.03 \
+  python launch/enhance.py --input=runs/quick/recovered.npz --noise=0.015 \
       --output=runs/quick/enhanced.npz
   python launch/enhance.py --input=small.mp4 --output=large.mp4 \
       --references=frame.png
@@ -19,7 +19,8 @@ _OUTPUT = flags.DEFINE_string(
 _REFERENCES = flags.DEFINE_list(
     'references', [], 'Images or videos of the scene, of the enlarged size.')
 _WEIGHTS = flags.DEFINE_string(
-    'weights', None, 'ESRGAN, Real-ESRGAN or own weights; default: shipped.')
+    'weights', None, 'ESRGAN, Real-ESRGAN or own weights, or `perceptual`: '
+    'sharper, further from the original. Default: the shipped ones.')
 _SCALE = flags.DEFINE_integer('scale', 4, 'Of the weights.')
 _NOISE = flags.DEFINE_float(
     'noise', 0.0, 'Standard deviation of the input\'s errors; 0: true frames.')

@@ -21,7 +21,7 @@ def main() -> None:
   for metric in ('psnr', 'ssim'):
     print(f'{metric}: {scores[f"{metric}_enhanced"]:.3f}, '
           f'bicubic {scores[f"{metric}_bicubic"]:.3f}')
-  print(f'weights: {folder}/stage1.safetensors')
+  print(f'weights: {folder}')
 
 
 if __name__ == '__main__':

@@ -40,6 +40,14 @@ def test_the_shipped_network_beats_bicubic(small, large):
   assert _psnr(enhanced, large) > floor + 0.5
 
 
+def test_the_perceptual_network_is_sharper(small, large):
+  def detail(clips):
+    return np.abs(clips - superres.bicubic(degrade.bicubic(clips, 4), 4)).mean()
+  plain, sharp = (detail(superres.enhance(small, weights=weights))
+                  for weights in (None, 'perceptual'))
+  assert 1.05 * plain < sharp < 1.3 * detail(large)
+
+
 def test_it_mends_residuals_better_when_told_of_them(small, large):
   dirty = np.asarray(jax.jit(degrade.residual)(
       jax.random.key(0), jnp.asarray(small), jnp.array([0.05])))

@@ -132,6 +132,16 @@ def test_a_discriminator_learns_to_tell_noise_from_grey(network, shape):
   assert step(params)[0] < before
 
 
+def test_a_rival_is_shown_what_shrinking_takes():
+  board = jnp.indices((16, 16)).sum(0) % 2 * 0.5 + 0.25
+  frames = jnp.stack([board, jnp.full((16, 16), 0.75)])[..., None]
+  shown = discriminator.with_detail(frames, 4)
+  np.testing.assert_array_equal(shown[..., :1], frames - 0.5)
+  np.testing.assert_allclose(shown[1, ..., 1], 0, atol=1e-5)
+  np.testing.assert_allclose(  # but for the border
+      shown[0, 5:11, 5:11, 1], 8 * (board - 0.5)[5:11, 5:11], atol=0.1)
+
+
 def test_the_spectral_norm_is_the_largest_singular_value():
   kernel = jax.random.normal(jax.random.key(0), (3, 3, 8, 16))
   true = np.linalg.svd(np.reshape(kernel, (-1, 16)), compute_uv=False)[0]

@@ -99,12 +99,28 @@ def test_the_rival_learns_too():
   def init():
     return {'w': np.full(3, 0.1, np.float32)}
 
-  def apply(params, frames):
+  def apply(params, key, frames):
+    del key
     return jnp.std(frames, (1, 2)) @ params['w']
 
   terms, state = _fit(3, step.Objective(l1=1.0, gan=0.1), (init, apply))
   assert {'l1', 'gan', 'rival'} == set(terms[-1])
   assert not np.allclose(state.rival['w'], 0.1)
+
+
+@pytest.mark.parametrize('loud', [1e-3, 1.0, 1e6])
+def test_a_rival_that_shouts_pulls_no_harder(loud):
+  terms = {'l1': lambda x: jnp.abs(x - 1).mean(),
+           'gan': lambda x: loud * x[0, 0, 0, 0]}
+  frames = jnp.zeros((1, 4, 4, 1))
+  pull, values = step.balanced(step.Objective(l1=1.0, gan=0.5), terms, frames)
+  assert values['l1'] == 1 and values['gan'] == 0
+  rest = np.full((1, 4, 4, 1), -1 / 16)
+  rest[0, 0, 0, 0] += 0.5 * 1 / 4  # the norm of L1's gradient is 1 / 4
+  np.testing.assert_allclose(pull, rest, rtol=1e-5)
+  silent = terms | {'gan': lambda x: 0 * x.sum()}
+  still, _ = step.balanced(step.Objective(gan=0.5), silent, frames)
+  np.testing.assert_allclose(still, -1 / 16, rtol=1e-5)
 
 
 def test_relativistic_losses_are_log_two_where_nothing_is_told_apart():
@@ -161,3 +177,14 @@ def test_perceptual_features_come_from_a_file(tmp_path):
   frames = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
   loss = jax.jit(lambda a, b: losses.perceptual(features, a, b))
   assert loss(frames, frames) == 0 < loss(frames, 1 - frames)
+
+
+def test_our_own_extractor_serves_too():
+  """Its last stage, pooled, is what the victims' network gives."""
+  from vidleak_jax.victims.frozen import SHIPPED, frozen
+  victim = frozen((1, 32, 32, 3), 10, weights_file='photo_motion')
+  features = perceptual.features('resnet20', SHIPPED['photo_motion'])
+  frames = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+  ours = jax.jit(lambda x: jax.nn.relu(features(x)[-1][1]).mean((1, 2)))(frames)
+  np.testing.assert_allclose(ours, victim.features(frames[:, None])[:, 0],
+                             atol=1e-4)

@@ -13,8 +13,11 @@ from vidleak_jax.progress import Progress
 from vidleak_jax.superres import adapt, degrade, network, reference, upscale
 from vidleak_jax.types import Array, UserError
 
-# Trained by configs/train_superres.py: x4, five frames, 449 kB.
+# Both x4, five frames, 449 kB. The default is trained by
+# configs/train_superres.py and comes nearest to the original; `perceptual` by
+# configs/train_superres_gan.py: sharper, and further from it.
 SHIPPED = Path(__file__).parent / 'clip_x4.safetensors'
+_NAMED = {'perceptual': SHIPPED.with_stem('clip_x4_perceptual')}
 _CORRECTIONS = 2  # steps towards a clip that shrinks to the given one
 
 
@@ -59,10 +62,12 @@ def scene(
 
   Args:
     references: [R, H, W, C] in [0, 1], as large as the enlarged frames.
-    weights: a file as `superres.weights` reads; `SHIPPED` if None.
+    weights: a file as `superres.weights` reads; `SHIPPED` if None; 'perceptual'
+      for the other network that is shipped.
     scale: original_size / image_size; must be that of the weights.
     noise: standard deviation of the clips' errors as far as the attacker can
-      know it; 0 for true frames. 0.03 serves for what `ig` leaves.
+      know it; 0 for true frames. 0.015 did best on what `ig` leaves,
+      though its errors are twice that.
     adapt_steps: of training on the references; 0 for none. Some seconds for the
       shipped network; large ones take minutes.
     tile: side of the tiles in which frames are computed, in small pixels.
@@ -106,12 +111,12 @@ def scene(
 
 
 def load(weights: str | os.PathLike | None, scale: float) -> tuple:
-  """(network, params) of a weights file, `SHIPPED` if None.
+  """(network, params) of what `scene` takes as weights.
 
   Raises:
     UserError: for weights that cannot be used or are of another scale.
   """
-  path = Path(weights or SHIPPED)
+  path = _NAMED.get(str(weights), Path(weights or SHIPPED))
   net, params = network.load(path)
   if net.scale != scale:
     raise UserError(f'{path.name} enlarges by {net.scale}, but '

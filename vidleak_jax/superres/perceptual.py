@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -25,7 +26,8 @@ def features(network: str, weights_file: str | os.PathLike | None,
 
   Args:
     network: `none` for no perceptual loss (gives None), `vgg19` or `resnet20`.
-    weights_file: in torchvision's names; must be given unless `none`.
+    weights_file: in torchvision's names, or an extractor of this project
+      (resnet20); must be given unless `none`.
 
   Raises:
     UserError: for a name that is not here, a file that is missing or does not
@@ -44,7 +46,10 @@ def features(network: str, weights_file: str | os.PathLike | None,
         'perceptual.network=none to train without.')
   like = jax.eval_shape(module.init, jax.random.key(0),
                         jnp.zeros((1, 32, 32, 3)))
-  params, report = weights.load(like['params'], weights_file, names)
+  tensors = weights.read(weights_file)
+  if 'stem/conv/kernel' in tensors:  # in our axes too: no name is left to map
+    tensors = {_own(key): tensor for key, tensor in tensors.items()}
+  params, report = weights.fill(like['params'], tensors, names)
   weights.require_all(report, weights_file)
   return functools.partial(_weighted, module, params, kept)
 
@@ -124,3 +129,13 @@ _RESNET20_NAMES = (
     (r'^layer(\d)\.(\d)\.', r'layer\1_\2_'),
     (r'running_', ''),
 )
+
+
+def _own(key):
+  """The name here of a weight of the victims' ResNet-20."""
+  key = key.removeprefix('batch_stats/').replace('stem/conv', 'conv1')
+  key = key.replace('stem/norm', 'bn1')
+  return re.sub(
+      r'^stage(\d)_(\d)/unit(\d)/(conv|norm)',
+      lambda m: f'layer{int(m[1]) + 1}_{m[2]}_'
+                f'{"conv" if m[4] == "conv" else "bn"}{int(m[3]) + 1}', key)

@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from vidleak_jax.superres import degrade, losses
 from vidleak_jax.superres.network import Network
 from vidleak_jax.types import Array, Params, PRNGKey
 
 _AXIS = 'devices'  # of parallel.on_devices
+_TINY = 1e-12  # gradients of 0 stay 0
+_PERIOD = 16   # pixels between those that all strides of VGG-19 and fewer see
 
 
 class State(NamedTuple):
@@ -26,7 +29,12 @@ class State(NamedTuple):
 
 
 class Objective(NamedTuple):
-  """Weights of the terms; 0 leaves one out."""
+  """Shares of the terms; 0 leaves one out.
+
+  A share is the norm of the term's gradient on the frames, that of L1 being the
+  unit. So a rival that is sure of itself, whose gradient is a thousand times
+  larger, pulls no more than one that doubts.
+  """
   l1: float = 1.0
   gan: float = 0.0
   perceptual: float = 0.0
@@ -54,50 +62,74 @@ def one_step(
     max_noise: clips get residuals of strength 0 (every third) to this.
     ema: decay of the running average.
     features: of `perceptual.features`, where the objective asks for it.
-    rival: (params, frames) -> logits, where the objective has a GAN.
+    rival: (params, key, frames) -> logits, where the objective has a GAN.
     rival_optimizer: of the rival's params.
   """
 
-  def generator_terms(params, state, windows, noise, truth):
-    frames = network.apply(params, windows, noise)
-    terms = {'l1': losses.l1(frames, truth)}
+  def terms_of(state, key, truth):
+    terms = {'l1': lambda frames: losses.l1(frames, truth)}
     if objective.perceptual:
-      terms['perceptual'] = losses.perceptual(features, frames, truth)
+      # Strided layers see some pixels more than others: on a still grid, that
+      # draws the grid onto the frames.
+      shift = jax.random.randint(jax.random.fold_in(key, 4), (2,), 0, _PERIOD)
+      rolled = lambda frames: jnp.roll(frames, shift, (1, 2))  # noqa: E731
+      terms['perceptual'] = lambda frames: losses.perceptual(
+          features, rolled(frames), rolled(truth))
     if objective.gan:
-      terms['gan'] = losses.generator_loss(
-          rival(state.rival, truth), rival(state.rival, frames))
-    total = sum(getattr(objective, k) * v for k, v in terms.items())
-    return total, (terms, frames)
+      real = rival(state.rival, jax.random.fold_in(key, 0), truth)
+      terms['gan'] = lambda frames: losses.generator_loss(
+          real, rival(state.rival, jax.random.fold_in(key, 1), frames))
+    return terms
 
-  def rival_step(state, frames, truth):
-    def loss(params):
-      return losses.discriminator_loss(
-          rival(params, truth), rival(params, lax.stop_gradient(frames)))
-    value, grads = jax.value_and_grad(loss)(state.rival)
-    updates, opt_state = rival_optimizer.update(
-        lax.pmean(grads, _AXIS), state.rival_opt_state, state.rival)
-    return {'rival': value}, state._replace(
-        rival=optax.apply_updates(state.rival, updates),
-        rival_opt_state=opt_state)
+  def rival_loss(params, key, frames, truth):
+    return losses.discriminator_loss(
+        rival(params, jax.random.fold_in(key, 2), truth),
+        rival(params, jax.random.fold_in(key, 3), frames))
 
   def step(state, pool, key):
     key = jax.random.fold_in(key, state.step)
     key = jax.random.fold_in(key, lax.axis_index(_AXIS))
+    key, seen = jax.random.split(key)
     windows, noise, truth = draw(key, pool, batch_size, max_noise)
-    grads, (terms, frames) = jax.grad(generator_terms, has_aux=True)(
-        state.params, state, windows, noise, truth)
-    updates, opt_state = optimizer.update(
-        lax.pmean(grads, _AXIS), state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    frames, back = jax.vjp(
+        lambda params: network.apply(params, windows, noise), state.params)
+    pull, terms = balanced(objective, terms_of(state, seen, truth), frames)
+    grads, rival_grads = back(pull)[0], state.rival
+    if objective.gan:
+      terms['rival'], rival_grads = jax.value_and_grad(rival_loss)(
+          state.rival, seen, frames, truth)
+    # In one piece: collectives that wait for each other can take all of a CPU's
+    # threads, and then none is left to arrive.
+    flat, unravel = ravel_pytree((grads, rival_grads, terms))
+    grads, rival_grads, terms = unravel(lax.pmean(flat, _AXIS))
+    params, opt_state = _updated(
+        optimizer, grads, state.opt_state, state.params)
     state = state._replace(
         step=state.step + 1, params=params, opt_state=opt_state,
         ema=optax.incremental_update(params, state.ema, 1 - ema))
     if objective.gan:
-      more, state = rival_step(state, frames, truth)
-      terms |= more
-    return state, lax.pmean(terms, _AXIS)
+      params, opt_state = _updated(
+          rival_optimizer, rival_grads, state.rival_opt_state, state.rival)
+      state = state._replace(rival=params, rival_opt_state=opt_state)
+    return state, terms
 
   return step
+
+
+def balanced(objective: Objective, terms: dict[str, Callable], frames: Array,
+             ) -> tuple[Array, dict[str, Array]]:
+  """(the objective's gradient on the frames, values of the terms)."""
+  found = {k: jax.value_and_grad(term)(frames) for k, term in terms.items()}
+  unit = jnp.linalg.norm(found['l1'][1])
+  pull = sum(
+      getattr(objective, k) * unit / (jnp.linalg.norm(grad) + _TINY) * grad
+      for k, (_, grad) in found.items())
+  return pull, {k: value for k, (value, _) in found.items()}
+
+
+def _updated(optimizer, grads, opt_state, params):
+  updates, opt_state = optimizer.update(grads, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state
 
 
 def draw(key: PRNGKey, pool: Pool, batch_size: int, max_noise: float,

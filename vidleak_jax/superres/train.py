@@ -18,19 +18,17 @@ from vidleak_jax.checkpoint import Checkpoints
 from vidleak_jax.progress import MetricsLog, Progress
 from vidleak_jax.superres import (
   degrade,
+  discriminator,
   moving,
   network,
   perceptual,
   step,
   upscale,
 )
-from vidleak_jax.superres.discriminator import (
-  UNetDiscriminator,
-  VGGDiscriminator,
-)
 from vidleak_jax.types import Array, UserError, pick
 
-_RIVALS = {'unet': UNetDiscriminator, 'vgg': VGGDiscriminator}
+_RIVALS = {'unet': discriminator.UNetDiscriminator,
+           'vgg': discriminator.VGGDiscriminator}
 
 
 def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
@@ -191,10 +189,16 @@ def _rival(options, config):
     return None, (), optax.identity()
   module = pick(_RIVALS, options['discriminator'], 'discriminator')(
       options['discriminator_width'])
+  scale, noise = config['network']['scale'], options['rival_noise']
+
+  def rival(params, key, frames):
+    frames += noise * jax.random.normal(key, frames.shape)
+    return module.apply(params, discriminator.with_detail(frames, scale))
+
   size = config['pool']['size']
   params = jax.jit(module.init)(
-      jax.random.key(config['seed'] + 2), jnp.zeros((1, size, size, 3)))
-  return module.apply, params, optax.adam(options['rival_learning_rate'])
+      jax.random.key(config['seed'] + 2), jnp.zeros((1, size, size, 6)))
+  return rival, params, optax.adam(options['rival_learning_rate'], b1=0.5)
 
 
 def _picture(path, plain, enhanced):
