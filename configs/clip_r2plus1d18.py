@@ -9,7 +9,9 @@ from configs import clip_c3d
 
 def get_config(preset='small'):
   config = clip_c3d.of('r2plus1d18', preset, 'ig')
-  # Weaker ones end below a clip of its mean colour: docs/victims.md.
+  # The gradient leads nowhere by itself, see docs/victims.md: weaker ones end
+  # further below a clip of its mean colour.
   config.attack.ig.priors.spatial_tv = 1.0
   config.attack.ig.priors.temporal_tv = 1.0
+  config.attack.ig.priors.colour_tv = 1.0
   return config

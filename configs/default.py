@@ -114,6 +114,9 @@ def _ig() -> dict:
       'warmup_steps': 0,
       'beta2': 0.999,            # of adam
       'memory': 20,              # of lbfgs
+      # Share of the steps in which blocks of pixels and frames move as one,
+      # large ones first.
+      'coarse': 0.25,
       'start_mean': 0.5,
       'start_std': 0.05,
       'box': True,
@@ -132,6 +135,7 @@ def _anchored() -> dict:
       'prior_schedule': 'geometric',
       'learning_rate': 0.1,
       'beta2': 0.99,
+      'coarse': 0.0,
   }
 
 
@@ -151,6 +155,7 @@ def _dlg() -> dict:
       'warmup_steps': 0,
       'beta2': 0.999,
       'memory': 50,
+      'coarse': 0.0,
       'start_mean': 0.0,
       'start_std': 1.0,
       'box': False,

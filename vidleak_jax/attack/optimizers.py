@@ -1,13 +1,21 @@
 """What moves a guess downhill: optax chains by name."""
 
+import math
+
+import jax
+import jax.numpy as jnp
 import optax
 
-from vidleak_jax.types import pick
+from vidleak_jax.types import Array, UserError, is_off, pick
+
+# Until which share of the coarse steps these blocks (frames, rows, columns)
+# move as one: smaller ones after larger ones.
+_BLOCKS = (1.0, (1, 2, 2)), (0.5, (2, 4, 4))
 
 
 def build(
     name: str, peak: float, num_steps: int, *, schedule: str,
-    warmup_steps: int, beta2: float, memory: int,
+    warmup_steps: int, beta2: float, memory: int, coarse: float = 0.0,
 ) -> optax.GradientTransformation:
   """One of `OPTIMIZERS`.
 
@@ -19,16 +27,61 @@ def build(
     warmup_steps: of a linear rise from 0.
     beta2: Adam's memory of squared gradients.
     memory: how many past steps L-BFGS keeps.
+    coarse: share of the steps that go from coarse to fine, see
+      `coarse_to_fine`; 0 for none.
 
   Raises:
-    UserError: for an unknown name or schedule.
+    UserError: for an unknown name or schedule, or L-BFGS with `coarse`.
   """
   rate = pick(SCHEDULES, schedule, 'schedule')(
       peak, max(1, num_steps - warmup_steps))
   if warmup_steps:
     rise = optax.linear_schedule(0.0, peak, warmup_steps)
     rate = optax.join_schedules([rise, rate], [warmup_steps])
-  return pick(OPTIMIZERS, name, 'optimizer')(rate, beta2, memory)
+  optimizer = pick(OPTIMIZERS, name, 'optimizer')(rate, beta2, memory)
+  if is_off(coarse):
+    return optimizer
+  if name == 'lbfgs':
+    raise UserError('L-BFGS cannot go from coarse to fine: its line search '
+                    'needs the whole gradient. Set coarse=0 or choose adam.')
+  return optax.chain(coarse_to_fine(coarse * num_steps), optimizer)
+
+
+def coarse_to_fine(num_steps: float | Array) -> optax.GradientTransformation:
+  """Averages the gradient of clips over blocks of time and space.
+
+  Each block then moves as one pixel would: what is large is found first.
+
+  Args:
+    num_steps: after which each pixel moves by itself.
+  """
+
+  def init(moving):
+    del moving
+    return jnp.zeros((), jnp.int32)
+
+  def update(grads, step, moving=None):
+    del moving
+    def coarsen(grad):
+      out = grad
+      if grad.ndim == 5:  # soft labels have 2
+        for share, block in _BLOCKS:
+          out = jnp.where(
+              step < share * num_steps, _averaged(grad, block), out)
+      return out
+    return jax.tree.map(coarsen, grads), step + 1
+
+  return optax.GradientTransformation(init, update)
+
+
+def _averaged(clips, block):
+  """The mean of each block in its place; blocks are cut to what divides."""
+  split = []
+  for length, size in zip(clips.shape, (1, *block, 1)):
+    size = math.gcd(length, size)
+    split += [length // size, size]
+  means = clips.reshape(split).mean(range(1, 10, 2), keepdims=True)
+  return jnp.broadcast_to(means, split).reshape(clips.shape)
 
 
 def _geometric(peak, num_steps):

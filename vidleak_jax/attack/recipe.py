@@ -49,6 +49,7 @@ def build(
     start_mean: float,
     start_std: float,
     box: bool,
+    coarse: float = 0.0,
 ) -> invert.Attack:
   """A gradient-matching attack.
 
@@ -62,6 +63,7 @@ def build(
     start_mean: of the first guess's pixels.
     start_std: their standard deviation.
     box: whether pixels are held in [0, 1].
+    coarse: share of the steps that go from coarse to fine.
 
   Raises:
     UserError: for an unknown name.
@@ -74,7 +76,8 @@ def build(
   return invert.gradient_inversion(
       invert.weighted_sum(num_steps, **terms),
       optimizers.build(optimizer, learning_rate, num_steps, schedule=schedule,
-                       warmup_steps=warmup_steps, beta2=beta2, memory=memory),
+                       warmup_steps=warmup_steps, beta2=beta2, memory=memory,
+                       coarse=coarse),
       start=_gaussian_start(start_mean, start_std),
       project=_box if box else lambda guess: guess)
 
