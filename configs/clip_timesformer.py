@@ -8,4 +8,7 @@ from configs import clip_c3d
 
 
 def get_config(preset='small'):
-  return clip_c3d.of('timesformer', preset, 'ig', {'small': (8, 64)})
+  attack = 'ig' if preset == 'full' else 'closed_form'
+  config = clip_c3d.of('timesformer', preset, attack, {'small': (8, 64)})
+  config.attack.closed_form.polish_steps = 0  # nothing is left to mend
+  return config

@@ -21,6 +21,7 @@ from vidleak_jax.attack import (
     labels,
     match,
     recipe,
+    spans,
 )
 from vidleak_jax.types import (
     Guess,
@@ -242,7 +243,8 @@ def _closed_form(case, options, folder) -> Outcome:
   own = options['closed_form']
   _need_single(case, 'closed form')
   began = time.perf_counter()
-  solve = _from_tokens if case.victim.tokens else _from_layers
+  solve = (_from_tokens if case.victim.tokens else
+           _from_layers if case.victim.layers else _from_spans)
   clips, found, report = solve(case, own['whole_levels'])
   if report['closed_form_note']:
     print(report['closed_form_note'])
@@ -295,6 +297,14 @@ def _from_tokens(case, whole_levels):
   """(clips, labels [M, 1], report), from a transformer's embeddings."""
   found = closed_form.recover_tokens(
       case.victim, case.leak, batch_size=1, whole_levels=whole_levels)
+  report = {'closed_form': found.report, 'closed_form_note': found.note}
+  return found.clips, found.labels[:, None], report
+
+
+def _from_spans(case, _):
+  """(clips, labels [M, 1], report), from what the layers' inputs span."""
+  found = spans.recover_spans(
+      case.victim, case.leak, case.knowledge['clip_shape'])
   report = {'closed_form': found.report, 'closed_form_note': found.note}
   return found.clips, found.labels[:, None], report
 
