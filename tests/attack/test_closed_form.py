@@ -63,6 +63,17 @@ def test_every_invertible_activation(activation):
   assert psnr(walk.activations, clips).min() > 70
 
 
+def test_the_label_of_a_clip_that_the_network_is_sure_of():
+  victim = lenet((1, 8, 8, 3), 10)
+  clips, labels = random_clips(2, (1, 8, 8, 3)), jnp.array([[7], [7]])
+  params = victim.init(jax.random.key(0))
+  params['head']['bias'] = jnp.zeros(10).at[7].set(40.0)
+  leak = share(victim._replace(init=lambda _: params), clips, labels)
+  assert not np.any(leak.update['head']['bias'] < 0)
+  np.testing.assert_array_equal(
+      closed_form.walk_down(victim, leak).labels, [7, 7])
+
+
 def test_three_dimensional_convolutions():
   shape = (2, 6, 6, 3)
   victim = chain(shape, 'leaky_relu', widths=(16,), conv=(3, 3, 3))

@@ -70,11 +70,11 @@ def walk_down(
   params, update = _float64(leak.params), _float64(leak.update)
   last = victim.layers[-1]
   head = dense.dense_input(update, (last.name,), batch_size)
-  labels = dense.infer_label(update, (last.name,))
   report = [_dense_row(last, head)]
   known = head.features.reshape(-1, *last.in_shape)
   # One clip a message: the last bias gradient is dL/dz itself.
   dz = update[last.name]['bias']
+  labels = _labels(update, last.name, head.features, params[last.name])
   down = dz @ params[last.name]['kernel'].T
   for i in range(len(victim.layers) - 2, -1, -1):
     layer, above = victim.layers[i:i + 2]
@@ -94,6 +94,18 @@ def walk_down(
     solution, down = jax.tree.map(lambda a: a[:-1], (solution, down))
     known = solution.x
   return Walk(known, victim.layers[0].name, labels, report, '')
+
+
+def _labels(update, name, features, params):
+  """[M] int32, also of clips that the network is too sure of.
+
+  Where it gives the label a probability that rounds to 1, no bias gradient is
+  negative; but then the label is what it answers.
+  """
+  answer = np.argmax(features @ params['kernel'] + params['bias'], -1)
+  negative = np.any(update[name]['bias'] < 0, -1)
+  found = dense.infer_label(update, (name,))
+  return np.where(negative, found, answer).astype(np.int32)
 
 
 def _with_probe(messages):
