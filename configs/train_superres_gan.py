@@ -1,6 +1,6 @@
 """Trains the perceptual network that the package ships, from the faithful one.
 
-What ships is `interpolated.safetensors`. Seven minutes on two idle cores.
+What ships is `interpolated.safetensors`; ten minutes on two busy cores.
 
   python launch/train_superres.py --config=configs/train_superres_gan.py \
       --workdir=runs/perceptual

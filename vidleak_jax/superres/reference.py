@@ -17,8 +17,8 @@ PATCH = 16   # pixels of a patch's side
 GRID = 4     # pixels between the patches that are sought
 THIN = 2     # every other pixel is compared: enlarged frames are smooth
 # Detail counts by 1 / (1 + distance / TRUST), distance being the mean squared
-# difference of the enlarged patches. Best of 0.003, 0.006 and 0.012 on real
-# videos; they differ by up to 0.9 dB.
+# difference of the enlarged patches. On three `photo_motion` clips 0.003 loses
+# 0.4 dB with one reference and 0.9 with five, 0.024 gains at most 0.2.
 TRUST = 0.012
 _SHARPNESS = 1.0  # how fast worse matches among the references lose weight
 _FLOOR = 1e-4     # distances below are equally good
