@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
       'num_devices': 0,          # 0: all
       'network': {'name': 'clip', 'scale': 4, 'frames': 5, 'width': 32,
                   'num_blocks': 5},
-      'start': placeholder(str),  # weights to start from
+      'start': placeholder(str),  # a weights file, or `shipped`
       'pool': {
           'num_clips': 1500,
           'size': 128,           # of the frames aimed at

@@ -13,7 +13,7 @@ from configs import train_superres
 
 def get_config() -> ConfigDict:
   config = train_superres.get_config()
-  config.start = 'vidleak_jax/superres/clip_x4.safetensors'
+  config.start = 'shipped'
   config.pool.num_clips = 800
   config.pool.size = 64
   config.batch_size = 4
@@ -23,7 +23,5 @@ def get_config() -> ConfigDict:
   config.stage2.num_steps = 900
   config.stage2.rival_noise = 0.1
   config.stage2.objective = {'l1': 1.0, 'gan': 0.5, 'perceptual': 2.0}
-  config.perceptual = {
-      'network': 'resnet20',
-      'weights_file': 'vidleak_jax/victims/photo_motion.safetensors'}
+  config.perceptual = {'network': 'resnet20', 'weights_file': 'photo_motion'}
   return config

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from vidleak_jax import parallel, superres
+from vidleak_jax import parallel
 from vidleak_jax.superres import losses, network, perceptual, step, train
 from vidleak_jax.types import UserError
 
@@ -57,8 +57,8 @@ def test_devices_must_divide_the_batch(tmp_path):
 
 
 def test_training_starts_from_the_very_network_only(tmp_path):
-  config = {**TINY, 'start': str(superres.SHIPPED)}
-  with pytest.raises(UserError, match=r'clip_x4.* holds ClipNet.*asks for'):
+  config = {**TINY, 'start': 'shipped'}
+  with pytest.raises(UserError, match=r'shipped holds ClipNet.*asks for'):
     _run(config, tmp_path)
 
 
@@ -181,9 +181,9 @@ def test_perceptual_features_come_from_a_file(tmp_path):
 
 def test_our_own_extractor_serves_too():
   """Its last stage, pooled, is what the victims' network gives."""
-  from vidleak_jax.victims.frozen import SHIPPED, frozen
+  from vidleak_jax.victims.frozen import frozen
   victim = frozen((1, 32, 32, 3), 10, weights_file='photo_motion')
-  features = perceptual.features('resnet20', SHIPPED['photo_motion'])
+  features = perceptual.features('resnet20', 'photo_motion')
   frames = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
   ours = jax.jit(lambda x: jax.nn.relu(features(x)[-1][1]).mean((1, 2)))(frames)
   np.testing.assert_allclose(ours, victim.features(frames[:, None])[:, 0],

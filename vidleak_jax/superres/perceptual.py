@@ -4,6 +4,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,9 @@ import jax.numpy as jnp
 from vidleak_jax import weights
 from vidleak_jax.types import Array, UserError, pick
 
+# The victims' extractor, of configs/train_extractor.py.
+_SHIPPED = {'photo_motion': Path(__file__).parents[1].joinpath(
+    'victims', 'photo_motion.safetensors')}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG19 = (64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4
 # Real-ESRGAN's: the last convolution of each stage, before its activation.
@@ -26,8 +30,9 @@ def features(network: str, weights_file: str | os.PathLike | None,
 
   Args:
     network: `none` for no perceptual loss (gives None), `vgg19` or `resnet20`.
-    weights_file: in torchvision's names, or an extractor of this project
-      (resnet20); must be given unless `none`.
+    weights_file: in torchvision's names, or, for resnet20, an extractor of
+      this project, such as `photo_motion`, which is shipped; must be given
+      unless `none`.
 
   Raises:
     UserError: for a name that is not here, a file that is missing or does not
@@ -46,6 +51,7 @@ def features(network: str, weights_file: str | os.PathLike | None,
         'perceptual.network=none to train without.')
   like = jax.eval_shape(module.init, jax.random.key(0),
                         jnp.zeros((1, 32, 32, 3)))
+  weights_file = _SHIPPED.get(str(weights_file), weights_file)
   tensors = weights.read(weights_file)
   if 'stem/conv/kernel' in tensors:  # in our axes too: no name is left to map
     tensors = {_own(key): tensor for key, tensor in tensors.items()}

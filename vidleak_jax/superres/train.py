@@ -25,6 +25,7 @@ from vidleak_jax.superres import (
   step,
   upscale,
 )
+from vidleak_jax.superres.enhance import SHIPPED
 from vidleak_jax.types import Array, UserError, pick
 
 _RIVALS = {'unet': discriminator.UNetDiscriminator,
@@ -80,8 +81,8 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
 
 
 def _started(net, path):
-  """The params of a file that holds the very network."""
-  found, params = network.load(path)
+  """The params of a file (or `shipped`) that holds the very network."""
+  found, params = network.load(SHIPPED if path == 'shipped' else path)
   if found.module != net.module:
     has, asked = (
         ' '.join(repr(each.module).replace('# attributes', '').split())
