@@ -45,6 +45,7 @@ class Layout(NamedTuple):
   """What does not depend on the message: how the network is laid out."""
   tiling: reading.Tiling
   ranks: dict[tuple[reading.Path, ...], int]  # inputs of the first block
+  sizes: dict[tuple[reading.Path, ...], float]  # of those inputs at grey, rms
   shared: dict[reading.Path, np.ndarray]  # [N, rows] see `members`
 
 
@@ -60,7 +61,10 @@ def layout(
   block = layers[0][0][0]
   ranks = {paths: _rank(np.asarray(inputs[paths])) for paths in layers
            if paths[0][0] == block}
-  return Layout(tiles, ranks, _members(logits, params, tiles, shape))
+  grey = reading.read(logits, params, np.full(shape, _GREY)).inputs
+  sizes = {paths: float(jnp.sqrt(jnp.mean(grey[paths] ** 2)))
+           for paths in ranks}
+  return Layout(tiles, ranks, sizes, _members(logits, params, tiles, shape))
 
 
 def gather(

@@ -58,7 +58,8 @@ def build(
     parts = {}
     for paths, span in evidence.spans.items():
       x = inputs[paths]
-      parts[paths] = (x - (x @ span) @ span.T) / np.sqrt(x.size)
+      size = found.sizes[paths] * np.sqrt(x.size)
+      parts[paths] = (x - (x @ span) @ span.T) / size
     sums = c @ evidence.means - evidence.members
     return parts, sums / np.sqrt(max(sums.size, 1))
 
