@@ -1,5 +1,7 @@
 """What a client sends: messages, FedSGD, FedAvg, defences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,18 @@ def test_a_defence_keeps_the_tree_and_changes_it(name, leak):
   assert gap > 0
   again = optax.tree.norm(jax.tree.map(jnp.subtract, once, twice))
   assert (again > 0) == ('noise_std' in chosen)
+
+
+@pytest.mark.parametrize('name', DEFENSES)
+def test_strengths_are_arguments_of_a_program(name, leak):
+  update = jax.tree.map(lambda leaf: leaf[0], leak.update)
+
+  def defended(strength):
+    defense = defenses.build(KEY, **{name: strength})
+    return defense.update(update, defense.init(leak.params))[0]
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7),
+      jax.jit(defended)(DEFENSES[name]), defended(DEFENSES[name]))
 
 
 def test_without_strength_nothing_changes(leak):

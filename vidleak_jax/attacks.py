@@ -249,6 +249,7 @@ def _closed_form(case, options, folder) -> Outcome:
   if report['closed_form_note']:
     print(report['closed_form_note'])
   if clips is None:
+    case = case._replace(leak=case.leak._replace(labels=found))
     outcome, = _iterate([case], [options], 'anchored', folder)
     if isinstance(outcome, UserError):
       raise outcome
@@ -315,7 +316,9 @@ def _need_single(case, what):
   if algorithm != 'fedsgd' or size != 1:
     raise UserError(
         f'The {what} needs FedSGD and one clip a message; this leak has '
-        f'{algorithm} and {size}. Choose attack.name=ig.')
+        f'{algorithm} and {size}: of several clips the head shows the span of '
+        'its inputs alone, of several steps not even that. Choose '
+        'attack.name=ig.')
 
 
 def _features(case, options, folder) -> Outcome:
@@ -337,10 +340,13 @@ def _features(case, options, folder) -> Outcome:
       len(found.values), 1, *case.knowledge['clip_shape'])
   cost = engine.Cost(0.0, time.perf_counter() - began, 0, 0)
   residual = max(row['residual'] for row in found.report)
+  note = _doubts(found.report)
+  if note:
+    print(note)
   return Outcome(
       Recovery(clips, found.labels[:, None],
                np.full(len(clips), residual, np.float32), found.values),
-      cost, {'closed_form': found.report})
+      cost, {'closed_form': found.report, 'closed_form_note': note})
 
 
 _SOLVERS = {'closed_form': _closed_form, 'features': _features}

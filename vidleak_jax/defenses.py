@@ -57,7 +57,7 @@ def prune(fraction: float) -> optax.GradientTransformation:
 
 def quantize(bits: int) -> optax.GradientTransformation:
   """Rounds each leaf to 2^bits - 1 levels, symmetric about 0."""
-  levels = max(1, 2 ** (bits - 1) - 1)
+  levels = jnp.maximum(1.0, 2.0 ** (bits - 1) - 1)  # bits may be traced
 
   def one(leaf):
     scale = jnp.max(jnp.abs(leaf)) / levels

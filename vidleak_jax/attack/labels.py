@@ -39,7 +39,7 @@ def infer_labels(
   if batch_size > scores.shape[-1]:
     raise UserError(
         f'Cannot infer {batch_size} distinct labels of {scores.shape[-1]} '
-        'classes. Set attack.labels_known=true, or use smaller batches.')
+        'classes. Set federated.labels_known=true, or use smaller batches.')
   lowest = np.argsort(scores, axis=-1)[:, :batch_size]
   return np.sort(lowest, axis=-1).astype(np.int32)
 
