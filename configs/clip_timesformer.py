@@ -10,5 +10,5 @@ from configs import clip_c3d
 def get_config(preset='small'):
   attack = 'ig' if preset == 'full' else 'closed_form'
   config = clip_c3d.of('timesformer', preset, attack, {'small': (8, 64)})
-  config.attack.closed_form.polish_steps = 0  # nothing is left to mend
+  config.attack.closed_form.polish_steps = 0  # it would cost minutes
   return config
