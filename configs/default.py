@@ -82,8 +82,9 @@ def get_config() -> ConfigDict:
       },
       'superres': {
           'name': 'none',          # or clip: after the attack, to original_size
-          'weights': placeholder(str),  # None: the network that is shipped
-          'noise': 0.03,           # of the recovery, as the attacker guesses it
+          # A file; None: the shipped network, perceptual: a crisper one.
+          'weights': placeholder(str),
+          'noise': 0.015,          # of the recovery, as the attacker guesses it
           'num_references': 0,     # real frames that the attacker holds
           'references': (),        # those instead: frame numbers or images
           'tile': 128,             # frames are computed in tiles of that side
