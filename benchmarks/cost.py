@@ -11,16 +11,17 @@ programs come from the cache, as for all later trials of a shape.
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import jax
 import ours
 import peers
 import problem as problems
+import timing
 from absl import flags
 
 from vidleak_jax import backend, launcher, parallel
@@ -47,7 +48,7 @@ _CASES = {
     'wide,8x32x32:2': (None,),
 }
 _FORCED = '--xla_force_host_platform_device_count='
-_SECONDS = 1.0
+_EFFORT = timing.Effort(seconds=1.0, blocks=3, limit=10)
 
 
 def main() -> None:
@@ -94,12 +95,10 @@ def measure(peer: str, preset: str, case: str) -> dict:
     runner = ours.build(problem, restarts, choices, devices)
   else:
     runner = peers.build(peer, problem, restarts)
-  runner.run(1)
-  began, steps = time.perf_counter(), 0
-  while time.perf_counter() - began < _SECONDS:
-    runner.run(1)
-    steps += 1
-  seconds = (time.perf_counter() - began) / steps / restarts
+  # Steps in one call, as attacks take them: a call's first one touches new
+  # memory, which costs a third of a step.
+  times = timing.interleave({peer: runner.run}, _EFFORT)[peer]
+  seconds = statistics.median(times) / restarts
   return {'name': 'cost', 'peer': peer, 'preset': preset,
           'num_devices': len(devices) if peer == 'self' else None,
           'shape': list(shape), 'restarts': restarts,
