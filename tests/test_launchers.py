@@ -20,15 +20,12 @@ TINY = ['--config=configs/default.py', '--config.data.num_frames=4',
 def _start(*args):
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   env['PYTHONPATH'] = str(ROOT)
+  # A suite in the background (`make test &`) is deaf to Ctrl-C, and a process
+  # would inherit that.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   return subprocess.Popen(
       [sys.executable, 'launch/attack.py', *map(str, args)], cwd=ROOT, env=env,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-      preexec_fn=_hear_ctrl_c)
-
-
-def _hear_ctrl_c():
-  """A suite started in the background (`make test &`) inherits deafness."""
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _run(*args):
