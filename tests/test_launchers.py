@@ -109,7 +109,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_after_it(small_disk):
   args = [*TINY, '--config.attack.num_steps=40',
           '--config.attack.chunk_steps=20', f'--workdir={small_disk / "run"}']
   filler = small_disk / 'filler'
-  filler.write_bytes(bytes(1_300_000))
+  filler.write_bytes(bytes(1_450_000))
   code, _, err = _run(*args)
   assert code == 1
   assert 'disk is full' in err and 'Traceback' not in err
