@@ -10,13 +10,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.sparse.linalg import cg
 
 from vidleak_jax.attack.spans import reading
 from vidleak_jax.attack.spans.evidence import Evidence, Layout
 from vidleak_jax.types import Array, Params
 
 _INNER_STEPS = 150
-_INNER_TOLERANCE = 1e-10  # of the normal equations' residual, squared
+_INNER_TOLERANCE = 1e-5  # of the normal equations' residual
 _FIRST_DAMPING = 0.03  # of the cost
 _EASING = 0.3          # of the damping, after a step that was taken whole
 _HALVINGS = 5
@@ -74,8 +75,8 @@ def build(
   def step(c, evidence, damping):
     r, forward = jax.linearize(lambda c: residual(c, evidence), c)
     transpose = jax.linear_transpose(forward, c)
-    return _conjugate_gradients(
-        lambda x: transpose(forward(x))[0] + damping * x, -transpose(r)[0])
+    return cg(lambda x: transpose(forward(x))[0] + damping * x,
+              -transpose(r)[0], tol=_INNER_TOLERANCE, maxiter=_INNER_STEPS)[0]
 
   return Search(*map(jax.jit, (clip, cost, of_tokens, step)))
 
@@ -103,27 +104,6 @@ def descend(
       break
     damping *= 1.0 if halvings else _EASING
   return Found(c, cost, np.asarray(search.of_tokens(c, evidence)))
-
-
-def _conjugate_gradients(apply, right_side):
-  """Solves a positive definite system, from 0."""
-  def cond(state):
-    *_, size, step = state
-    return (size > stop) & (step < _INNER_STEPS)
-
-  def body(state):
-    x, r, p, size, step = state
-    q = apply(p)
-    length = size / _dot(p, q)
-    r = r - length * q
-    new = _dot(r, r)
-    return x + length * p, r, r + new / size * p, new, step + 1
-
-  size = _dot(right_side, right_side)
-  stop = _INNER_TOLERANCE * size
-  return jax.lax.while_loop(
-      cond, body,
-      (jnp.zeros_like(right_side), right_side, right_side, size, 0))[0]
 
 
 def _dot(a, b):
