@@ -105,11 +105,12 @@ def test_a_second_launcher_in_the_same_workdir_leaves(tmp_path):
   assert 'Another run is at work' in err
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_after_it(small_disk):
+@pytest.mark.parametrize('filled', [1_200_000, 1_700_000])
+def test_a_full_disk_is_told_and_the_run_goes_on_after_it(small_disk, filled):
   args = [*TINY, '--config.attack.num_steps=40',
           '--config.attack.chunk_steps=20', f'--workdir={small_disk / "run"}']
   filler = small_disk / 'filler'
-  filler.write_bytes(bytes(1_450_000))
+  filler.write_bytes(bytes(filled))
   code, _, err = _run(*args)
   assert code == 1
   assert 'disk is full' in err and 'Traceback' not in err

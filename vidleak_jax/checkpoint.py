@@ -4,15 +4,21 @@ A checkpoint is written under a temporary name and renamed, so a process killed
 at any moment leaves the last complete one.
 """
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from vidleak_jax import files
 from vidleak_jax.types import UserError
+
+_SPARE_BYTES = 2**20  # for Orbax's own files beside the arrays
 
 
 class Checkpoints:
@@ -39,9 +45,15 @@ class Checkpoints:
       step: must grow from call to call.
       state: a tree of host arrays (so that any device count can restore it).
       facts: small and JSON-able.
+
+    Raises:
+      UserError: when the disk is full.
     """
-    self._guard(lambda: self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts))))
+    def write():
+      self._find_space(state)
+      self._manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)))
+    self._guard(write)
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
     """The newest (state, facts), or None where nothing was saved.
@@ -67,6 +79,12 @@ class Checkpoints:
     """Waits for the last write."""
     self._guard(self._manager.wait_until_finished)
     self._manager.close()
+
+  def _find_space(self, state):
+    """Fails in one line; each of Orbax's threads would print a traceback."""
+    need = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+    if shutil.disk_usage(self._folder).free < need + _SPARE_BYTES:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   def _guard(self, write):
     """Tells a full disk apart from a defect."""
