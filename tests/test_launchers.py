@@ -105,7 +105,7 @@ def test_a_second_launcher_in_the_same_workdir_leaves(tmp_path):
   assert 'Another run is at work' in err
 
 
-@pytest.mark.parametrize('filled', [1_200_000, 1_700_000])
+@pytest.mark.parametrize('filled', [1_200_000, 1_700_000, 2**21])
 def test_a_full_disk_is_told_and_the_run_goes_on_after_it(small_disk, filled):
   args = [*TINY, '--config.attack.num_steps=40',
           '--config.attack.chunk_steps=20', f'--workdir={small_disk / "run"}']

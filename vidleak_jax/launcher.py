@@ -1,6 +1,5 @@
 """What every launcher shares: flags, and errors a person can read."""
 
-import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vidleak_jax import backend
+from vidleak_jax import backend, files
 from vidleak_jax.types import UserError
 
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -90,15 +89,15 @@ def run(main: Callable[[], None]) -> None:
       main()
     except UserError as error:
       _fail(str(error))
-    except OSError as error:
-      if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        raise
-      _fail(f'The disk is full: {error}. Make space and run the same command: '
-            'it goes on from the last checkpoint.')
     except KeyboardInterrupt:
       print('\nInterrupted. The same command goes on from the last checkpoint.',
             file=sys.stderr)
       sys.exit(_INTERRUPTED)
+    except Exception as error:
+      if not files.disk_is_full(error):
+        raise
+      _fail(f'The disk is full: {error}. Make space and run the same command: '
+            'it goes on from the last checkpoint.')
   app.run(guarded, flags_parser=_parse)
 
 
