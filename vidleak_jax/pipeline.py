@@ -1,11 +1,10 @@
 """The main job, and the file to read first.
 
-Data flows one way: clips -> the client's gradient -> defence -> leak -> attack
--> metrics -> report. Only this file knows all stages; the attack sees the leak
-and the victim's public loss, and only the metrics see truth and recovery.
+Data flows one way: clips -> `client` (gradient, defence) -> leak -> `attacks`
+-> `judge` (metrics) -> report. Only this file knows them all; the attacks see
+the leak and the victim's public loss, and only the judge truth and recovery.
 """
 
-import functools
 import json
 import resource
 from collections.abc import Callable, Sequence
@@ -19,34 +18,22 @@ import numpy as np
 from vidleak_jax import (
   attacks,
   backend,
+  client,
   data,
-  defenses,
   federated,
   files,
+  judge,
   leak_file,
-  metrics,
   parallel,
   progress,
   report,
   summary,
   superres,
-  victims,
   workdir,
 )
-from vidleak_jax.types import (
-  Leak,
-  Recovery,
-  UserError,
-  Victim,
-  attempt,
-  pick,
-)
+from vidleak_jax.types import UserError, attempt, pick
 
-_KEPT = 8  # victims, and clients' programs, of the last audits
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
-_SUPERRES_KEYS = (
-    'psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic',
-    'flicker_enhanced', 'flicker_bicubic')
 
 
 class _Job(NamedTuple):
@@ -177,7 +164,7 @@ def _finished(folder) -> dict[str, Any] | None:
 def _prepare(config, folder, leak_path, devices, choices, tensorboard) -> _Job:
   """Everything before the attack: the data, and what leaks of them."""
   _check_superres(config)
-  config = _with_message(config)
+  config = client.with_message(config)
   sample = None if leak_path else _load_data(config)
   leak, knowledge = _obtain_leak(config, folder, leak_path, sample, choices)
   case = _case(config, leak, knowledge, devices, choices, folder, tensorboard)
@@ -186,7 +173,7 @@ def _prepare(config, folder, leak_path, devices, choices, tensorboard) -> _Job:
 
 def _case(config, leak, knowledge, devices, choices, folder, tensorboard):
   """What the attacker has."""
-  victim = _build_victim(knowledge, choices)
+  victim = client.victim_of(knowledge, choices)
   leak_file.check(leak, jax.eval_shape(victim.init, jax.random.key(0)))
   return attacks.Case(victim, leak, knowledge, _key(config, 'attack'), devices,
                       choices, folder, tensorboard)
@@ -225,7 +212,7 @@ def _finish(job, outcome) -> dict[str, Any] | UserError:
   recovery, cost, findings = outcome
   scores = {}
   if sample is not None:
-    recovery, scores = _score(
+    recovery, scores = judge.score(
         sample, recovery, case.leak.references, case.victim, config)
   clips = federated.join(recovery.clips, case.knowledge['num_frames'])
   own = parallel.own_part(case.devices)
@@ -242,7 +229,7 @@ def _finish(job, outcome) -> dict[str, Any] | UserError:
 def _only_enhance(config, folder, devices) -> dict[str, Any]:
   """No attack: the true small frames enlarged, to judge that stage alone."""
   _check_superres(config)
-  sample = _load_data(_with_message(config))
+  sample = _load_data(config)
   truth = sample.batch.clips
   enhanced, result = _enhance(config, sample, truth, devices)
   _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
@@ -268,126 +255,10 @@ def _obtain_leak(config, folder, leak_path, sample, choices):
   if leak_path:
     leak, knowledge = leak_file.load(leak_path)
   else:
-    leak, knowledge = _compute_leak(config, sample, choices)
+    leak, knowledge = client.compute_leak(
+        config, sample, choices, _key(config, 'client'))
   leak_file.save(folder, leak, knowledge)
   return leak, knowledge
-
-
-def _compute_leak(config, sample, choices) -> tuple[Leak, dict[str, Any]]:
-  """What an honest client sends, and what of its set-up is public."""
-  federation = config['federated']
-  messages = federated.split(sample.batch, federation['message'])
-  num_messages, batch_size, *clip_shape = messages.clips.shape
-  asked = dict(config['victim'])
-  dropout = asked.pop('dropout_active')
-  checkpoint = asked.pop('checkpoint')
-  knowledge = {
-      'victim': victims.resolve(**asked),
-      'weights': checkpoint or 'as initialised',
-      'dropout': 'active' if dropout else 'not active',
-      'clip_shape': clip_shape,
-      'pixels': '8 bit a colour, divided by 255',
-      'num_frames': config['data']['num_frames'],
-      'batch_size': batch_size,
-      'num_messages': num_messages,
-      'federated': federation,
-      'labels': 'known' if federation['labels_known'] else 'not known',
-      'defense': {k: v for k, v in config['defense'].items() if v} or 'none',
-      'reference_frames': (list(config['superres']['references'])
-                           or sample.references.shape[1]),
-  }
-  victim = _build_victim(knowledge, choices)
-  knowledge['frozen'] = victim.known or 'nothing'
-  params, noise, masks = jax.random.split(_key(config, 'client'), 3)
-  weights = victim.init(params)
-  if checkpoint:
-    weights = victims.load(config['victim']['name'], weights, checkpoint)
-  strengths = {k: v for k, v in config['defense'].items() if v}
-  leak = _client(victim.loss, json.dumps(federation))(
-      weights, messages, noise, strengths, masks if dropout else None)
-  if sample.references.shape[1]:
-    leak = leak._replace(references=_shrunk(
-        sample.references, config['data']['image_size']))
-  return leak, knowledge
-
-
-@functools.lru_cache(_KEPT)
-def _client(loss, federation):
-  """`federated.send` as one program, kept for the next audit's client."""
-  federation = json.loads(federation)
-  client = federated.client_of(loss, federation)
-
-  def send(weights, messages, noise, strengths, masks):
-    return federated.send(
-        client, weights, messages, defenses.build(noise, **strengths),
-        dropout_key=masks, labels_known=federation['labels_known'])
-  return jax.jit(send)
-
-
-def _shrunk(frames, size) -> np.ndarray:
-  """Frames [N, R, L, L, C] at the attacked resolution."""
-  shape = (*frames.shape[:2], size, size, frames.shape[-1])
-  return np.clip(jax.image.resize(frames, shape, 'cubic'), 0, 1)
-
-
-def _with_message(config) -> dict[str, Any]:
-  """`federated.message=auto` becomes what the victim's closed form needs."""
-  if config['federated']['message'] != 'auto':
-    return config
-  message = victims.natural_message(**config['victim'])
-  return config | {'federated': config['federated'] | {'message': message}}
-
-
-def _build_victim(knowledge, choices) -> Victim:
-  return _kept_victim(json.dumps(knowledge['victim']), choices.lowering,
-                      tuple(knowledge['clip_shape']))
-
-
-@functools.lru_cache(_KEPT)
-def _kept_victim(options, lowering, clip_shape):
-  """One victim for all audits of it, so that its programs are found again."""
-  return victims.build(
-      **json.loads(options), lowering=lowering, clip_shape=clip_shape)
-
-
-def _score(sample, recovery, references, victim,
-           config) -> tuple[Recovery, dict[str, Any]]:
-  """Truth and recovery meet here, and only here.
-
-  The clips of one gradient come back in any order, so the metrics align them
-  within their message; the files keep that order.
-  """
-  truth = federated.split(sample.batch, config['federated']['message'])
-  rows = np.arange(len(truth.clips))[:, None]
-  order = metrics.assign(recovery.clips, truth.clips)
-  aligned = recovery._replace(clips=recovery.clips[rows, order],
-                              labels=recovery.labels[rows, order])
-  clips = federated.join(aligned.clips, config['data']['num_frames'])
-  more = {}
-  if recovery.features is not None:  # of frames, or of whole clips their mean
-    features = victim.features(truth.clips[:, 0])
-    if recovery.features.shape[1] < features.shape[1]:
-      features = features.mean(1, keepdims=True)
-    more['feature_relative_error'] = metrics.relative_error(
-        recovery.features, features)
-  return aligned, {
-      **metrics.score(clips, sample.batch.clips, sample.unrelated,
-                      _best_copy(references, sample.batch.clips)),
-      **more,
-      'label_accuracy': metrics.label_accuracy(aligned.labels, truth.labels),
-  }
-
-
-def _best_copy(references, truth) -> np.ndarray | None:
-  """[N, 1, S, S, C]: of each clip's references the one that is nearest it."""
-  if references is None:
-    return None
-  best = []
-  for held, clip in zip(references, truth, strict=True):
-    scores = [metrics.psnr(np.broadcast_to(one, clip.shape), clip).mean()
-              for one in held]
-    best.append(held[np.argmax(scores)])
-  return np.stack(best)[:, None]
 
 
 def _scale(config) -> float:
@@ -406,23 +277,16 @@ def _enhance(config, sample, clips, devices):
   """The enlarged clips or None, and their scores against the originals."""
   options = config['superres']
   if options['name'] == 'none':
-    return None, dict.fromkeys(_SUPERRES_KEYS)
-  scale = int(_scale(config))
-  references = None if sample is None else sample.references
-  if references is not None and not references.shape[1]:
-    references = None
+    return None, judge.score_enlarged()
+  originals = references = None
+  if sample is not None:
+    originals, references = sample.originals, sample.references
+    references = references if references.shape[1] else None
   enhanced = superres.enhance(
-      clips, references, weights=options['weights'], scale=scale,
+      clips, references, weights=options['weights'], scale=int(_scale(config)),
       noise=options['noise'], tile=options['tile'],
       batch_size=options['batch_size'], devices=devices)
-  if sample is None:
-    return enhanced, dict.fromkeys(_SUPERRES_KEYS)
-  bicubic = np.asarray(superres.bicubic(clips, scale))
-  return enhanced, {
-      **metrics.score_enhanced(enhanced, bicubic, sample.originals),
-      'flicker_enhanced': superres.flicker(enhanced, sample.originals),
-      'flicker_bicubic': superres.flicker(bicubic, sample.originals),
-  }
+  return enhanced, judge.score_enlarged(enhanced, clips, originals)
 
 
 def _spent(config, cost, devices) -> dict[str, Any]:
