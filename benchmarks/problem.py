@@ -19,8 +19,9 @@ from vidleak_jax.types import (
   UserError,
   Victim,
 )
-from vidleak_jax.victims.c3d import PRESETS
 
+# The paper's LeNet has sigmoids; all others are smooth where ReLU is not.
+_ACTIVATIONS = {'lenet': 'sigmoid'}
 _NUM_CLASSES = 10
 _FORWARD_PASSES = 7  # the floor of one step, in FLOPs
 
@@ -28,8 +29,8 @@ _FORWARD_PASSES = 7  # the floor of one step, in FLOPs
 class Problem(NamedTuple):
   """Arrays are NumPy's; `update` is that of the leak's only message."""
   network: tuple[str, str]  # name and preset
+  activation: str
   victim: Victim
-  strides: tuple[tuple[int, ...], ...]  # of each convolution
   leak: Leak
   params: Params
   update: Params
@@ -42,7 +43,7 @@ class Problem(NamedTuple):
 def build(
     clip_shape: tuple[int, ...], network: tuple[str, str], lowering: str
 ) -> Problem:
-  """A victim with GELU and 10 classes, and the gradient of a random clip.
+  """A victim with 10 classes, and the gradient of a random clip.
 
   Args:
     clip_shape: (T, H, W, C).
@@ -59,7 +60,7 @@ def build(
       defenses.build(jax.random.key(0)))
   host = jax.tree.map(np.asarray, (params, leak.update))
   return Problem(
-      network, victim, _strides(network), leak, host[0],
+      network, _activation(network), victim, leak, host[0],
       jax.tree.map(lambda leaf: leaf[0], host[1]), clip, guess, 3, 0.1)
 
 
@@ -132,16 +133,15 @@ def _products(jaxpr) -> int:
   return total
 
 
-def _strides(network):
-  name, preset = network
-  return tuple(s for _, s in PRESETS[preset]) if name == 'c3d' else ()
+def _activation(network):
+  return _ACTIVATIONS.get(network[0], 'gelu')
 
 
 def _victim(clip_shape, network, lowering):
   name, preset = network
   options = {'lowering': lowering} if name != 'vivit' else {}
   return victims.build(name, clip_shape, _NUM_CLASSES, preset=preset,
-                       activation='gelu', **options)
+                       activation=_activation(network), **options)
 
 
 def _gradient(problem, term):

@@ -28,7 +28,6 @@ import timing
 from absl import flags
 
 from vidleak_jax import backend, launcher, parallel
-from vidleak_jax.types import UserError
 
 _QUICK = flags.DEFINE_bool('quick', False, 'Two sizes, short blocks: minutes.')
 _PEERS = flags.DEFINE_list(
@@ -38,7 +37,8 @@ _CASES = flags.DEFINE_list(
 _SWEEP = flags.DEFINE_bool(
     'sweep_choices', False, 'Rows by lowering and restart batch instead.')
 _DEVICES = flags.DEFINE_integer('num_devices', 0, 'Of this machine; 0: all.')
-_VICTIM = flags.DEFINE_string('victim', 'c3d', 'Peers know c3d only.')
+_VICTIM = flags.DEFINE_string(
+    'victim', 'c3d', 'Peers know c3d, lenet, r2plus1d18 and vivit.')
 _PRESET = flags.DEFINE_string(
     'preset', None,
     'Of the victim; None: strided of c3d, paper of lenet, small of others.')
@@ -47,6 +47,7 @@ _QUICK_CASES = ['8x32x32:8', '16x64x64:4']
 _FULL_CASES = [
     '8x32x32:1', '8x32x32:8', '8x32x32:64', '8x32x32:256',
     '16x64x64:1', '16x64x64:4', '16x64x64:16', '16x112x112:2']
+_LENET_CASES = ['1x32x32:8', '1x32x32:64']  # single frames
 _PRESETS = {'c3d': 'strided', 'lenet': 'paper'}  # small of others
 _RESTART_BATCHES = (1, 2, 4, 8, 64)
 _QUICK_EFFORT = timing.Effort(seconds=0.5, blocks=5, limit=60)
@@ -54,11 +55,11 @@ _FULL_EFFORT = timing.Effort(seconds=1, blocks=7, limit=300)
 
 
 def main() -> None:
-  cases = _CASES.value or (_QUICK_CASES if _QUICK.value else _FULL_CASES)
-  cases = [problems.parse(case) for case in cases]
+  cases = _QUICK_CASES if _QUICK.value else _FULL_CASES
+  if _VICTIM.value == 'lenet':
+    cases = _LENET_CASES
+  cases = [problems.parse(case) for case in _CASES.value or cases]
   preset = _PRESET.value or _PRESETS.get(_VICTIM.value, 'small')
-  if _PEERS.value and _VICTIM.value != 'c3d':
-    raise UserError(f'Peers know c3d only, not {_VICTIM.value}.')
   effort = _QUICK_EFFORT if _QUICK.value else _FULL_EFFORT
   devices = parallel.pick_devices(_DEVICES.value)
   backend.apply(backend.choose(devices[0].platform))
@@ -121,7 +122,7 @@ def _rows(problem, num_restarts, devices, runners, labels, effort):
   for name, runner in runners.items():
     yield {
         'name': 'restart_steps',
-        'victim': '/'.join((*problem.network, 'gelu')),
+        'victim': '/'.join((*problem.network, problem.activation)),
         'shape': list(problem.clip.shape),
         'restarts': num_restarts,
         'ms_per_restart_step': 1e3 * seconds[name] / num_restarts,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -49,14 +50,33 @@ def test_choices_give_the_same_gradient(load, effort):
   assert max(row['gradient_gap'] for row in rows) < 1e-4
 
 
+@pytest.mark.parametrize(('network', 'clip_shape', 'library'), [
+    ('c3d', (2, 8, 8, 3), 'torch'),
+    ('lenet', (1, 16, 16, 3), 'torch'),
+    ('r2plus1d18', (4, 16, 16, 3), 'torchvision'),
+    ('vivit', (4, 16, 24, 3), 'transformers'),
+])
 @pytest.mark.parametrize('name', ['torch', 'breaching'])
-def test_a_peer_does_the_same_work(load, name):
-  pytest.importorskip(name, reason='needs the extra [peers]')
+def test_a_peer_does_the_same_work(load, name, network, clip_shape, library):
+  for needed in (name, library):
+    pytest.importorskip(needed, reason='needs the extra [peers]')
   problems = load('problem')
-  problem = problems.build(CASE[0], CASE[2], 'matmul')
+  problem = problems.build(clip_shape, (network, 'tiny'), 'matmul')
   peer = load('peers').build(name, problem, 2)
   peer.run(2)
   assert problems.gap(peer.gradient, problems.gradient(problem)) < 1e-4
+
+
+@pytest.mark.parametrize(('network', 'said'), [
+    (('r3d18', 'tiny'), 'c3d, lenet, r2plus1d18, vivit'),
+    (('c3d', 'tiny_pooled'), 'preset without pooling'),
+])
+def test_a_victim_that_no_peer_has(load, network, said):
+  pytest.importorskip('torch', reason='needs the extra [peers]')
+  victim = SimpleNamespace(layers=())
+  problem = SimpleNamespace(network=network, victim=victim)
+  with pytest.raises(UserError, match=said):
+    load('peers').build('torch', problem, 1)
 
 
 def test_a_missing_peer_says_what_to_install(load, monkeypatch):

@@ -3,6 +3,7 @@
 A peer is made from a `problem.Problem` and a number of restarts.
 """
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from vidleak_jax.types import UserError, pick
 
-# name -> (file, extra packages it needs)
+# name -> file
 _FILES = {
     'torch': 'torch_eager',
     'torch_compile': 'torch_compiled',
@@ -28,8 +29,14 @@ class Runner(NamedTuple):
 
 
 def build(name: str, problem, restarts: int) -> Runner:
-  """The peer called `name`, at work on a problem."""
-  return load(name).build(problem, restarts)
+  """The peer called `name`, at work on a problem.
+
+  Raises:
+    UserError: for an unknown name, a peer that is not installed, and a victim
+      that it has no network for.
+  """
+  with _installed(name):  # networks come from further libraries
+    return load(name).build(problem, restarts)
 
 
 def load(name: str):
@@ -39,8 +46,15 @@ def load(name: str):
     UserError: for an unknown name, or a peer that is not installed.
   """
   file = pick(_FILES, name, 'peer')
-  try:
+  with _installed(name):
     return importlib.import_module(f'peers.{file}')
+
+
+@contextlib.contextmanager
+def _installed(name):
+  """Says what to install where an import fails."""
+  try:
+    yield
   except ImportError as error:
     raise UserError(
         f'The peer {name} is not installed ({error}). Install the extra '

@@ -26,10 +26,12 @@ def build(problem, restarts: int) -> peers.Runner:
         'optim.step_size_decay=null', 'optim.callback=1000000',
         'regularization.total_variation.scale=0'])
   setup = {'device': twin.DEVICE, 'dtype': torch.float32}
+  model = twin.Twin(problem)
   attacker = breaching.attacks.prepare_attack(
-      twin.Twin(problem), torch.nn.CrossEntropyLoss(), config, setup)
-  models, labels, stats = attacker.prepare_attack(*_messages(problem))
-  leaks = _messages(problem)[1]
+      model, torch.nn.CrossEntropyLoss(), config, setup)
+  models, labels, stats = attacker.prepare_attack(
+      *_messages(problem, model))
+  leaks = _messages(problem, model)[1]
 
   def run(num_steps):
     attacker.cfg.optim.max_iterations = num_steps
@@ -45,14 +47,14 @@ def build(problem, restarts: int) -> peers.Runner:
                       importlib.metadata.version('breaching'))
 
 
-def _messages(problem):
+def _messages(problem, model):
   """What its server knows and what its user sends."""
   shape = twin.to_clip(problem.clip).shape[1:]
   server = [{
-      'parameters': twin.tensors(problem, problem.params), 'buffers': [],
+      'parameters': model.tensors(problem.params), 'buffers': [],
       'metadata': SimpleNamespace(shape=shape, modality='vision')}]
   user = [{
-      'gradients': twin.tensors(problem, problem.update), 'buffers': [],
+      'gradients': model.tensors(problem.update), 'buffers': [],
       'metadata': {'num_data_points': 1, 'local_hyperparams': None,
                    'labels': torch.tensor([problem.label],
                                           device=twin.DEVICE)}}]

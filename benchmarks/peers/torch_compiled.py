@@ -15,7 +15,7 @@ from peers import torch_eager, twin
 def build(problem, restarts: int) -> peers.Runner:
   model = twin.Twin(problem)
   params = {name: p.detach() for name, p in model.named_parameters()}
-  target = twin.tensors(problem, problem.update)
+  target = model.tensors(problem.update)
   label = torch.tensor([problem.label], device=twin.DEVICE)
 
   def loss(params, clip):

@@ -9,7 +9,7 @@ from peers import twin
 def build(problem, restarts: int) -> peers.Runner:
   model = twin.Twin(problem)
   params = list(model.parameters())
-  target = twin.tensors(problem, problem.update)
+  target = model.tensors(problem.update)
   label = torch.tensor([problem.label], device=twin.DEVICE)
 
   def slope(clip):

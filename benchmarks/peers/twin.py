@@ -1,49 +1,54 @@
 """The victim once more, in torch: same weights, same objective."""
 
+import functools
+
 import numpy as np
 import torch
 from torch import nn
+
+from peers import networks
+from vidleak_jax.types import pick
+from vidleak_jax.weights import rename
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 torch.backends.cudnn.allow_tf32 = False  # float32 means float32 for all
 
 
 class Twin(nn.Module):
-  """A `c3d` with GELU, channels first."""
+  """The victim of a problem, channels first: [B, C, T, H, W] to [B, K]."""
 
   def __init__(self, problem):
     super().__init__()
-    kernels = [problem.params[f'conv{i}']['kernel'].shape
-               for i in range(len(problem.strides))]
-    self.convs = nn.ModuleList(
-        nn.Conv3d(inputs, outputs, window, strides, [k // 2 for k in window])
-        for (*window, inputs, outputs), strides
-        in zip(kernels, problem.strides))
-    self.head = nn.Linear(*problem.params['head']['kernel'].shape)
+    make, self.names = pick(networks.NETWORKS, problem.network[0],
+                            'victim of the peers')
+    self.network = make(problem)
+    layers = problem.victim.layers
+    self.flattened = layers[-1].in_shape if layers else ()
     with torch.no_grad():
-      given = tensors(problem, problem.params)
+      given = self.tensors(problem.params)
       for own, value in zip(self.parameters(), given):
         own.copy_(value)
-    self.to(DEVICE)
+    self.to(DEVICE).eval()
 
   def forward(self, clips):
-    for conv in self.convs:
-      clips = nn.functional.gelu(conv(clips), approximate='tanh')
-    return self.head(clips.flatten(1))
+    return self.network(clips)
 
-
-def tensors(problem, tree) -> list[torch.Tensor]:
-  """A tree like the victim's params, in the order of `Twin.parameters()`."""
-  out = []
-  for i in range(len(problem.strides)):
-    layer = tree[f'conv{i}']
-    out += [np.moveaxis(layer['kernel'], (-1, -2), (0, 1)), layer['bias']]
-  # Its inputs are flattened channels last there, and channels first here.
-  kernel = tree['head']['kernel']
-  kernel = kernel.reshape(*problem.victim.layers[-1].in_shape, -1)
-  kernel = np.moveaxis(kernel, -2, 0).reshape(-1, kernel.shape[-1]).T
-  out += [kernel, tree['head']['bias']]
-  return [torch.tensor(np.ascontiguousarray(x), device=DEVICE) for x in out]
+  def tensors(self, tree) -> list[torch.Tensor]:
+    """A tree like the victim's params, in the order of `parameters()`."""
+    out = []
+    for key, own in self.network.named_parameters():
+      path = rename(key, own.ndim, self.names).split('/')
+      leaf = functools.reduce(dict.__getitem__, path, tree)
+      if path == ['head', 'kernel'] and self.flattened:
+        # Its inputs are flattened channels last there, channels first here.
+        leaf = leaf.reshape(*self.flattened, -1)
+        leaf = np.moveaxis(leaf, -2, 0).reshape(-1, leaf.shape[-1])
+      if path[-1] == 'kernel':
+        outputs, inputs, *window = own.shape
+        leaf = leaf.reshape(*window, inputs, outputs)
+        leaf = np.moveaxis(leaf, (-1, -2), (0, 1))
+      out.append(torch.tensor(np.ascontiguousarray(leaf), device=DEVICE))
+    return out
 
 
 def to_clip(x: np.ndarray) -> torch.Tensor:
