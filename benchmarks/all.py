@@ -27,28 +27,33 @@ _PEERS = flags.DEFINE_list('peers', [], 'Of breaching, torch, torch_compile.')
 _FOLDER = flags.DEFINE_string('folder', 'runs/bench', 'Of the rows.')
 _OUTPUT = flags.DEFINE_string('output', 'docs/performance.md', 'The page.')
 
-# file -> its peers, None: all
-_PEERED = {'restart_steps': None, 'cost': None, 'rrdbnet': ('torch',)}
-# file -> options of each of its runs
+_ALL = 'breaching', 'torch', 'torch_compile'
+_EAGER = 'breaching', 'torch'  # where compiling takes torch minutes a shape
+# file -> options of each of its runs, and which of --peers it takes
 RUNS = {
     'restart_steps': [
-        [],
-        ['--victim=r2plus1d18', '--cases=8x32x32:2,16x64x64:2'],
-        ['--victim=vivit',
-         '--cases=8x32x32:2,8x32x32:8,16x64x64:2,16x112x112:2'],
-        ['--victim=lenet', '--cases=1x32x32:8,1x32x32:64'],
-        ['--preset=wide', '--cases=16x64x64:2']],
-    'limits': [[]],
-    'time_to_quality': [[]],
-    'halving': [[]],
-    'cost': [[]],
-    'rrdbnet': [[]],
-    'stages': [[]],
-    'cold_start': [[]],
+        ([], _ALL),
+        (['--victim=r2plus1d18',
+          '--cases=8x32x32:2,16x64x64:2,16x112x112:2'], _EAGER),
+        (['--victim=vivit', '--cases=8x32x32:8'], _ALL),
+        (['--victim=vivit', '--cases=8x32x32:2,16x64x64:2,16x112x112:2'],
+         _EAGER),
+        (['--victim=lenet'], _ALL),
+        (['--preset=wide', '--cases=16x64x64:2'], ())],
+    'limits': [([], ())],
+    'time_to_quality': [([], ())],
+    'halving': [([], ())],
+    'cost': [([], _ALL)],
+    'rrdbnet': [([], ('torch',))],
+    'stages': [([], ())],
+    'cold_start': [([], ())],
 }
 
 
 def main() -> None:
+  if unknown := set(_PEERS.value) - set(_ALL):
+    raise UserError(f'Unknown peers {", ".join(sorted(unknown))}. Choose of: '
+                    f'{", ".join(_ALL)}.')
   folder = Path(_FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
   for name, runs in RUNS.items():
@@ -66,11 +71,10 @@ def main() -> None:
 def _run(name, runs, folder):
   """All rows of one benchmark; its file is whole or absent."""
   lines = []
-  for options in runs:
+  for options, known in runs:
     command = [sys.executable, f'benchmarks/{name}.py', *options]
-    peers = [peer for peer in _PEERS.value
-             if name in _PEERED and peer in (_PEERED[name] or _PEERS.value)]
-    if peers and not options:
+    peers = [peer for peer in _PEERS.value if peer in known]
+    if peers:
       command.append(f'--peers={",".join(peers)}')
     if _QUICK.value:
       command.append('--quick')
