@@ -41,10 +41,10 @@ def polish(
   """Refines clips until their gradients match the leak's.
 
   A step that does not lower the residual, the root of the mean over leaves of
-  |g - leak|^2 / |leak|^2, is halved up to four times, then dropped. Leaves that
-  are rounding alone do not count. A gradient that a defence has scaled, by
-  clipping its norm, is matched up to that scale, where that halves the start's
-  residual.
+  |g - leak|^2 / |leak|^2, is halved up to four times; if nothing helps it is
+  the last. Leaves that are rounding alone do not count. A gradient that a
+  defence has scaled, by clipping its norm, is matched up to that scale, where
+  that halves the start's residual.
 
   Args:
     loss_fn: (params, clips, labels) -> [], the victim's.
@@ -71,40 +71,47 @@ def _polish_one(loss_fn, num_steps, inner_steps, params, message):
       lambda g, size: (g != 0) * jnp.where(
           size > floor, 1 / jnp.maximum(size, 1e-30), 0.0), update, sizes)
 
-  _, is_scaled = _share(
-      jax.grad(loss_fn)(params, clips, labels), update, weights)
+  def gradient(clips):
+    return jax.grad(loss_fn)(params, clips, labels)
 
-  def residual(clips):
-    found = jax.grad(loss_fn)(params, clips, labels)
+  first = gradient(clips)
+  _, is_scaled = _share(first, update, weights)
+
+  def residual(found):
     share, _ = _share(found, update, weights)
     scale = jnp.where(is_scaled, share, 1.0)
     return jax.tree.map(
         lambda w, g, t: w * (scale * g - t), weights, found, update)
 
-  def size(clips):
-    parts = [jnp.sum(r ** 2) for r in jax.tree.leaves(residual(clips))]
+  def size(found):
+    parts = [jnp.sum(r ** 2) for r in jax.tree.leaves(residual(found))]
     return jnp.sqrt(sum(parts) / jnp.maximum(count, 1))
 
-  def body(_, state):
-    clips, best = state
-    r, forward = jax.linearize(residual, clips)
+  def going_on(state):
+    *_, step, gained = state
+    return gained & (step < num_steps)
+
+  def body(state):
+    clips, best, step, _ = state
+    r, forward = jax.linearize(lambda x: residual(gradient(x)), clips)
     move = solve.least_squares(
         forward, jax.tree.map(jnp.negative, r), jnp.zeros_like(clips),
         jnp.ones_like(clips), max_steps=inner_steps, tolerance=1e-8).x
 
     def halve(state):
       length, _ = state
-      return length / 2, size(clips + length / 2 * move)
+      return length / 2, size(gradient(clips + length / 2 * move))
 
     length, new = jax.lax.while_loop(
         lambda state: ~(state[1] < best) & (state[0] > 0.1), halve,
-        (1.0, size(clips + move)))
+        (2.0, jnp.full_like(best, jnp.inf)))
     better = new < best
     return (jnp.where(better, clips + length * move, clips),
-            jnp.where(better, new, best))
+            jnp.where(better, new, best), step + 1, better)
 
-  before = size(clips)
-  clips, after = jax.lax.fori_loop(0, num_steps, body, (clips, before))
+  before = size(first)
+  clips, after, *_ = jax.lax.while_loop(
+      going_on, body, (clips, before, 0, jnp.array(True)))
   return clips, before, after
 
 

@@ -23,6 +23,7 @@ from vidleak_jax.types import Layer, Leak, UserError, Victim
 
 _ROUNDING = 1e-7  # of float32, the least error assumed
 _GREY = 0.5  # what unknown pixels are taken for
+_DARK = 0.3   # level of pixels below which a clip is as good as black
 _PASSES = 2   # that settle on which side of a kink outputs lie
 _DOUBT = 8.0  # median errors from a kink within which an output is in doubt
 
@@ -156,7 +157,8 @@ def _solve_layer(layer, max_steps, tolerance, kernel, bias, kernel_update,
   dz = dh * slope
   rows = jnp.where(doubt, f.slope(-1.0), slope) / _rms(h)
   clear = ~jnp.any(doubt, axis=range(doubt.ndim - 1))
-  seen = clear * (kernel_update != 0) / _rms(kernel_update)
+  seen = clear * _arrived(kernel_update) / jnp.maximum(
+      _rms(kernel_update), _DARK * jnp.linalg.norm(dz))
 
   def forward(x):
     return (rows * _apply(layer, kernel, x),
@@ -169,14 +171,27 @@ def _solve_layer(layer, max_steps, tolerance, kernel, bias, kernel_update,
   scale = jax.lax.rsqrt(jnp.maximum(squares, 1e-12 * jnp.max(squares)))
   signs = scale * jax.random.rademacher(
       jax.random.key(0), layer.in_shape, start.dtype)
-  target = jax.tree.map(
-      functools.partial(jnp.where, probe), forward(signs),
-      (rows * (f.inverse(h) - bias), seen * kernel_update))
+  z = f.inverse(h)
+  # Rounding is in proportion to z: of a black frame z - b is nothing else.
+  target, size = (
+      jax.tree.map(functools.partial(jnp.where, probe), forward(signs),
+                   (rows * a, seen * kernel_update)) for a in (z - bias, z))
   solution = solve.least_squares(
-      forward, target, jnp.where(probe, 0.0, start), scale,
+      forward, target, jnp.where(probe, 0.0, start), scale, size=size,
       max_steps=max_steps, tolerance=tolerance)
   missed = jnp.sum(((solution.x - signs) / scale) ** 2)
   return solution, dz, missed
+
+
+def _arrived(kernel_update):
+  """Entries that are known: not those that a defence has zeroed.
+
+  Where all of an input channel's are zero, the channel is: a black frame's.
+  """
+  there = kernel_update != 0
+  dark = ~jnp.any(there, axis=(*range(there.ndim - 2), there.ndim - 1),
+                  keepdims=True)
+  return there | dark
 
 
 def _apply(layer, kernel, x):
@@ -210,9 +225,8 @@ def _row(layer: Layer, update, h, solution: solve.Solution, missed) -> dict:
   within its range, as conjugate gradients saw it (`solve.condition`).
   """
   unknowns = int(np.prod(layer.in_shape))
-  arrived = np.count_nonzero(
-      update['kernel'].reshape(len(h), -1), axis=1).min()
-  equations = int(np.prod(h.shape[1:]) + arrived)
+  arrived = min(int(jnp.sum(_arrived(own))) for own in update['kernel'])
+  equations = int(np.prod(h.shape[1:])) + arrived
   return {
       'layer': layer.name,
       'rank': min(equations, int(np.rint(unknowns - missed))),

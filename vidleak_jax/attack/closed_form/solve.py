@@ -14,7 +14,7 @@ from vidleak_jax.types import Array
 class Solution(NamedTuple):
   """Of one least-squares problem."""
   x: Array         # the unknowns
-  residual: Array  # [] |A x - b| / |b|, rows weighted as they were given
+  residual: Array  # [] |A x - b| / |size|, rows weighted as they were given
   steps: Array     # [] int, iterations taken
   ritz: tuple[Array, Array]  # the iteration's (alpha, beta), each [max_steps]
 
@@ -25,6 +25,7 @@ def least_squares(
     start: Array,
     scale: Array,
     *,
+    size: tuple | None = None,
     max_steps: int,
     tolerance: float,
 ) -> Solution:
@@ -39,11 +40,13 @@ def least_squares(
     target: pytree of arrays.
     start: the first guess.
     scale: like `start`, one over the norm of each column.
+    size: like `target`, what its errors are in proportion to, if not itself.
     max_steps: of the iteration.
-    tolerance: of the normal equations' residual, relative to that of x = 0, so
-      that a start which is nearly right has nearly arrived.
+    tolerance: of the normal equations' residual, relative to that of `size`
+      (thus of x = 0), so that a start which is nearly right has arrived.
   """
   transpose = jax.linear_transpose(forward, start)
+  size = target if size is None else size
 
   def gradient(r):
     return scale * transpose(r)[0]
@@ -67,12 +70,12 @@ def least_squares(
   r = jax.tree.map(jnp.subtract, target, forward(start))
   p = gradient(r)
   gamma = _dot(p, p)
-  from_zero = gradient(target)
+  from_zero = gradient(size)
   stop = tolerance ** 2 * _dot(from_zero, from_zero)
   ritz = (jnp.zeros(max_steps, start.dtype),) * 2
   x, r, *_, steps, ritz = jax.lax.while_loop(
       cond, body, (start, r, p, gamma, 0, ritz))
-  residual = jnp.sqrt(_dot(r, r) / jnp.maximum(_dot(target, target), 1e-300))
+  residual = jnp.sqrt(_dot(r, r) / jnp.maximum(_dot(size, size), 1e-300))
   return Solution(x, residual, steps, ritz)
 
 
