@@ -60,7 +60,7 @@ def residual(key: PRNGKey, clips: Array, noise: Array) -> Array:
   errors = _errors(key, clips.shape)
   strength = noise[:, None, None, None, None]
   share = _BLURRED_SHARE * jnp.clip(strength / _FULL_STRENGTH, 0, 1)
-  soft = _blur(_blur(clips, 2, 1.0), 3, 1.0)
+  soft = blur(blur(clips, 2, 1.0), 3, 1.0)
   return jnp.clip(clips + share * (soft - clips) + strength * errors, 0, 1)
 
 
@@ -76,16 +76,16 @@ def _errors(key, shape):
     return (jnp.sqrt(share) * broad / jnp.std(broad)
             + jnp.sqrt(1 - share) * mixed(shape, *rest))
 
-  space = _BROAD_SPACE, lambda x: _blur(_blur(x, 2, _SPACE_SIGMA), 3,
-                                        _SPACE_SIGMA)
-  time = _BROAD_TIME, lambda x: _blur(x, 1, _TIME_SIGMA)
+  space = _BROAD_SPACE, lambda x: blur(blur(x, 2, _SPACE_SIGMA), 3,
+                                       _SPACE_SIGMA)
+  time = _BROAD_TIME, lambda x: blur(x, 1, _TIME_SIGMA)
   common = mixed((*shape[:-1], 1), space, time)
   own = mixed(shape, space, time)
   return (jnp.sqrt(_COMMON_COLOUR) * common
           + jnp.sqrt(1 - _COMMON_COLOUR) * own)
 
 
-def _blur(x, axis, sigma):
+def blur(x: Array, axis: int, sigma: float) -> Array:
   """A Gaussian along one axis, as a matrix with rows of sum 1."""
   at = jnp.arange(x.shape[axis])
   weights = jnp.exp(-(at[:, None] - at) ** 2 / (2 * sigma ** 2))

@@ -11,6 +11,7 @@ import numpy as np
 
 from vidleak_jax.progress import Progress
 from vidleak_jax.superres import adapt, degrade, network, reference, upscale
+from vidleak_jax.superres.steady import steady
 from vidleak_jax.types import Array, UserError
 
 # Both x4, five frames, 449 kB. The default is trained by
@@ -56,9 +57,10 @@ def scene(
   """What enlarges the clips of one scene; it learns its references once.
 
   True frames (noise 0) end up consistent: shrunk again they are the given ones.
-  With noise, what a matching reference shows replaces the recovery; without,
-  it only adds the detail. Two networks answer where there are references, the
-  given one and that one adapted to them; their mean is better than either.
+  With noise, clips are steadied first, as far as they tremble, and what a
+  matching reference shows replaces the recovery; without, it only adds the
+  detail. Two networks answer where there are references, the given one and that
+  one adapted to them; their mean is better than either.
 
   Args:
     references: [R, H, W, C] in [0, 1], as large as the enlarged frames.
@@ -78,12 +80,17 @@ def scene(
     clips [N, T, H, W, C] -> float32 [N, T, scale H, scale W, C] in [0, 1].
   """
   net, params = load(weights, scale)
-  run = lambda params, clips: upscale.upscale(  # noqa: E731
-      net, params, clips, noise=noise, tile=tile, batch_size=batch_size,
+  run = functools.partial(
+      upscale.upscale, net, noise=noise, tile=tile, batch_size=batch_size,
       devices=devices)
+
+  def mended(clips):
+    clips = upscale.checked(clips, net)
+    return steady(clips) if noise else clips
+
   finish = (lambda large, _: large) if noise else _consistent
   if references is None:
-    return lambda clips: finish(run(params, clips), clips)
+    return lambda clips: finish(run(params, mended(clips)), clips)
   references = _checked(references, net)
 
   @functools.cache
@@ -105,6 +112,7 @@ def scene(
 
   def enlarge(clips):
     _match(references, clips, net.scale)  # before seconds of learning
+    clips = mended(clips)
     return finish(np.mean([answer(clips, *one) for one in learn()], axis=0),
                   clips)
   return enlarge

@@ -55,14 +55,7 @@ def upscale(
     UserError: for clips of another rank, colours or range, a noise below 0,
       tiles that are all overlap, or where the memory does not suffice.
   """
-  clips = np.asarray(clips, np.float32)
-  channels = network.module.channels
-  if clips.ndim != 5 or clips.shape[-1] != channels:
-    raise UserError(f'Clips must be [N, T, H, W, {channels}] for these weights,'
-                    f' got {clips.shape}.')
-  if not (clips.min() >= 0 and clips.max() <= 1):  # refuses NaN too
-    raise UserError(f'Clips must lie in [0, 1], got [{clips.min():.6g}, '
-                    f'{clips.max():.6g}].')
+  clips, channels = checked(clips, network), network.module.channels
   if not 0 <= noise < np.inf or batch_size < 1:
     raise UserError(f'noise={noise} must be 0 or more, and '
                     f'batch_size={batch_size} at least 1.')
@@ -99,6 +92,19 @@ def upscale(
       _place(out, job, enlarged, (h, w), size, overlap, network.scale)
     report(at + len(batch), len(jobs))
   return out
+
+
+def checked(clips: Array, network: Network) -> np.ndarray:
+  """The clips as float32, or a UserError that says what is wrong with them."""
+  clips = np.asarray(clips, np.float32)
+  channels = network.module.channels
+  if clips.ndim != 5 or clips.shape[-1] != channels or not clips.size:
+    raise UserError(f'Clips must be [N, T, H, W, {channels}] for these weights,'
+                    f' got {clips.shape}.')
+  if not (clips.min() >= 0 and clips.max() <= 1):  # refuses NaN too
+    raise UserError(f'Clips must lie in [0, 1], got [{clips.min():.6g}, '
+                    f'{clips.max():.6g}].')
+  return clips
 
 
 @functools.lru_cache(maxsize=8)
