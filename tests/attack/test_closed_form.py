@@ -54,6 +54,23 @@ def test_lenet_frames_come_back_with_their_labels():
   assert all(row['residual'] < 1e-4 for row in walk.report)
 
 
+def test_black_flat_and_barred_frames():
+  shape = (1, 8, 8, 3)
+  clips = np.array(random_clips(6, shape))
+  clips[0] = 0
+  clips[1] = 1
+  clips[2] = (0.2, 0.5, 0.7)
+  clips[3, ..., 1] = 0              # a colour that is absent
+  clips[4, ..., :2, :, :] = 0       # bars
+  clips[4, ..., -2:, :, :] = 0
+  clips[5] /= 255                   # as good as black
+  victim = lenet(shape, 10)
+  walk = closed_form.walk_down(
+      victim, share(victim, clips, jnp.arange(6)[:, None]))
+  assert psnr(walk.activations, clips).min() > 60
+  assert all(row['rank'] == row['unknowns'] for row in walk.report)
+
+
 @pytest.mark.parametrize('activation', [
     'sigmoid', 'tanh', 'leaky_relu', 'softplus', 'identity'])
 def test_every_invertible_activation(activation):
