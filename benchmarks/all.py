@@ -5,11 +5,15 @@
 
 The whole takes about an hour on two cores, `--quick` some ten minutes. What a
 benchmark printed stands in --folder; --keep shows it again without running.
+Interrupted, the same command goes on with the run that was cut; once the page
+is written, it measures all anew.
 """
 
+import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +60,8 @@ def main() -> None:
                     f'{", ".join(_ALL)}.')
   folder = Path(_FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
-  for name, runs in RUNS.items():
-    if not _KEEP.value:
+  if not _KEEP.value:
+    for name, runs in RUNS.items():
       _run(name, runs[:1] if _QUICK.value else runs, folder)
   files_of = {name: folder / f'{name}.jsonl' for name in RUNS}
   rows = {name: [json.loads(line) for line in file.read_text().splitlines()]
@@ -65,29 +69,45 @@ def main() -> None:
   if not rows:
     raise UserError(f'No rows in {folder}. Run it without --keep first.')
   page = performance.write(rows, ROOT / _OUTPUT.value, _machine())
+  shutil.rmtree(folder / 'unfinished', ignore_errors=True)
   print(f'page: {page}')
 
 
 def _run(name, runs, folder):
   """All rows of one benchmark; its file is whole or absent."""
-  lines = []
-  for options, known in runs:
-    command = [sys.executable, f'benchmarks/{name}.py', *options]
-    peers = [peer for peer in _PEERS.value if peer in known]
-    if peers:
-      command.append(f'--peers={",".join(peers)}')
-    if _QUICK.value:
-      command.append('--quick')
-    print(' '.join(['python', *command[1:]]), flush=True)
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)},
-        check=False, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-      raise UserError(f'{command[1]} ended with status {done.returncode}; what '
-                      'it said stands above.')
-    lines += [line for line in done.stdout.splitlines() if line[:1] == '{']
+  rows = ''.join(_rows(name, options, [peer for peer in _PEERS.value
+                                       if peer in known], folder / 'unfinished')
+                 for options, known in runs)
   with files.replacing(folder / f'{name}.jsonl') as partial:
-    partial.write_text(''.join(line + '\n' for line in lines))
+    partial.write_text(rows)
+
+
+def _rows(name, options, peers, folder) -> str:
+  """JSON lines of one command, from `folder` where it had ended before."""
+  arguments = [f'benchmarks/{name}.py', *options]
+  if peers:
+    arguments.append(f'--peers={",".join(peers)}')
+  if _QUICK.value:
+    arguments.append('--quick')
+  command = ' '.join(['python', *arguments])
+  digest = hashlib.sha256(command.encode()).hexdigest()[:8]
+  kept = folder / f'{name}-{digest}.jsonl'
+  if kept.exists():
+    print(f'{command}\n  measured before the interruption: {kept}', flush=True)
+    return kept.read_text()
+  print(command, flush=True)
+  done = subprocess.run(
+      [sys.executable, *arguments], cwd=ROOT, check=False, text=True,
+      env=os.environ | {'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE)
+  if done.returncode:
+    raise UserError(f'{arguments[0]} ended with status {done.returncode}; what '
+                    'it said stands above.')
+  rows = ''.join(f'{line}\n' for line in done.stdout.splitlines()
+                 if line[:1] == '{')
+  folder.mkdir(parents=True, exist_ok=True)
+  with files.replacing(kept) as partial:
+    partial.write_text(rows)
+  return rows
 
 
 def _machine() -> str:
