@@ -1,31 +1,20 @@
 """Generators answer as the ones whose weights people have; discriminators."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.superres.conftest import REFERENCES, read_reference
 from vidleak_jax import weights as shared_weights
 from vidleak_jax.superres import SHIPPED, discriminator, rrdb, weights
 from vidleak_jax.types import UserError
 
-REFERENCES = Path(__file__).parents[1] / 'references'
 CASES = sorted(path.stem for path in REFERENCES.glob('superres_*.npz'))
 
 
 def _read(case):
-  """Frames, answer, and the weights as `make_superres.draw` draws them."""
-  with np.load(REFERENCES / f'{case}.npz') as archive:
-    arrays = dict(archive)
-  shapes = {key.removeprefix('shape:'): tuple(shape)
-            for key, shape in arrays.items() if key.startswith('shape:')}
-  tensors = {}
-  for i, (key, shape) in enumerate(shapes.items()):
-    fan_in = np.prod(shape[1:]) if len(shape) > 1 else 100
-    draw = np.random.RandomState(i).randn(*shape) / fan_in ** 0.5
-    tensors[key] = draw.astype(np.float32)
+  arrays, tensors = read_reference(case)
   return arrays['frames'], arrays['answer'], tensors
 
 
