@@ -3,10 +3,10 @@
   make bench
   python benchmarks/all.py [--quick] [--peers=breaching,torch,torch_compile]
 
-The whole takes an hour on two cores with all peers, `--quick` some ten minutes. What a
-benchmark printed stands in --folder; --keep shows it again without running.
-Interrupted, the same command goes on with the run that was cut; once the page
-is written, it measures all anew.
+The whole takes an hour on two cores with all peers, `--quick` some ten minutes.
+What a benchmark printed stands in --folder; --keep shows it again without
+running. Interrupted, the same command goes on with the run that was cut; once
+the page is written, it measures all anew.
 """
 
 import hashlib
