@@ -70,6 +70,9 @@ def get_config() -> ConfigDict:
           'closed_form': {
               'polish_steps': 3,  # of Gauss-Newton, in float64
               'polish_inner_steps': 200,  # conjugate gradients in each
+              # TimeSformer's and VideoMAE's kind, where not exact: slow steps
+              # that weigh the gradient's directions by how well they show.
+              'sharpen_steps': 0,
               # Video has 256 levels a colour: what comes out near enough to
               # them is rounded. False: as for clips that were filtered since.
               'whole_levels': True,

@@ -46,7 +46,7 @@ class Case(NamedTuple):
   key: PRNGKey
   devices: Sequence[jax.Device]
   choices: backend.Choices
-  folder: Path               # for metrics.jsonl
+  folder: Path               # for metrics.jsonl, and what is half done
   tensorboard: bool
 
 
@@ -245,7 +245,7 @@ def _closed_form(case, options, folder) -> Outcome:
   began = time.perf_counter()
   solve = (_from_tokens if case.victim.tokens else
            _from_layers if case.victim.layers else _from_spans)
-  clips, found, report = solve(case, own['whole_levels'])
+  clips, found, report = solve(case, own)
   if report['closed_form_note']:
     print(report['closed_form_note'])
   if clips is None:
@@ -294,18 +294,20 @@ def _doubts(rows) -> str:
   return f'The closed form is not exact: {"; ".join(doubts)}.' * bool(doubts)
 
 
-def _from_tokens(case, whole_levels):
+def _from_tokens(case, options):
   """(clips, labels [M, 1], report), from a transformer's embeddings."""
   found = closed_form.recover_tokens(
-      case.victim, case.leak, batch_size=1, whole_levels=whole_levels)
+      case.victim, case.leak, batch_size=1,
+      whole_levels=options['whole_levels'])
   report = {'closed_form': found.report, 'closed_form_note': found.note}
   return found.clips, found.labels[:, None], report
 
 
-def _from_spans(case, _):
+def _from_spans(case, options):
   """(clips, labels [M, 1], report), from what the layers' inputs span."""
   found = spans.recover_spans(
-      case.victim, case.leak, case.knowledge['clip_shape'])
+      case.victim, case.leak, case.knowledge['clip_shape'],
+      sharpen_steps=options['sharpen_steps'], folder=case.folder)
   report = {'closed_form': found.report, 'closed_form_note': found.note}
   return found.clips, found.labels[:, None], report
 

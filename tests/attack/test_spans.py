@@ -7,7 +7,7 @@ import pytest
 
 from vidleak_jax import attacks, backend, victims
 from vidleak_jax.attack import spans
-from vidleak_jax.attack.spans import evidence, reading, search
+from vidleak_jax.attack.spans import evidence, reading, recover, search
 from vidleak_jax.types import Leak, UserError
 
 SHAPE = (4, 16, 16, 3)  # of videomae tiny 8 tokens for 16 numbers of width
@@ -57,7 +57,7 @@ def test_the_whole_clip_from_grey_without_its_label(videomae, leak, tmp_path):
   outcome, = attacks.run([case], [{
       'name': 'closed_form',
       'closed_form': {'polish_steps': 0, 'polish_inner_steps': 1,
-                      'whole_levels': False}}], tmp_path)
+                      'whole_levels': False, 'sharpen_steps': 0}}], tmp_path)
   assert psnr(outcome.recovery.clips[0, 0], random_clip()) > 70
   assert outcome.recovery.labels == 3
   assert outcome.findings['closed_form_note'] == ''
@@ -112,3 +112,56 @@ def test_truth_agrees_with_all_that_a_timesformer_shares():
   # every token's own place, its own frame, and the bias they all share
   np.testing.assert_allclose(known.members.sum(1), 3, atol=1e-6)
   np.testing.assert_allclose(truth @ known.means, known.members, atol=1e-2)
+
+
+def test_a_flatter_clip_fits_the_spans_but_not_their_directions(videomae):
+  clip = random_clip().astype(np.float64)
+  leak = share(videomae, [clip])
+  with jax.enable_x64(True):
+    params, update = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
+    update = jax.tree.map(lambda leaf: leaf[0], update)
+    layout = evidence.layout(videomae.logits, params, SHAPE)
+    known = evidence.gather(layout, params, update, SHAPE, smooth=True)
+    # as where too few directions show: no sums, and spans that lack some
+    known = known._replace(means=known.means[:, :0],
+                           members=known.members[:, :0])
+    sharp = evidence.sharpened(known, layout, update, 100.0, 1e-13)
+    program = search.build(videomae.logits, layout, SHAPE)
+    tiles = layout.tiling
+    patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
+    truth = (patches - known.grey) @ np.linalg.pinv(known.basis)
+    flat = truth.copy()
+    flat[:, -1] *= 0.5  # one direction of the patches half lost
+    assert program.cost(flat, known) < 1e-2
+    assert program.cost(truth, sharp) < 1e-3 * program.cost(flat, sharp)
+    found = search.descend(program, sharp,
+                           search.begin(program, sharp, flat), 10)
+    assert psnr(program.clip(found.c, known), clip) > 60
+
+
+def test_a_sharpened_search_goes_on_where_it_was_cut(
+    videomae, leak, tmp_path, monkeypatch):
+  def run(folder):
+    folder.mkdir(exist_ok=True)
+    return spans.recover_spans(videomae, noisy(leak, 1e-4), SHAPE,
+                               sharpen_steps=6, folder=folder)
+
+  save, saved = recover._save, []
+
+  def cut(*args):
+    saved.append(args)
+    if len(saved) == 4:
+      raise KeyboardInterrupt
+    save(*args)
+
+  whole = run(tmp_path / 'whole')
+  monkeypatch.setattr(recover, '_save', cut)
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / 'cut')
+  searches = []
+  monkeypatch.setattr(recover, '_search', searches.append)
+  resumed = run(tmp_path / 'cut')
+  assert not searches
+  np.testing.assert_array_equal(resumed.clips, whole.clips)
+  assert resumed.report == whole.report

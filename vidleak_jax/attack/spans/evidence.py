@@ -10,6 +10,12 @@ span all patches, X = grey + C U^T with C square. A parameter that is added to
 some tokens (a bias, a position that frames share) has the sum of their delta as
 its gradient k, and C^T delta = S V^T turns that into an equation for C: with
 m = S^-1 V^T k, C m is 1 for those tokens and 0 for the others.
+
+Rounding hides the span's faint directions, and tilts the others by the share of
+it in their singular value. Inputs that are flatter than the true ones then lie
+in what is left of the span better than the truth does. The other way round each
+direction says, as surely as it is known, that inputs and errors of bounded size
+make it: `sharpened`.
 """
 
 import functools
@@ -29,6 +35,8 @@ _GAP = 10.0    # of singular values above the first that is noise
 _SHOWN = 0.75  # of the inputs' directions; with fewer a layer says too little
 _RANK = 1e-9  # singular values, of the largest, that float64 tells from 0
 _FLAT = 3e-8  # of the largest, at least: rounding of float32
+# Of an input's size, what may lie outside a span whose directions are weighed.
+_OUTSIDE = 3e-4
 
 
 class Evidence(NamedTuple):
@@ -39,6 +47,10 @@ class Evidence(NamedTuple):
   spans: dict[tuple[reading.Path, ...], np.ndarray]  # [d, n] orthonormal
   means: np.ndarray   # [r, J] m of above, for C of this basis
   members: np.ndarray  # [N, J] which tokens each is about
+  # Of `sharpened` alone:
+  trust: float         # in the spans
+  directions: dict[tuple[reading.Path, ...], np.ndarray]  # [d, k] weighted
+  slack: float         # of the errors that make them
 
 
 class Layout(NamedTuple):
@@ -108,7 +120,30 @@ def gather(
       means.append(mix @ (sums @ right[:rank].T / values[:rank]).T)
       members.append(which[:, which.any(0)])
   return Evidence(params, grey, mix @ left.T, spans, np.concatenate(means, 1),
-                  np.concatenate(members, 1))
+                  np.concatenate(members, 1), 1.0, {}, 0.0)
+
+
+def sharpened(
+    known: Evidence, found: Layout, update: Params, cap: float, slack: float
+) -> Evidence:
+  """The evidence with the spans' directions weighed by how well they show.
+
+  Args:
+    known: of the message.
+    found: its network's layout.
+    update: the message's gradient, float64.
+    cap: a direction's weight is its singular value over that of the noise, but
+      no more than this.
+    slack: how dear errors are that make a direction from the inputs: with
+      less, faint parts of the inputs can make it too. In squares, of the
+      inputs' whole size.
+  """
+  directions = {}
+  for paths, count in found.ranks.items():
+    left, values, noise = _decompose(update, paths, count)
+    weights = np.minimum(values[:count] / noise, cap)
+    directions[paths] = left[:, :count] * weights * (weights > 1)
+  return known._replace(trust=1 / _OUTSIDE, directions=directions, slack=slack)
 
 
 def _likely(tiles, shape, left):
@@ -127,13 +162,19 @@ def _likely(tiles, shape, left):
 
 def _span(update, paths, count):
   """[d, n] the span of a layer's inputs, as far as it stands out of noise."""
-  kernels = [_leaf(update, path)['kernel'] for path in paths]
-  joined = np.concatenate([k / np.linalg.norm(k) for k in kernels], 1)
-  left, values, _ = np.linalg.svd(joined, full_matrices=False)
-  if count >= min(joined.shape):
+  left, values, _ = _decompose(update, paths, count)
+  if count >= len(values):
     return None
   shown = int(np.sum(values[:count] > _GAP * values[count]))
   return left[:, :shown] if shown >= _SHOWN * count else None
+
+
+def _decompose(update, paths, count):
+  """(U, S, noise in S) of a layer's kernel gradients, all of one size."""
+  kernels = [_leaf(update, path)['kernel'] for path in paths]
+  joined = np.concatenate([k / np.linalg.norm(k) for k in kernels], 1)
+  left, values, _ = np.linalg.svd(joined, full_matrices=False)
+  return left, values, max([_FLAT * values[0], *values[count:count + 1]])
 
 
 def _above_noise(values, count):
