@@ -122,7 +122,7 @@ def test_references_of_another_size_are_refused(small, shape, told):
 
 
 def test_another_scale_is_refused(small):
-  with pytest.raises(UserError, match=r'enlarges by 4.*asks for 2'):
+  with pytest.raises(UserError, match=r'enlarges by 4.*2 is asked for'):
     superres.enhance(small, scale=2)
 
 

@@ -128,7 +128,8 @@ def load(weights: str | os.PathLike | None, scale: float) -> tuple:
   net, params = network.load(path)
   if net.scale != scale:
     raise UserError(f'{path.name} enlarges by {net.scale}, but '
-                    f'original_size / image_size asks for {scale:g}. Choose '
+                    f'{scale:g} is asked for (data.original_size / '
+                    'data.image_size, or --scale). Choose '
                     'other weights, or sizes of that ratio.')
   return net, params
 
