@@ -17,10 +17,10 @@ from vidleak_jax.attack.spans import evidence, search
 from vidleak_jax.progress import Progress
 from vidleak_jax.types import Array, Leak, Params, Victim
 
-_SOLVED = 1e-3   # of the gradient; rounding leaves 1e-5 and less
+_SOLVED = 1e-3   # of the gradient: no other start would come nearer
 _OUTLIER = 30.0  # times the median token's cost: it sits in another's place
 _RETRIES = 4
-_EXACT = 3e-5    # of the gradient: more than rounding, so worth a sharper look
+_EXACT = 3e-5    # of the gradient; rounding leaves 1e-5 and less
 # (cap, slack) of `evidence.sharpened`, one search after the other.
 _SHARPER = (10.0, 1e-12), (100.0, 1e-13), (1000.0, 1e-14)
 
@@ -214,7 +214,7 @@ def _outliers(of_tokens):
 
 
 def _note(row):
-  if row['residual'] < _SOLVED:
+  if row['residual'] < _EXACT:
     return ''
   return (f'Not exact: the gradient of what was found differs by '
           f'{row["residual"]:.0e} of the leak. {row["rank"]} of '
