@@ -13,7 +13,7 @@ SHARED = {'files', 'types', 'weights'}  # leaves that every stage may import
 # What a module may import besides those and its own sub-package.
 ALLOWED = {
     'launcher': {'backend'},
-    'attacks': {'attack', 'backend', 'engine', 'federated'},
+    'attacks': {'attack', 'backend', 'engine', 'federated', 'progress'},
     'client': {'backend', 'data', 'defenses', 'federated', 'victims'},
     'judge': {'data', 'federated', 'metrics', 'superres'},
     'pipeline': {'attacks', 'backend', 'client', 'data', 'federated', 'judge',

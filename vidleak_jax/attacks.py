@@ -23,6 +23,7 @@ from vidleak_jax.attack import (
     recipe,
     spans,
 )
+from vidleak_jax.progress import Progress
 from vidleak_jax.types import (
     Guess,
     Leak,
@@ -305,9 +306,12 @@ def _from_tokens(case, options):
 
 def _from_spans(case, options):
   """(clips, labels [M, 1], report), from what the layers' inputs span."""
-  found = spans.recover_spans(
-      case.victim, case.leak, case.knowledge['clip_shape'],
-      sharpen_steps=options['sharpen_steps'], folder=case.folder)
+  count = case.knowledge['num_messages']
+  with Progress(count, 'spans', unit='messages') as progress:
+    found = spans.recover_spans(
+        case.victim, case.leak, case.knowledge['clip_shape'],
+        sharpen_steps=options['sharpen_steps'], folder=case.folder,
+        report=progress.update)
   report = {'closed_form': found.report, 'closed_form_note': found.note}
   return found.clips, found.labels[:, None], report
 

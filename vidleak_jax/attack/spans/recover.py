@@ -14,7 +14,6 @@ import optax
 from vidleak_jax import files
 from vidleak_jax.attack.closed_form import dense
 from vidleak_jax.attack.spans import evidence, search
-from vidleak_jax.progress import Progress
 from vidleak_jax.types import Array, Leak, Params, Victim
 
 _SOLVED = 1e-3   # of the gradient: no other start would come nearer
@@ -36,6 +35,7 @@ class SpanRecovery(NamedTuple):
 def recover_spans(
     victim: Victim, leak: Leak, clip_shape: tuple[int, ...], *,
     sharpen_steps: int = 0, folder: Path | None = None,
+    report: Callable[..., None] = lambda done, **values: None,
 ) -> SpanRecovery:
   """Searches the clip whose tokens lie where the gradient says, exactly.
 
@@ -52,6 +52,8 @@ def recover_spans(
     sharpen_steps: that many more where the clip found is not exact, with all
       directions weighed by how well they show: slow, and worth decibels.
     folder: where each message's state is kept, to go on after an interruption.
+    report: told after each step how many messages are done, and as a keyword
+      what the last search contradicts, or how far its clip's gradient is off.
 
   Raises:
     UserError: no such transformer, more than one clip per message, or no layer
@@ -67,16 +69,15 @@ def recover_spans(
     program = search.build(victim.logits, layout, shape)
     check = _checker(victim, params)
     solved = []
-    with Progress(len(labels), 'spans', unit='messages') as progress:
-      for i, label in enumerate(labels):
-        update = jax.tree.map(operator.itemgetter(i), updates)
-        work = _Work(
-            program, layout, params, update, shape,
-            functools.partial(check, label=label, update=update), sharpen_steps,
-            folder and folder / f'spans_{i}.npz',
-            lambda state, i=i: progress.update(i, contradicted=state.cost))
-        solved.append(_solve(work))
-        progress.update(i + 1, missed=solved[-1][1]['residual'])
+    for i, label in enumerate(labels):
+      update = jax.tree.map(operator.itemgetter(i), updates)
+      work = _Work(
+          program, layout, params, update, shape,
+          functools.partial(check, label=label, update=update), sharpen_steps,
+          folder and folder / f'spans_{i}.npz',
+          lambda state, i=i: report(i, contradicted=state.cost))
+      solved.append(_solve(work))
+      report(i + 1, missed=solved[-1][1]['residual'])
   clips, rows = zip(*solved)
   worst = {key: max(row[key] for row in rows) for key in rows[0]}
   worst['rank'] = min(row['rank'] for row in rows)
