@@ -70,7 +70,8 @@ def main() -> None:
   if not rows:
     raise UserError(f'No rows in {folder}. Run it without --keep first.')
   page = performance.write(rows, ROOT / _OUTPUT.value, _machine())
-  shutil.rmtree(folder / 'unfinished', ignore_errors=True)
+  if not _KEEP.value:
+    shutil.rmtree(folder / 'unfinished')
   print(f'page: {page}')
 
 

@@ -35,7 +35,8 @@ _GAP = 10.0    # of singular values above the first that is noise
 _SHOWN = 0.75  # of the inputs' directions; with fewer a layer says too little
 _RANK = 1e-9  # singular values, of the largest, that float64 tells from 0
 _FLAT = 3e-8  # of the largest, at least: rounding of float32
-# Of an input's size, what may lie outside a span whose directions are weighed.
+# Of an input's size, what may lie outside a span whose directions are weighed:
+# as the true clip does where float32 hides a fifth of them.
 _OUTSIDE = 3e-4
 
 
@@ -174,13 +175,17 @@ def _decompose(update, paths, count):
   kernels = [_leaf(update, path)['kernel'] for path in paths]
   joined = np.concatenate([k / np.linalg.norm(k) for k in kernels], 1)
   left, values, _ = np.linalg.svd(joined, full_matrices=False)
-  return left, values, max([_FLAT * values[0], *values[count:count + 1]])
+  return left, values, _noise(values, count)
 
 
 def _above_noise(values, count):
   """How many of at most `count` directions stand out."""
-  floor = max([_FLAT * values[0], *values[count:count + 1]])
-  return int(np.sum(values[:count] > floor))
+  return int(np.sum(values[:count] > _noise(values, count)))
+
+
+def _noise(values, count):
+  """In singular values of a gradient that has `count` of its own."""
+  return max([_FLAT * values[0], *values[count:count + 1]])
 
 
 def _members(logits, params, tiles, shape):

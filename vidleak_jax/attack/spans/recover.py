@@ -14,7 +14,7 @@ import optax
 from vidleak_jax import files
 from vidleak_jax.attack.closed_form import dense
 from vidleak_jax.attack.spans import evidence, search
-from vidleak_jax.types import Array, Leak, Params, Victim
+from vidleak_jax.types import Array, Leak, Params, UserError, Victim
 
 _SOLVED = 1e-3   # of the gradient: no other start would come nearer
 _OUTLIER = 30.0  # times the median token's cost: it sits in another's place
@@ -56,9 +56,12 @@ def recover_spans(
       what the last search contradicts, or how far its clip's gradient is off.
 
   Raises:
-    UserError: no such transformer, more than one clip per message, or no layer
-      whose span stands out of the noise.
+    UserError: no such transformer, more than one clip per message, no layer
+      whose span stands out of the noise, or fewer than no steps.
   """
+  if sharpen_steps < 0:
+    raise UserError(f'attack.closed_form.sharpen_steps is {sharpen_steps}; '
+                    'it can be 0 or more.')
   dense.dense_input(leak.update, victim.head, 1)
   labels = dense.infer_label(leak.update, victim.head)
   shape = tuple(clip_shape)
