@@ -9,8 +9,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['vidleak_jax', 'vidleak_jax.*']),
-    package_data={'vidleak_jax.report': ['page.html'],
-                  'vidleak_jax.attack.features': ['*.safetensors'],
+    package_data={'vidleak_jax.evaluation.report': ['page.html'],
+                  'vidleak_jax.attacks.features': ['*.safetensors'],
                   'vidleak_jax.superres': ['*.safetensors'],
                   'vidleak_jax.victims': ['*.safetensors']},
     install_requires=[

@@ -21,7 +21,8 @@ from pathlib import Path
 import performance
 from absl import flags
 
-from vidleak_jax import files, launcher
+from vidleak_jax import files
+from vidleak_jax.cli import launcher
 from vidleak_jax.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

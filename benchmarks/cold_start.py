@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vidleak_jax import launcher
+from vidleak_jax.cli import launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 _QUICK = flags.DEFINE_bool('quick', False, 'The small case only.')

@@ -24,7 +24,8 @@ import problem as problems
 import timing
 from absl import flags
 
-from vidleak_jax import backend, launcher, parallel
+from vidleak_jax.cli import launcher
+from vidleak_jax.runtime import backend, parallel
 
 ROOT = Path(__file__).resolve().parents[1]
 _QUICK = flags.DEFINE_bool('quick', False, 'The smallest cases only.')

@@ -16,7 +16,8 @@ from absl import flags
 
 from configs import default
 from configs.paper import lenet_dlg
-from vidleak_jax import launcher, pipeline
+from vidleak_jax.cli import launcher
+from vidleak_jax.experiments import audit
 
 _QUICK = flags.DEFINE_bool('quick', False, 'Two seeds, a quarter of the steps.')
 _RESTARTS, _SEEDS = 8, 5
@@ -57,7 +58,7 @@ def _config(module, attack, seed) -> dict:
 
 def _outcome(configs) -> dict:
   with tempfile.TemporaryDirectory() as folder:
-    results = pipeline.run_many(
+    results = audit.run_many(
         configs, [Path(folder) / str(i) for i in range(len(configs))],
         Path(folder) / 'shared', say=lambda _: None)
   return {'steps': results[0]['num_steps'],

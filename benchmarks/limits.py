@@ -20,7 +20,8 @@ import timing
 from absl import flags
 from jax import lax
 
-from vidleak_jax import backend, launcher, parallel
+from vidleak_jax.cli import launcher
+from vidleak_jax.runtime import backend, parallel
 from vidleak_jax.types import Guess, Leak
 
 _QUICK = flags.DEFINE_bool('quick', False, 'The smallest case only.')

@@ -7,8 +7,8 @@ import numpy as np
 import peers
 import problem as problems
 
-from vidleak_jax import parallel
-from vidleak_jax.attack import restarts
+from vidleak_jax.attacks.matching import restarts
+from vidleak_jax.runtime import parallel
 from vidleak_jax.types import Guess, UserError
 
 

@@ -9,16 +9,10 @@ import numpy as np
 import optax
 from jax.extend.core import jaxprs_in_params
 
-from vidleak_jax import defenses, federated, victims
-from vidleak_jax.attack import invert, match
-from vidleak_jax.types import (
-  Batch,
-  Guess,
-  Leak,
-  Params,
-  UserError,
-  Victim,
-)
+from vidleak_jax import victims
+from vidleak_jax.attacks.matching import inversion, match
+from vidleak_jax.clients import defenses, federated
+from vidleak_jax.types import Batch, Guess, Leak, Params, UserError, Victim
 
 # The paper's LeNet has sigmoids; all others are smooth where ReLU is not.
 _ACTIVATIONS = {'lenet': 'sigmoid'}
@@ -75,7 +69,7 @@ def parse(case: str) -> tuple[tuple[int, ...], int]:
                     'frames x height x width : restarts.') from error
 
 
-def attack(problem: Problem) -> invert.Attack:
+def attack(problem: Problem) -> inversion.Attack:
   """Cosine and Adam, nothing else."""
 
   def start(key, template):
@@ -83,8 +77,8 @@ def attack(problem: Problem) -> invert.Attack:
     return template._replace(clips=clips)
 
   term = match.gradient_match(problem.victim.loss, match.cosine)
-  return invert.gradient_inversion(
-      invert.weighted_sum(1, match=(1.0, term)),
+  return inversion.gradient_inversion(
+      inversion.weighted_sum(1, match=(1.0, term)),
       optax.adam(problem.learning_rate),
       start=start, project=lambda guess: guess)
 

@@ -27,7 +27,8 @@ import problem as problems
 import timing
 from absl import flags
 
-from vidleak_jax import backend, launcher, parallel
+from vidleak_jax.cli import launcher
+from vidleak_jax.runtime import backend, parallel
 
 _QUICK = flags.DEFINE_bool('quick', False, 'Two sizes, short blocks: minutes.')
 _PEERS = flags.DEFINE_list(

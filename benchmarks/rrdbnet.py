@@ -15,7 +15,8 @@ import numpy as np
 import timing
 from absl import flags
 
-from vidleak_jax import backend, launcher, parallel
+from vidleak_jax.cli import launcher
+from vidleak_jax.runtime import backend, parallel
 from vidleak_jax.superres import network, upscale
 from vidleak_jax.types import UserError
 

@@ -13,7 +13,10 @@ import numpy as np
 from absl import flags
 
 from configs import closed_form_lenet, default
-from vidleak_jax import backend, data, launcher, parallel, pipeline, superres
+from vidleak_jax import data, superres
+from vidleak_jax.cli import launcher
+from vidleak_jax.experiments import audit
+from vidleak_jax.runtime import backend, parallel
 
 _QUICK = flags.DEFINE_bool('quick', False, 'Fewer frames.')
 _BLOCKS = 3
@@ -36,7 +39,7 @@ def closed_form(frames: int) -> dict:
   seconds = []
   for _ in range(2):
     with tempfile.TemporaryDirectory() as folder:
-      result = pipeline.run(config.to_dict(), Path(folder), say=lambda _: None)
+      result = audit.run(config.to_dict(), Path(folder), say=lambda _: None)
     seconds.append(result['seconds_attack'])
   return {'stage': 'closed form, LeNet 32x32', 'frames': frames,
           'seconds_first': seconds[0], 'seconds_a_frame': seconds[1] / frames}

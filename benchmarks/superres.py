@@ -17,7 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from vidleak_jax import data, launcher, metrics, parallel, superres
+from vidleak_jax import data, superres
+from vidleak_jax.cli import launcher
+from vidleak_jax.evaluation import metrics
+from vidleak_jax.runtime import parallel
 from vidleak_jax.superres import degrade, perceptual
 from vidleak_jax.types import UserError
 

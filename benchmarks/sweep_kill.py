@@ -89,7 +89,7 @@ def _workers(folder):
   for path in Path('/proc').glob('[0-9]*/cmdline'):
     with contextlib.suppress(OSError):
       command = path.read_bytes().decode(errors='replace')
-      ours = f'vidleak_jax.sweep.worker\0{folder}' in command
+      ours = f'vidleak_jax.experiments.sweep.worker\0{folder}' in command
       if ours or command.startswith('ray::group'):
         found.append(int(path.parent.name))
   return found

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from vidleak_jax import data, launcher, metrics
-from vidleak_jax.checkpoint import Checkpoints
+from vidleak_jax import data
+from vidleak_jax.cli import launcher
+from vidleak_jax.evaluation import metrics
+from vidleak_jax.runtime.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (20.0, 25.0, 30.0)  # dB

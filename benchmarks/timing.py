@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vidleak_jax import parallel
+from vidleak_jax.runtime import parallel
 
 
 class Effort(NamedTuple):

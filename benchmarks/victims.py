@@ -24,7 +24,7 @@ from typing import NamedTuple
 import victims_page
 from absl import flags
 
-from vidleak_jax import launcher
+from vidleak_jax.cli import launcher
 from vidleak_jax.types import pick
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from absl import flags
 
-from vidleak_jax import launcher, pipeline, summary
+from vidleak_jax.cli import launcher
+from vidleak_jax.evaluation.report import terminal
+from vidleak_jax.experiments import audit
 
 launcher.define_flags('configs/default.py')
 launcher.define_process_flags()
@@ -28,12 +30,12 @@ _TENSORBOARD = flags.DEFINE_bool(
 
 def main() -> None:
   folder = launcher.workdir()
-  result = pipeline.run(
+  result = audit.run(
       launcher.resolved_config(), folder,
       leak_path=_LEAK.value and Path(_LEAK.value),
       tensorboard=_TENSORBOARD.value)
   if result:
-    print(summary.of_run(result, folder))
+    print(terminal.of_run(result, folder))
 
 
 if __name__ == '__main__':

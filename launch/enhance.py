@@ -10,7 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from vidleak_jax import enhance_job, launcher
+from vidleak_jax.cli import launcher
+from vidleak_jax.experiments import enhancement
 
 _INPUT = flags.DEFINE_string(
     'input', None, 'A video, an image, or an .npz with `clips`.', required=True)
@@ -32,7 +33,7 @@ _NUM_DEVICES = flags.DEFINE_integer('num_devices', 0, '0: all.')
 
 
 def main() -> None:
-  shape = enhance_job.run(
+  shape = enhancement.run(
       Path(_INPUT.value), Path(_OUTPUT.value), [*map(Path, _REFERENCES.value)],
       weights=_WEIGHTS.value, scale=_SCALE.value, noise=_NOISE.value,
       adapt_steps=_ADAPT_STEPS.value, tile=_TILE.value,

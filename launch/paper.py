@@ -14,7 +14,8 @@ from pathlib import Path
 
 from absl import flags
 
-from vidleak_jax import launcher, paper
+from vidleak_jax.cli import launcher
+from vidleak_jax.experiments import paper
 
 launcher.define_flags('configs/paper/lenet_ours.py')
 _DOCUMENT = flags.DEFINE_string(

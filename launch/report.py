@@ -7,8 +7,8 @@ from pathlib import Path
 
 from absl import flags
 
-from vidleak_jax import launcher
-from vidleak_jax.sweep import summary
+from vidleak_jax.cli import launcher
+from vidleak_jax.experiments.sweep import summary
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the sweep.', required=True)
 _OVER = flags.DEFINE_list(

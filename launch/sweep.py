@@ -14,8 +14,8 @@ import sys
 
 from absl import flags
 
-from vidleak_jax import launcher
-from vidleak_jax.sweep import engines, runner
+from vidleak_jax.cli import launcher
+from vidleak_jax.experiments.sweep import engines, runner
 
 launcher.define_flags('configs/sweeps/tiny.py')
 _ENGINE = flags.DEFINE_enum('engine', 'local', engines.NAMES, 'Where.')

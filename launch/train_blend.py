@@ -6,8 +6,11 @@
 Then attack with --config.attack.features.weights=runs/blend/blend.safetensors.
 """
 
-from vidleak_jax import launcher, victims, weights, workdir
-from vidleak_jax.attack.features import train
+from vidleak_jax import victims
+from vidleak_jax.attacks.features import train
+from vidleak_jax.cli import launcher
+from vidleak_jax.models import weights
+from vidleak_jax.runtime import workdir
 
 launcher.define_flags('configs/train_blend.py')
 

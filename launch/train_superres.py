@@ -6,7 +6,10 @@
 Started again in the same workdir it goes on where it stopped.
 """
 
-from vidleak_jax import data, launcher, metrics, workdir
+from vidleak_jax import data
+from vidleak_jax.cli import launcher
+from vidleak_jax.evaluation import metrics
+from vidleak_jax.runtime import workdir
 from vidleak_jax.superres import train
 
 launcher.define_flags('configs/train_superres.py')

@@ -8,14 +8,15 @@
 Started again in the same workdir it goes on where it stopped.
 """
 
-from vidleak_jax import launcher, train
+from vidleak_jax.cli import launcher
+from vidleak_jax.experiments import training
 
 launcher.define_flags('configs/train_c3d.py')
 
 
 def main() -> None:
   folder = launcher.workdir()
-  result = train.run(launcher.resolved_config(), folder)
+  result = training.run(launcher.resolved_config(), folder)
   print(f'accuracy on test clips: {result["accuracy_test"]:.1%}, on training '
         f'clips {result["accuracy_train"]:.1%}')
   print(f'weights: {folder / "params.safetensors"}')

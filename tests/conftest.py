@@ -12,8 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from vidleak_jax import backend, defenses, federated, victims
-from vidleak_jax.attack import match, recipe
+from vidleak_jax import victims
+from vidleak_jax.attacks.matching import match, recipe
+from vidleak_jax.clients import defenses, federated
+from vidleak_jax.runtime import backend
 from vidleak_jax.types import Batch, Guess
 
 backend.apply(backend.choose('cpu'))

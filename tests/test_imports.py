@@ -8,25 +8,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'vidleak_jax'
 
-SHARED = {'files', 'types', 'weights'}  # leaves that every stage may import
+# Leaves that every stage may import.
+SHARED = {'errors', 'files', 'models', 'trees', 'types'}
 
-# What a module may import besides those and its own sub-package.
+# What a stage may import besides those and itself. No path leads from the truth
+# to an attack: attacks import neither data nor evaluation nor experiments.
 ALLOWED = {
-    'launcher': {'backend'},
-    'attacks': {'attack', 'backend', 'engine', 'federated', 'progress'},
-    'client': {'backend', 'data', 'defenses', 'federated', 'victims'},
-    'judge': {'data', 'federated', 'metrics', 'superres'},
-    'pipeline': {'attacks', 'backend', 'client', 'data', 'federated', 'judge',
-                 'leak_file', 'parallel', 'progress', 'report', 'summary',
-                 'superres', 'workdir'},
-    'enhance_job': {'data', 'parallel', 'progress', 'superres'},
-    'engine': {'attack', 'journal', 'parallel'},
-    'journal': {'checkpoint', 'parallel', 'progress'},
-    'paper': {'attack', 'data', 'metrics', 'pipeline', 'superres', 'victims'},
-    'sweep': {'pipeline', 'progress', 'report', 'workdir'},
-    'superres': {'checkpoint', 'parallel', 'progress'},
-    'train': {'augment', 'backend', 'checkpoint', 'data', 'parallel',
-              'progress', 'victims', 'workdir'},
+    'attacks': {'clients', 'leaks', 'runtime', 'victims'},
+    'cli': {'attacks', 'data', 'evaluation', 'experiments', 'runtime',
+            'superres', 'victims'},
+    'clients': {'data', 'leaks', 'runtime', 'victims'},
+    'evaluation': {'clients', 'data', 'superres'},
+    'experiments': {'attacks', 'clients', 'data', 'evaluation', 'leaks',
+                    'runtime', 'superres', 'victims'},
+    'superres': {'runtime'},
 }
 
 

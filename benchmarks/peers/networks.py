@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from vidleak_jax.models.weights import Names
 from vidleak_jax.types import UserError
 from vidleak_jax.victims import NAME_MAPS
 from vidleak_jax.victims.resnet3d import PRESETS as RESNETS
 from vidleak_jax.victims.vivit import PRESETS as VIVITS
-from vidleak_jax.weights import Names
 
 _ACTIVATIONS = {
     'gelu': functools.partial(nn.functional.gelu, approximate='tanh'),

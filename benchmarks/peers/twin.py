@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from peers import networks
+from vidleak_jax.models.weights import rename
 from vidleak_jax.types import pick
-from vidleak_jax.weights import rename
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 torch.backends.cudnn.allow_tf32 = False  # float32 means float32 for all

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidleak_jax import metrics, superres
+from vidleak_jax import superres
+from vidleak_jax.evaluation import metrics
 from vidleak_jax.superres import (
   adapt,
   degrade,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.superres.conftest import REFERENCES, read_reference
-from vidleak_jax import weights as shared_weights
+from vidleak_jax.models import weights as shared_weights
 from vidleak_jax.superres import SHIPPED, discriminator, rrdb, weights
 from vidleak_jax.types import UserError
 

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from vidleak_jax import metrics, superres
+from vidleak_jax import superres
+from vidleak_jax.evaluation import metrics
 from vidleak_jax.superres import degrade, moving
 from vidleak_jax.superres.steady import steady
 

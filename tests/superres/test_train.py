@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from vidleak_jax import parallel
+from vidleak_jax.runtime import parallel
 from vidleak_jax.superres import losses, network, perceptual, step, train
 from vidleak_jax.types import UserError
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vidleak_jax.models.heads import HEADS
+from vidleak_jax.models.layers import INPUTS, max_pool
+from vidleak_jax.models.norms import Norm
+from vidleak_jax.models.recurrent import Recurrent
+from vidleak_jax.models.resnet import ResNet, Style
 from vidleak_jax.types import UserError
 from vidleak_jax.victims import base, build, weights
 from vidleak_jax.victims.frozen import EXTRACTORS, NAMES
-from vidleak_jax.victims.heads import HEADS
-from vidleak_jax.victims.layers import INPUTS, max_pool
-from vidleak_jax.victims.norms import Norm
-from vidleak_jax.victims.recurrent import Recurrent
-from vidleak_jax.victims.resnet import ResNet, Style
 
 SHAPE = 4, 16, 16, 3
 CIFAR = (Path(__file__).parents[2] /

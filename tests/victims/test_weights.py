@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vidleak_jax import victims
+from vidleak_jax.models import resnet
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import base, resnet, weights
+from vidleak_jax.victims import base, weights
 from vidleak_jax.victims.frozen import EXTRACTORS
 from vidleak_jax.victims.frozen import NAMES as RESNET_NAMES
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.progress import Progress
+from vidleak_jax.runtime.progress import Progress
 from vidleak_jax.superres import adapt, degrade, network, reference, upscale
 from vidleak_jax.superres.steady import steady
 from vidleak_jax.types import Array, UserError

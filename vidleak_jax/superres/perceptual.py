@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vidleak_jax import weights
+from vidleak_jax.models import weights
 from vidleak_jax.types import Array, UserError, pick
 
 # The victims' extractor, of configs/train_extractor.py.

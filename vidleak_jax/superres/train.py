@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vidleak_jax import files, parallel
-from vidleak_jax.checkpoint import Checkpoints
-from vidleak_jax.progress import MetricsLog, Progress
+from vidleak_jax import files
+from vidleak_jax.runtime import parallel
+from vidleak_jax.runtime.checkpoint import Checkpoints
+from vidleak_jax.runtime.progress import MetricsLog, Progress
 from vidleak_jax.superres import (
   degrade,
   discriminator,

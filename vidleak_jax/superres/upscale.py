@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax import parallel
+from vidleak_jax.runtime import parallel
 from vidleak_jax.superres import degrade
 from vidleak_jax.superres.network import Network
 from vidleak_jax.types import Array, Params, UserError

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax import weights
+from vidleak_jax.models import weights
 from vidleak_jax.superres.clip_net import ClipNet
 from vidleak_jax.superres.compact import SRVGGNetCompact
 from vidleak_jax.superres.rrdb import RRDBNet

@@ -3,22 +3,22 @@
 import inspect
 import os
 
+from vidleak_jax.models import weights
+from vidleak_jax.models.c3d_full import NAMES as C3D_NAMES
+from vidleak_jax.models.heads import HEADS
+from vidleak_jax.models.layers import ACTIVATIONS, LOWERINGS
+from vidleak_jax.models.norms import NORMS
 from vidleak_jax.types import Params, UserError, Victim, pick
-from vidleak_jax.victims import weights
 from vidleak_jax.victims.c3d import c3d
-from vidleak_jax.victims.c3d_full import NAMES as C3D_NAMES
 from vidleak_jax.victims.cnn_gru import NAMES as CNN_GRU_NAMES
 from vidleak_jax.victims.cnn_gru import cnn_gru
 from vidleak_jax.victims.frozen import frozen
-from vidleak_jax.victims.heads import HEADS
-from vidleak_jax.victims.layers import ACTIVATIONS, LOWERINGS
 from vidleak_jax.victims.lenet import lenet
-from vidleak_jax.victims.norms import NORMS
 from vidleak_jax.victims.resnet3d import (
-    R2PLUS1D18_NAMES,
-    R3D18_NAMES,
-    r2plus1d18,
-    r3d18,
+  R2PLUS1D18_NAMES,
+  R3D18_NAMES,
+  r2plus1d18,
+  r3d18,
 )
 from vidleak_jax.victims.timesformer import NAMES as TIMESFORMER_NAMES
 from vidleak_jax.victims.timesformer import timesformer

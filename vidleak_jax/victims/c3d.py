@@ -1,7 +1,8 @@
 """3-D convolutional networks after C3D (Tran et al., 1412.0767)."""
 
+from vidleak_jax.models import c3d_full, stack
 from vidleak_jax.types import UserError, Victim, pick
-from vidleak_jax.victims import base, c3d_full, stack
+from vidleak_jax.victims import base
 
 # name -> (width, strides) of each 3x3x3 convolution, or the published layout
 PRESETS = {

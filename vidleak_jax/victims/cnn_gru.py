@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
+from vidleak_jax.models import stack
+from vidleak_jax.models.layers import ACTIVATIONS, conv, standardize
+from vidleak_jax.models.norms import Norm
+from vidleak_jax.models.recurrent import CELLS, Recurrent
 from vidleak_jax.types import Layer, Victim, pick
-from vidleak_jax.victims import base, stack
-from vidleak_jax.victims.layers import ACTIVATIONS, conv, standardize
-from vidleak_jax.victims.norms import Norm
-from vidleak_jax.victims.recurrent import CELLS, Recurrent
+from vidleak_jax.victims import base
 
 
 class Size(NamedTuple):

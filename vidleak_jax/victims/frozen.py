@@ -13,10 +13,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from vidleak_jax.models import weights
+from vidleak_jax.models.heads import HEADS
+from vidleak_jax.models.resnet import ResNet, Size, Style
 from vidleak_jax.types import Victim, pick
-from vidleak_jax.victims import base, weights
-from vidleak_jax.victims.heads import HEADS
-from vidleak_jax.victims.resnet import ResNet, Size, Style
+from vidleak_jax.victims import base
 
 _IMAGENET_STEM = (7, 7), (2, 2), 64
 _CIFAR_STEM = (3, 3), (1, 1), 16

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from vidleak_jax.models import stack
 from vidleak_jax.types import UserError, Victim, pick
-from vidleak_jax.victims import base, stack
+from vidleak_jax.victims import base
 
 PRESETS = {'paper': 12, 'tiny': 4}  # width of every convolution
 _STRIDES = ((2, 2), (2, 2), (1, 1), (1, 1))

@@ -1,8 +1,8 @@
 """R3D-18 and R(2+1)D-18 (Tran et al., 1711.11248), as torchvision has them."""
 
+from vidleak_jax.models.resnet import ResNet, Size, Style
 from vidleak_jax.types import Victim, pick
 from vidleak_jax.victims import base
-from vidleak_jax.victims.resnet import ResNet, Size, Style
 
 _STEM = (3, 7, 7), (1, 2, 2)
 PRESETS = {

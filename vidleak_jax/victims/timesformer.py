@@ -5,17 +5,17 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vidleak_jax.models.norms import Norm
+from vidleak_jax.models.transformer import (
+  Attention,
+  Mlp,
+  Size,
+  Style,
+  dense,
+  tubelets,
+)
 from vidleak_jax.types import Array, Victim, pick
 from vidleak_jax.victims import base
-from vidleak_jax.victims.norms import Norm
-from vidleak_jax.victims.transformer import (
-    Attention,
-    Mlp,
-    Size,
-    Style,
-    dense,
-    tubelets,
-)
 
 PRESETS = {
     'tiny': Size((1, 8, 8), width=16, depth=2, heads=2, mlp=32),

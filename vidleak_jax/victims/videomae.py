@@ -6,16 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax.models.norms import Norm
+from vidleak_jax.models.transformer import Block, Size, Style, dense, tubelets
 from vidleak_jax.types import Array, Victim, pick
 from vidleak_jax.victims import base
-from vidleak_jax.victims.norms import Norm
-from vidleak_jax.victims.transformer import (
-    Block,
-    Size,
-    Style,
-    dense,
-    tubelets,
-)
 
 PRESETS = {
     'tiny': Size((2, 8, 8), width=16, depth=2, heads=2, mlp=32),

@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from vidleak_jax.models.transformer import (
+  POOLS,
+  Encoder,
+  Size,
+  Style,
+  dense,
+  tubelets,
+)
 from vidleak_jax.types import Array, Tokens, Victim, pick
 from vidleak_jax.victims import base
-from vidleak_jax.victims.transformer import (
-    POOLS,
-    Encoder,
-    Size,
-    Style,
-    dense,
-    tubelets,
-)
 
 PRESETS = {
     'tiny': Size((2, 8, 8), width=16, depth=2, heads=2, mlp=32),

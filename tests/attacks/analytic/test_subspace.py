@@ -1,0 +1,174 @@
+"""Transformers without learned positions: spans of what their layers saw."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidleak_jax import victims
+from vidleak_jax.attacks import dispatch
+from vidleak_jax.attacks.analytic import subspace
+from vidleak_jax.attacks.analytic.subspace import (
+  constraints,
+  reading,
+  recover,
+  search,
+)
+from vidleak_jax.runtime import backend
+from vidleak_jax.types import Leak, UserError
+
+SHAPE = (4, 16, 16, 3)  # of videomae tiny 8 tokens for 16 numbers of width
+SHORT = (2, 16, 16, 3)  # of timesformer tiny as many
+
+
+def random_clip(seed=1):
+  return np.asarray(jax.random.uniform(jax.random.key(seed), SHAPE))
+
+
+def share(victim, clips):
+  """The leak of some clips [M, *SHAPE], one a message, all of class 3."""
+  params = victim.init(jax.random.key(0))
+  gradient = jax.jit(jax.grad(victim.loss))
+  updates = [gradient(params, clip[None], jnp.array([3])) for clip in clips]
+  return Leak(params, jax.tree.map(lambda *g: jnp.stack(g), *updates), None)
+
+
+def noisy(leak, size):
+  """Noise of a size relative to each leaf's own."""
+  leaves, tree = jax.tree.flatten(leak.update)
+  keys = jax.random.split(jax.random.key(2), len(leaves))
+  return leak._replace(update=jax.tree.unflatten(tree, [
+      leaf + size * jnp.std(leaf) * jax.random.normal(key, leaf.shape)
+      for key, leaf in zip(keys, leaves)]))
+
+
+def psnr(a, b):
+  return -10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2))
+
+
+@pytest.fixture(scope='module')
+def videomae():
+  return victims.build('videomae', SHAPE, 7, preset='tiny')
+
+
+@pytest.fixture(scope='module')
+def leak(videomae):
+  return share(videomae, [random_clip()])
+
+
+def test_the_whole_clip_from_grey_without_its_label(videomae, leak, tmp_path):
+  knowledge = {'federated': {'algorithm': 'fedsgd'}, 'batch_size': 1,
+               'num_messages': 1, 'clip_shape': list(SHAPE)}
+  case = dispatch.Case(videomae, leak, knowledge, jax.random.key(2),
+                      jax.devices()[:1], backend.choose('cpu'), tmp_path, False)
+  outcome, = dispatch.run([case], [{
+      'name': 'closed_form',
+      'closed_form': {'polish_steps': 0, 'polish_inner_steps': 1,
+                      'whole_levels': False, 'sharpen_steps': 0}}], tmp_path)
+  assert psnr(outcome.recovery.clips[0, 0], random_clip()) > 70
+  assert outcome.recovery.labels == 3
+  assert outcome.findings['closed_form_note'] == ''
+  assert outcome.findings['closed_form'][0]['rank'] == 8
+
+
+def test_what_is_not_to_be_had_is_refused(videomae, leak):
+  with pytest.raises(UserError, match='No layer shows'):
+    subspace.recover_spans(videomae, noisy(leak, 0.1), SHAPE)
+
+
+def test_networks_without_patches_are_refused():
+  shape = (1, 8, 8, 3)
+  lenet = victims.build('lenet', shape, 7)
+  with jax.enable_x64(True), pytest.raises(UserError, match='as patches'):
+    constraints.layout(lenet.logits, lenet.init(jax.random.key(0)), shape)
+
+
+@pytest.mark.parametrize('inputs', ['unit', 'imagenet'])
+def test_a_tiling_is_the_networks_own(inputs):
+  victim = victims.build('videomae', SHAPE, 7, preset='tiny', inputs=inputs)
+  params = victim.init(jax.random.key(0))
+  with jax.enable_x64(True):
+    tiles = reading.tiling(victim.logits, params, SHAPE)
+    clip = random_clip().astype(np.float64)
+    read = reading.read(victim.logits, params, clip)
+  assert tiles.embedding == ('embed',)
+  np.testing.assert_allclose(
+      tiles.black + tiles.slope * clip.ravel()[tiles.order],
+      read.inputs[(('embed',),)], atol=1e-6)
+
+
+def test_truth_agrees_with_all_that_a_timesformer_shares():
+  """Spans, sums over frames, sums over places; grey contradicts them."""
+  victim = victims.build('timesformer', SHORT, 7, preset='tiny')
+  clip = random_clip()[:2].astype(np.float64)
+  leak = share(victim, [clip])
+  with jax.enable_x64(True):
+    params, update = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
+    layout = constraints.layout(victim.logits, params, SHORT)
+    known = constraints.gather(
+        layout, params, jax.tree.map(lambda leaf: leaf[0], update), SHORT,
+        smooth=True)
+    program = search.build(victim.logits, layout, SHORT)
+    tiles = layout.tiling
+    patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
+    truth = (patches - known.grey) @ np.linalg.pinv(known.basis)
+    assert psnr(program.clip(truth, known), clip) > 80
+    grey = program.cost(np.zeros_like(truth), known)
+    assert program.cost(truth, known) < 1e-8 * grey
+  # every token's own place, its own frame, and the bias they all share
+  np.testing.assert_allclose(known.members.sum(1), 3, atol=1e-6)
+  np.testing.assert_allclose(truth @ known.means, known.members, atol=1e-2)
+
+
+def test_a_flatter_clip_fits_the_spans_but_not_their_directions(videomae):
+  clip = random_clip().astype(np.float64)
+  leak = share(videomae, [clip])
+  with jax.enable_x64(True):
+    params, update = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
+    update = jax.tree.map(lambda leaf: leaf[0], update)
+    layout = constraints.layout(videomae.logits, params, SHAPE)
+    known = constraints.gather(layout, params, update, SHAPE, smooth=True)
+    # as where too few directions show: no sums, and spans that lack some
+    known = known._replace(means=known.means[:, :0],
+                           members=known.members[:, :0])
+    sharp = constraints.sharpened(known, layout, update, 100.0, 1e-13)
+    program = search.build(videomae.logits, layout, SHAPE)
+    tiles = layout.tiling
+    patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
+    truth = (patches - known.grey) @ np.linalg.pinv(known.basis)
+    flat = truth.copy()
+    flat[:, -1] *= 0.5  # one direction of the patches half lost
+    assert program.cost(flat, known) < 1e-2
+    assert program.cost(truth, sharp) < 1e-3 * program.cost(flat, sharp)
+    found = search.descend(program, sharp,
+                           search.begin(program, sharp, flat), 10)
+    assert psnr(program.clip(found.c, known), clip) > 60
+
+
+def test_a_sharpened_search_goes_on_where_it_was_cut(
+    videomae, leak, tmp_path, monkeypatch):
+  def run(folder):
+    folder.mkdir(exist_ok=True)
+    return subspace.recover_spans(videomae, noisy(leak, 1e-4), SHAPE,
+                               sharpen_steps=6, folder=folder)
+
+  save, saved = recover._save, []
+
+  def cut(*args):
+    saved.append(args)
+    if len(saved) == 4:
+      raise KeyboardInterrupt
+    save(*args)
+
+  whole = run(tmp_path / 'whole')
+  monkeypatch.setattr(recover, '_save', cut)
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / 'cut')
+  searches = []
+  monkeypatch.setattr(recover, '_search', searches.append)
+  resumed = run(tmp_path / 'cut')
+  assert not searches
+  np.testing.assert_array_equal(resumed.clips, whole.clips)
+  assert resumed.report == whole.report

@@ -1,0 +1,125 @@
+"""From features to frames: never outside what the references show."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidleak_jax import victims
+from vidleak_jax.attacks.features import (
+  decoder,
+  mixture,
+  recover_frames,
+  scenes,
+)
+from vidleak_jax.attacks.features import train as train_blend
+from vidleak_jax.types import UserError
+
+SIZE = 12
+
+
+def extract(frames):
+  """Means over the quarters of a frame: sees brightness and place."""
+  parts = frames.reshape(-1, 2, SIZE // 2, 2, SIZE // 2, 3)
+  return parts.mean((2, 4)).reshape(len(frames), -1)
+
+
+@jax.jit
+def mix(features, references, held=None, params=None):
+  params = params or mixture.init(jax.random.key(0))
+  bank = mixture.variants(references)
+  theirs = jax.vmap(extract)(bank)
+  return mixture.blend(params, jnp.full(12, 0.1), features, references, theirs,
+                     held)
+
+
+@pytest.fixture(scope='module')
+def references():
+  return jax.random.uniform(jax.random.key(1), (3, SIZE, SIZE, 3))
+
+
+def test_variants_are_shifts_around_the_reference_itself(references):
+  bank = mixture.variants(references)
+  assert bank.shape == (25, *references.shape)
+  np.testing.assert_array_equal(bank[12], references)
+  np.testing.assert_array_equal(bank[13][:, :, :-2], references[:, :, 2:])
+
+
+def test_frames_stay_between_the_darkest_and_brightest_of_the_references(
+    references):
+  features = extract(jax.random.uniform(jax.random.key(2), (4, SIZE, SIZE, 3)))
+  found = mix(features, references)
+  assert found.shape == (4, SIZE, SIZE, 3)
+  still = mix(features, jnp.full_like(references, 0.3))
+  np.testing.assert_allclose(still, 0.3, atol=1e-5)
+
+
+def test_a_reference_that_is_not_held_has_no_influence(references):
+  features = extract(references)
+  held = jnp.array([True, True, False])
+  other = references.at[2].set(0.0)
+  np.testing.assert_allclose(mix(features, references, held),
+                             mix(features, other, held), atol=1e-5)
+
+
+def test_its_derivative_is_finite_with_one_reference(references):
+  def loss(params):
+    return jnp.sum(mix(extract(references), references[:1], None, params) ** 2)
+  slopes = jax.jit(jax.grad(loss))(mixture.init(jax.random.key(0)))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_training_lowers_the_error():
+  losses = []
+  train_blend.run(
+      extract, size=SIZE, num_scenes=6, num_frames=2, num_references=2,
+      num_steps=100, batch_size=4, learning_rate=3e-3, seed=0,
+      log=lambda step, psnr: losses.append(psnr))
+  assert len(losses) == 2 and losses[1] > losses[0]
+
+
+def test_scenes_depend_on_seed_and_number_alone():
+  few = [*scenes.scenes(2, 3, 1, SIZE, seed=4, num_textures=5)]
+  more = [*scenes.scenes(3, 3, 1, SIZE, seed=4, num_textures=5)]
+  assert few[0].shape == (4, SIZE, SIZE, 3) and few[0].dtype == np.uint8
+  np.testing.assert_array_equal(few, more[:2])
+
+
+def test_public_scenes_show_no_photograph_that_is_attacked():
+  attacked = {'camera.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png'}
+  assert not attacked & {*scenes.PHOTOGRAPHS}
+
+
+@pytest.mark.parametrize('held', [0, 2])
+def test_clips_with_and_without_references(references, held):
+  truth = jnp.tile(references[:1], (4, 1, 1, 1))
+  found = recover_frames(
+      extract, np.asarray(extract(truth))[None], SIZE,
+      np.asarray(references)[None, :held] if held else None,
+      path=None, num_scenes=20, seed=0)
+  assert found.shape == (1, 4, SIZE, SIZE, 3)
+  assert 0 <= found.min() and found.max() <= 1
+  error = np.mean((found[0] - truth) ** 2)
+  mean = np.mean((truth.mean((0, 1, 2)) - truth) ** 2)
+  if held:  # the truth is one of them
+    assert error < mean / 4
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path):
+  np.savez(tmp_path / 'other.npz', kernel=np.zeros((2, 2)))
+  with pytest.raises(UserError, match='None of the 1 tensors fits'):
+    decoder.load(tmp_path / 'other.npz')
+
+
+def test_of_the_shipped_blends_the_one_that_suits_the_extractor():
+  """Each is best for the extractor that it was trained for."""
+  victim = victims.build('frozen', (1, 32, 32, 3), 10, lowering='lax',
+                         weights_file='photo_motion')
+  def own(frames):
+    return victim.features(frames[:, None])[:, 0]
+  public = np.stack([*scenes.scenes(30, 1, 1, 32, 0, num_textures=20)])
+  scale = decoder.extract_all(own, public.reshape(-1, 32, 32, 3).astype(
+      np.float32) / 255).std(0)
+  found = decoder._fitting(own, scale, 32, seed=3)
+  ours = decoder.load(decoder.SHIPPED[0])
+  np.testing.assert_array_equal(found['log_effort'], ours['log_effort'])

@@ -1,0 +1,76 @@
+"""Head gradients give the features of every frame away, exactly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidleak_jax import victims
+from vidleak_jax.attacks.features import recover_features
+from vidleak_jax.clients import defenses, federated
+from vidleak_jax.types import Batch, UserError
+
+SIZE = 16
+
+
+def shared(head, num_frames, message, dropout=False, **options):
+  """(victim, leak, messages) of two clips."""
+  victim = victims.build('frozen', (num_frames, SIZE, SIZE, 3), 11,
+                         preset='tiny', head=head, **options)
+  count = num_frames if message == 'clip' else 3
+  clips = jax.random.uniform(jax.random.key(5), (2, count, SIZE, SIZE, 3))
+  messages = federated.split(Batch(clips, jnp.array([3, 7])), message)
+  leak = federated.send(
+      federated.client(victim.loss), victim.init(jax.random.key(1)), messages,
+      defenses.build(jax.random.key(2)),
+      dropout_key=jax.random.key(4) if dropout else None)
+  return victim, leak, messages
+
+
+def relative_error(found, truth):
+  truth = np.asarray(truth, np.float64)
+  return np.max(np.linalg.norm(found - truth, axis=-1)
+                / np.linalg.norm(truth, axis=-1))
+
+
+@pytest.mark.parametrize('dropout', [False, True])
+@pytest.mark.parametrize('head', ['classifier1', 'classifier2', 'classifier3'])
+def test_every_frame_through_every_classifier(head, dropout):
+  victim, leak, messages = shared(head, 1, 'frame', dropout)
+  found = recover_features(victim, leak, batch_size=1)
+  truth = victim.features(messages.clips[:, 0])
+  assert found.values.shape == truth.shape == (6, 1, 8)
+  assert relative_error(found.values, truth) < 1e-5
+  np.testing.assert_array_equal(found.labels, messages.labels[:, 0])
+  assert found.report[0]['residual'] < 1e-6
+
+
+def test_the_feature_matrix():
+  victim, leak, messages = shared('matrix', 10, 'clip')
+  found = recover_features(victim, leak)
+  assert relative_error(
+      found.values, victim.features(messages.clips[:, 0])) < 1e-5
+  np.testing.assert_array_equal(found.labels, messages.labels[:, 0])
+  assert [row['layer'] for row in found.report] == [
+      'head', 'conv3', 'conv2', 'conv1', 'conv0']
+
+
+def test_of_a_whole_clip_a_classifier_gives_the_mean():
+  victim, leak, messages = shared('classifier1', 4, 'clip')
+  truth = victim.features(messages.clips[:, 0]).mean(1, keepdims=True)
+  assert relative_error(recover_features(victim, leak).values, truth) < 1e-5
+
+
+@pytest.mark.parametrize('head, options, message', [
+    ('gru', {}, 'classifier1, classifier2'),
+    ('matrix', {'activation': 'relu'}, 'no inverse.*victim.activation'),
+])
+def test_heads_that_tell_too_little_are_refused(head, options, message):
+  victim, leak, _ = shared(head, 4, 'clip', **options)
+  with pytest.raises(UserError, match=message):
+    recover_features(victim, leak)
+
+
+def test_a_victim_without_extractor_is_refused(victim, leak):
+  with pytest.raises(UserError, match=r'victim.name=frozen'):
+    recover_features(victim, leak)

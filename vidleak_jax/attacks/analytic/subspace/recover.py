@@ -1,0 +1,227 @@
+"""Clips of transformers without learned positions, from spans alone."""
+
+import functools
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vidleak_jax import files
+from vidleak_jax.attacks.analytic import dense
+from vidleak_jax.attacks.analytic.subspace import constraints, search
+from vidleak_jax.types import Array, Leak, Params, UserError, Victim
+
+_SOLVED = 1e-3   # of the gradient: no other start would come nearer
+_OUTLIER = 30.0  # times the median token's cost: it sits in another's place
+_RETRIES = 4
+_EXACT = 3e-5    # of the gradient; rounding leaves 1e-5 and less
+# (cap, slack) of `evidence.sharpened`, one search after the other.
+_SHARPER = (10.0, 1e-12), (100.0, 1e-13), (1000.0, 1e-14)
+
+
+class SpanRecovery(NamedTuple):
+  """Clips, and how far to trust them."""
+  clips: np.ndarray   # [M, 1, T, H, W, C] float64, not clipped to [0, 1]
+  labels: np.ndarray  # [M] int32
+  report: list[dict]  # one row, the worst over messages
+  note: str           # what is lost, for the user; '' when nothing is
+
+
+def recover_spans(
+    victim: Victim, leak: Leak, clip_shape: tuple[int, ...], *,
+    sharpen_steps: int = 0, folder: Path | None = None,
+    report: Callable[..., None] = lambda done, **values: None,
+) -> SpanRecovery:
+  """Searches the clip whose tokens lie where the gradient says, exactly.
+
+  Every dense layer's kernel gradient gives the span of the layer's inputs
+  (DAGER, 2405.15586), that of the patch embedding the span of all patches, and
+  shared positions and biases give sums of the token errors: `evidence`. The
+  first block's layers suffice. Nothing of the clip and no label is needed; the
+  search starts from grey.
+
+  Args:
+    victim: a transformer over patches, its tokens fewer than its width.
+    leak: M messages of one clip each.
+    clip_shape: (T, H, W, C).
+    sharpen_steps: that many more where the clip found is not exact, with all
+      directions weighed by how well they show: slow, and worth decibels.
+    folder: where each message's state is kept, to go on after an interruption.
+    report: told after each step how many messages are done, and as a keyword
+      what the last search contradicts, or how far its clip's gradient is off.
+
+  Raises:
+    UserError: no such transformer, more than one clip per message, no layer
+      whose span stands out of the noise, or fewer than no steps.
+  """
+  if sharpen_steps < 0:
+    raise UserError(f'attack.closed_form.sharpen_steps is {sharpen_steps}; '
+                    'it can be 0 or more.')
+  dense.dense_input(leak.update, victim.head, 1)
+  labels = dense.infer_label(leak.update, victim.head)
+  shape = tuple(clip_shape)
+  with jax.enable_x64(True):
+    params, updates = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
+    layout = constraints.layout(victim.logits, params, shape)
+    program = search.build(victim.logits, layout, shape)
+    check = _checker(victim, params)
+    solved = []
+    for i, label in enumerate(labels):
+      update = jax.tree.map(operator.itemgetter(i), updates)
+      work = _Work(
+          program, layout, params, update, shape,
+          functools.partial(check, label=label, update=update), sharpen_steps,
+          folder and folder / f'spans_{i}.npz',
+          lambda state, i=i: report(i, contradicted=state.cost))
+      solved.append(_solve(work))
+      report(i + 1, missed=solved[-1][1]['residual'])
+  clips, rows = zip(*solved)
+  worst = {key: max(row[key] for row in rows) for key in rows[0]}
+  worst['rank'] = min(row['rank'] for row in rows)
+  block = next(iter(layout.ranks))[0][0]
+  return SpanRecovery(np.stack(clips)[:, None], labels,
+                      [{'layer': block, **worst}], _note(worst))
+
+
+def _checker(victim, params):
+  """How far a clip's gradient is from an update, relative to that."""
+  @jax.jit
+  def missed(clip, label, update):
+    found = jax.grad(victim.loss)(params, clip[None], label[None])
+    return (optax.tree.norm(jax.tree.map(jnp.subtract, found, update))
+            / optax.tree.norm(update))
+  return missed
+
+
+class _Work(NamedTuple):
+  """One message, and what searches need."""
+  program: search.Search
+  layout: constraints.Layout
+  params: Params
+  update: Params
+  shape: tuple[int, ...]
+  missed: Callable[[Array], Array]  # by a clip's gradient, of the update
+  sharpen_steps: int
+  file: Path | None
+  report: Callable[[search.State], None]
+
+  def evidence(self, smooth):
+    return constraints.gather(self.layout, self.params, self.update, self.shape,
+                           smooth)
+
+  def of_tokens(self, best):
+    known = self.evidence(best.smooth)
+    return np.asarray(self.program.of_tokens(best.c, known))
+
+
+class _Best(NamedTuple):
+  """The clip that misses the least so far."""
+  c: np.ndarray
+  smooth: bool   # the basis that c is of
+  error: float   # of the gradient
+
+
+def _solve(work):
+  """(clip, report row) of one message."""
+  if work.file and work.file.exists():
+    best, stage, state = _load(work.file)
+  else:
+    best, stage = _search(work), 0
+    state = search.unbegun(best.c)
+    _save(work.file, best, stage, state)
+  best = _sharpen(work, best, stage, state)
+  known = work.evidence(best.smooth)
+  row = {'rank': len(known.basis), 'residual': best.error,
+         'unknowns': len(work.layout.tiling.order),
+         'misplaced': int(_outliers(work.of_tokens(best)).sum())}
+  return np.asarray(work.program.clip(best.c, known)), row
+
+
+def _search(work) -> _Best:
+  """The best of some searches.
+
+  Every one but the first is for those that end in a wrong place: from grey
+  again, on another way, then from the best with its outliers moved elsewhere.
+  """
+  count = len(work.layout.tiling.order)
+  random = np.random.default_rng(0)
+  best = None
+  for attempt in range(2 + _RETRIES):
+    smooth = best.smooth if attempt > 1 else attempt == 0
+    known = work.evidence(smooth)
+    start = np.zeros((count, len(known.basis)))
+    if attempt > 1:
+      start = np.array(best.c)
+      wrong = np.flatnonzero(_outliers(work.of_tokens(best)))
+      if not wrong.size:
+        break
+      start[wrong] = start[random.permutation(count)[:wrong.size]]
+    best = _better(best, work, known, smooth, search.descend(
+        work.program, known, search.begin(work.program, known, start),
+        report=work.report))
+    if best.error < _SOLVED:
+      break
+  return best
+
+
+def _sharpen(work, best, stage, state) -> _Best:
+  """After searches, from `stage` on, that weigh what rounding hides."""
+  known = work.evidence(best.smooth)
+  steps = -(-work.sharpen_steps // len(_SHARPER))
+  while best.error > _EXACT and stage < len(_SHARPER) and steps:
+    sharp = constraints.sharpened(known, work.layout, work.update,
+                               *_SHARPER[stage])
+    if not state.step:
+      state = search.begin(work.program, sharp, state.c)
+
+    def report(state, best=best, stage=stage):
+      work.report(state)
+      _save(work.file, best, stage, state)
+
+    state = search.descend(work.program, sharp, state, steps, report)
+    best = _better(best, work, known, best.smooth, state)
+    stage, state = stage + 1, search.unbegun(state.c)
+    _save(work.file, best, stage, state)
+  return best
+
+
+def _better(best, work, known, smooth, state):
+  error = float(work.missed(work.program.clip(state.c, known)))
+  if best is not None and best.error <= error:
+    return best
+  return _Best(np.asarray(state.c), smooth, error)
+
+
+def _save(file, best, stage, state):
+  if file is not None:
+    files.write_arrays(file, **best._asdict(), stage=stage, **{
+        f'state_{name}': value for name, value in state._asdict().items()})
+
+
+def _load(file):
+  """(best, stage, state), as they were saved."""
+  with np.load(file) as saved:
+    best = _Best(saved['c'], bool(saved['smooth']), float(saved['error']))
+    c, *numbers = (saved[f'state_{name}'] for name in search.State._fields)
+    state = search.State(c, *(number.item() for number in numbers))
+    return best, int(saved['stage']), state
+
+
+def _outliers(of_tokens):
+  return of_tokens > _OUTLIER * np.median(of_tokens)
+
+
+def _note(row):
+  if row['residual'] < _EXACT:
+    return ''
+  return (f'Not exact: the gradient of what was found differs by '
+          f'{row["residual"]:.0e} of the leak. {row["rank"]} of '
+          f'{row["unknowns"]} token directions stand out of its noise; '
+          f'{row["misplaced"]} tokens may be misplaced. More '
+          'attack.closed_form.sharpen_steps may come nearer, slowly.')

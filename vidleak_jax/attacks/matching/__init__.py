@@ -1,0 +1,1 @@
+"""Attacks that iterate on the pixels."""

@@ -1,0 +1,249 @@
+"""A match anchored on what the head's gradient gives away exactly.
+
+For one clip and cross-entropy the head's gradient tells its own input h and
+dL/dh without any iteration (`closed_form.dense`). Two things about the layer
+below are then known exactly, and say more than a distance between gradients:
+
+  its output:  linear(W, x) + b = z,  z the inverse activation of h
+  its kernel's gradient, sum dz dlinear/dW(x) = dW,  with dz = dL/dh f'(z)
+
+where x, the layer's input, is a function of the guess. Both are linear in x and
+first order in the guess: a step costs one forward and one backward pass. The
+second is whitened by dz's own second moments, so that every output channel
+counts, however little it moved the loss.
+
+Where a layer's equations outnumber its inputs, `deepen` solves them first and
+the match anchors on the layer below. Training makes that matter: slopes of
+leaky units, 0.01 each, hide half of the directions from a match further up. A
+recurrent layer is always solved first (`recurrent`), and the frames' features
+below it are the anchor.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vidleak_jax.attacks.analytic import linear_solvers, per_message, recurrent
+from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.matching.match import Term
+from vidleak_jax.types import Array, Layer, Leak, UserError
+
+_RIDGE = 1e-7  # of the largest eigenvalue, when whitening
+_ANCHOR = 'anchor'  # what `deepen` adds to an update, beside the layers
+_SURPLUS = 1.25     # equations for each unknown; with fewer, some stay open
+_AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
+_RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
+_TOLERANCE = 1e-8   # of least squares
+_NO_FEATURES = (
+    'The gradient of the recurrent layer does not tell what it saw in each '
+    'frame: too many frames for its width, noise, or a defence. Choose '
+    'attack.name=ig, or fewer frames.')
+
+
+def anchored_match(layers: tuple[Layer, ...]) -> Term:
+  """The match for messages of one clip each.
+
+  Args:
+    layers: a victim's, the dense head last.
+
+  Returns:
+    A term: the relative squared error of the output plus that of the kernel's
+    gradient, of the last convolution, or of the one that `deepen` came to.
+
+  Raises:
+    UserError: the victim does not list at least two layers.
+  """
+  if len(layers) < 2:
+    raise UserError(
+        'The anchored match needs a victim that lists its layers, such as c3d '
+        'or lenet. Choose attack.name=ig for this one.')
+
+  def term(guess, leak):
+    params, update = leak.params, leak.update
+    depth = len(layers) - 2
+    known, slope = _above(layers[-1], params, update)
+    if _ANCHOR in update:
+      (name, (known, slope)), = update[_ANCHOR].items()
+      known, slope = known[None], slope[None]
+      depth = [each.name for each in layers].index(name)
+    *below, layer = layers[:depth + 1]
+    x = guess.clips.reshape(-1, *layers[0].in_shape)
+    for each in below:
+      x = each.activate(_affine(each, params, x))
+    z = _affine(layer, params, x)
+    if layer.activation in INVERTIBLE:
+      inverse = INVERTIBLE[layer.activation]
+      target = inverse.inverse(known)
+      output = _relative(z - target, target)
+      dz = slope * inverse.slope(known)
+    else:  # the sign of what is lost has to come from the guess
+      output = _relative(layer.activate(z) - known, known)
+      dz = lax.stop_gradient(slope * _slope(layer, z))
+    kernel = params[layer.name]['kernel']
+    _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
+    rows = _rows(pull(dz)[0])
+    goal = _rows(update[layer.name]['kernel'])
+    white = _whitening(_rows(dz))
+    return output + _relative((rows - goal) @ white, goal @ white)
+  return term
+
+
+def deepen(
+    layers: tuple[Layer, ...], leaks: Sequence[Leak], max_steps: int = 4000
+) -> list[Leak | UserError]:
+  """Solves for the inputs of upper layers while they are determined.
+
+  From the last convolution down, layer by layer, by least squares in float64:
+  `linear(W, x) = z - b` and the kernel's gradient, both linear in x. A layer is
+  determined if from two starts the same x comes out and the equations hold, in
+  all messages of a leak; noise and defences therefore end the descent.
+
+  Args:
+    layers: a victim's, the dense head last.
+    leaks: of equal shapes, messages of one clip each.
+    max_steps: of conjugate gradients, per layer.
+
+  Returns:
+    The leaks; their updates say besides, for `anchored_match`, the deepest
+    activation that is known, and dL/d that. Unchanged where there is none; an
+    error where a recurrent layer cannot be solved. How deep one leak goes does
+    not depend on the others.
+  """
+  deepened = list(leaks)
+  if len(layers) < 2:  # `anchored_match` tells that
+    return deepened
+  # leak's index -> (known, dL/d known), leaves [M, ...]
+  known = {i: jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(
+      functools.partial(_above, layers[-1], leak.params))(leak.update))
+           for i, leak in enumerate(leaks)}
+  for depth in range(len(layers) - 2, 0, -1):
+    if known and not _determinable(layers[depth], leaks[0], known):
+      break
+    known = _descend(layers[depth], leaks, known, max_steps)
+    for i, values in known.items():
+      anchor = {layers[depth - 1].name: _float32(values)}
+      deepened[i] = leaks[i]._replace(
+          update=leaks[i].update | {_ANCHOR: anchor})
+  if not recurrent.is_recurrent(layers[-2]):
+    return deepened
+  return [leak if _ANCHOR in leak.update else UserError(_NO_FEATURES)
+          for leak in deepened]
+
+
+def _determinable(layer, leak, known) -> bool:
+  """Whether a layer's equations could suffice for its input."""
+  outputs = next(iter(known.values()))[0][0].size
+  if recurrent.is_recurrent(layer):
+    return recurrent.is_determinable(layer, outputs)
+  entries = leak.update[layer.name]['kernel'][0].size
+  return layer.activation in INVERTIBLE and (
+      outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
+
+
+def _descend(layer, leaks, known, max_steps):
+  """`known` one layer lower, of those leaks whose messages are all certain."""
+  if not known:
+    return {}
+  messages = _join([
+      (_repeated(leaks[i].params[layer.name], leaks[i].update),
+       leaks[i].update[layer.name], *values)
+      for i, values in known.items()])
+  solved, down, sure = per_message.over_messages(
+      functools.partial(_down, layer, max_steps), np.zeros(()),
+      _float64(messages))
+  ends = np.cumsum([len(values[0]) for values in known.values()])[:-1]
+  parts = zip(known, *(np.split(x, ends) for x in (solved, down, sure)))
+  return {i: (x, dx) for i, x, dx, certain in parts if certain.all()}
+
+
+def _down(layer, max_steps, _, message):
+  """(input of one layer, dL/d input, whether both are certain)."""
+  params, update, h, dh = message
+  if recurrent.is_recurrent(layer):
+    return recurrent.inputs(layer, *message)
+  update = update['kernel']
+  kernel, f = params['kernel'], INVERTIBLE[layer.activation]
+  slope = f.slope(h)
+  dz = dh * slope
+  rows, seen = slope / _rms(h), 1 / _rms(update)
+
+  def apply(x, kernel=kernel):
+    return layer.linear(kernel, x[None])[0]
+
+  def rowwise(x, rows, seen, dz, kernel=kernel):
+    _, pull = jax.vjp(lambda kernel: apply(x, kernel), kernel)
+    return rows * apply(x, kernel), seen * pull(dz)[0]
+
+  start = jnp.zeros(layer.in_shape, h.dtype)
+  # Squares of the columns' norms, by the same sums with all factors squared.
+  squares, = jax.linear_transpose(
+      lambda x: rowwise(x, rows ** 2, seen ** 2, dz ** 2, kernel ** 2), start)(
+          (jnp.ones_like(h), jnp.ones_like(update)))
+  scale = lax.rsqrt(jnp.maximum(squares, 1e-12 * jnp.max(squares)))
+  noise = _rms(h) * jax.random.normal(jax.random.key(0), start.shape, h.dtype)
+  first, second = (linear_solvers.least_squares(
+      lambda x: rowwise(x, rows, seen, dz),
+      (rows * (f.inverse(h) - params['bias']), seen * update), begin, scale,
+      max_steps=max_steps, tolerance=_TOLERANCE) for begin in (start, noise))
+  apart = _rms(first.x - second.x) / _rms(first.x)
+  sure = (apart < _AGREEMENT) & (first.residual < _RESIDUAL)
+  return first.x, jax.vjp(apply, first.x)[1](dz)[0], sure
+
+
+def _above(head, params, update) -> tuple[Array, Array]:
+  """The layer's output after its activation, and dL/d that."""
+  error = update[head.name]['bias']  # dL/dlogits of one clip
+  features = update[head.name]['kernel'] @ error / jnp.vdot(error, error)
+  slope = params[head.name]['kernel'] @ error
+  shape = (1, *head.in_shape)
+  return features.reshape(shape), slope.reshape(shape)
+
+
+def _affine(layer, params, x):
+  own = params[layer.name]
+  return layer.linear(own['kernel'], x) + own['bias']
+
+
+def _slope(layer, z):
+  return jax.jvp(layer.activate, (z,), (jnp.ones_like(z),))[1]
+
+
+def _rows(array):
+  return array.reshape(-1, array.shape[-1])
+
+
+def _whitening(rows):
+  """The inverse square root of the rows' second moments, [C, C]."""
+  values, vectors = jnp.linalg.eigh(rows.T @ rows)
+  values = jnp.maximum(values, 0) + _RIDGE * values[-1]
+  return lax.stop_gradient((vectors * lax.rsqrt(values)) @ vectors.T)
+
+
+def _relative(difference, target):
+  return jnp.sum(difference ** 2) / jnp.sum(target ** 2)
+
+
+def _rms(array):
+  return jnp.sqrt(jnp.mean(array ** 2)) + 1e-300
+
+
+def _repeated(tree, update):
+  """A tree's leaves once for each message of an update."""
+  count = len(jax.tree.leaves(update)[0])
+  return jax.tree.map(lambda leaf: np.repeat(leaf[None], count, 0), tree)
+
+
+def _join(trees):
+  return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
+
+
+def _float32(tree):
+  return jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
+
+
+def _float64(tree):
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)

@@ -1,0 +1,1 @@
+"""The programs: flags, and what a terminal shows."""

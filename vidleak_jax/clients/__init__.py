@@ -1,0 +1,1 @@
+"""What an honest client computes, defends and sends."""

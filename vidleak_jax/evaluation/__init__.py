@@ -1,0 +1,1 @@
+"""Where truth and recovery meet, and nowhere else."""

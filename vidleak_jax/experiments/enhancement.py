@@ -1,0 +1,199 @@
+"""Super-resolution alone: files in, a file out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vidleak_jax import files, superres
+from vidleak_jax.data import decode
+from vidleak_jax.data.clips import Unusable
+from vidleak_jax.runtime import parallel
+from vidleak_jax.runtime.progress import Progress
+from vidleak_jax.types import UserError
+
+_IMAGES = ('.png', '.jpg', '.jpeg', '.bmp')
+_FPS = 8.0   # of what does not say
+_BLOCK = 16  # frames enlarged at once: memory does not grow with the video
+
+
+class Clips(NamedTuple):
+  """What is to be enlarged; frames are float32 [H, W, C] in [0, 1]."""
+  clips: Iterable[Iterable[np.ndarray]]
+  count: int         # of clips
+  num_frames: int    # of each, as far as the file says
+  fps: float
+
+
+def run(source: Path, target: Path, references: Sequence[Path] = (), *,
+        weights: str | None = None, scale: int = 4, noise: float = 0.0,
+        adapt_steps: int = 300, tile: int = 128, batch_size: int = 4,
+        num_devices: int = 0) -> tuple[int, ...]:
+  """Enlarges a file, some frames at a time.
+
+  Args:
+    source: a video, an image, or an .npz with `clips` [N, T, H, W, C] in
+      [0, 1], such as recovered.npz.
+    target: .npz (`enhanced`), .mp4 (clips one after another), or .png (first
+      frame of the first clip). An .npz is held in memory, an .mp4 is not.
+    references: images or videos (all frames), of the enlarged size; they serve
+      every clip.
+    weights: as in `superres.scene`, like scale, noise, adapt_steps, tile and
+      batch_size.
+    num_devices: 0 takes all.
+
+  Returns:
+    The shape [N, T, H, W, C] of what was enlarged.
+
+  Raises:
+    UserError: for files that cannot be read or written so, and as
+      `superres.enhance`.
+  """
+  if target.suffix not in _WRITERS:
+    raise UserError(f'The output is {target.name!r}; it can be '
+                    f'{", ".join(_WRITERS)}.')
+  found, held = read(source), _held(references)
+  net, _ = superres.load(weights, scale)
+
+  enlarge = superres.scene(
+      held, weights=weights, scale=scale, noise=noise, adapt_steps=adapt_steps,
+      tile=tile, batch_size=batch_size,
+      devices=parallel.pick_devices(num_devices))
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'There can be no folder {target.parent}: {error}. Choose '
+                    'another output.') from error
+  done, shape = 0, ()
+  with (Progress(found.count * found.num_frames, 'enhance') as progress,
+        _WRITERS[target.suffix](target, found) as write):
+    for clip in found.clips:
+      for frames, first, count in pieces(clip, _BLOCK, net.frames // 2):
+        large = enlarge(frames[None])[0, first:first + count]
+        write(large)
+        done, shape = done + count, large.shape[1:]
+        progress.update(done)
+  return found.count, done // found.count, *shape
+
+
+def pieces(frames: Iterable[np.ndarray], size: int, context: int
+           ) -> Iterator[tuple[np.ndarray, int, int]]:
+  """Cuts a clip into pieces that know their neighbours.
+
+  Yields:
+    (frames [F, H, W, C], first, count): the piece's own are `count` frames from
+    `first`; up to `context` more stand before and after them.
+  """
+  held, first = [], 0
+  for frame in frames:
+    held.append(frame)
+    if len(held) == first + size + context:
+      yield np.stack(held), first, size
+      kept = min(context, first + size)
+      held, first = held[first + size - kept:], kept
+  if len(held) > first:
+    yield np.stack(held), first, len(held) - first
+
+
+def read(path: Path) -> Clips:
+  """Opens a file of clips.
+
+  Raises:
+    UserError: for what is missing, broken, or holds no clips.
+  """
+  if not path.is_file():
+    raise UserError(f'There is no file {path}.')
+  try:
+    if path.suffix == '.npz':
+      with np.load(path, allow_pickle=False) as archive:
+        clips = archive['clips'].astype(np.float32)
+      if clips.ndim != 5 or not clips.size:
+        raise UserError(f'`clips` in {path} must be [N, T, H, W, C], got '
+                        f'{clips.shape}.')
+      return Clips(clips, *clips.shape[:2], _FPS)
+    if path.suffix.lower() in _IMAGES:
+      from PIL import Image
+      image = np.asarray(Image.open(path).convert('RGB'), np.float32) / 255
+      return Clips([[image]], 1, 1, _FPS)
+    facts = decode.probe(path)
+  except (Unusable, OSError, KeyError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise _unusable(path, error) from error
+  return Clips([_floats(path)], 1, facts.num_frames, facts.fps or _FPS)
+
+
+def _floats(path):
+  try:
+    for frame in decode.stream(path):
+      yield frame.astype(np.float32) / 255
+  except Unusable as error:
+    raise _unusable(path, error) from error
+
+
+def _unusable(path, error):
+  return UserError(f'{path} cannot be used: {error}. Give a video, an image, '
+                   'or an .npz with `clips`.')
+
+
+def _held(paths) -> np.ndarray | None:
+  """All frames of the reference files, [R, H, W, C]."""
+  if not paths:
+    return None
+  frames = [np.asarray(frame) for path in paths
+            for clip in read(path).clips for frame in clip]
+  sizes = {frame.shape for frame in frames}
+  if len(sizes) > 1:
+    raise UserError(f'The references differ in size: {sorted(sizes)}. Crop '
+                    'and resize them as the enlarged clip.')
+  return np.stack(frames)
+
+
+@contextmanager
+def _npz_writer(target, found):
+  blocks = []
+  yield blocks.append
+  frames = np.concatenate(blocks)
+  files.write_arrays(target, enhanced=frames.reshape(
+      found.count, -1, *frames.shape[1:]))
+
+
+@contextmanager
+def _png_writer(target, found):
+  from PIL import Image
+  blocks = []
+  yield lambda frames: blocks or blocks.append(frames[0])
+  with files.replacing(target) as partial:
+    Image.fromarray(_pixels(blocks[0])).save(partial)
+
+
+@contextmanager
+def _mp4_writer(target, found):
+  from fractions import Fraction
+
+  import av
+  codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
+  with files.replacing(target) as partial, av.open(
+      str(partial), 'w') as container:
+    rate = Fraction(found.fps).limit_denominator(1000)
+    stream = container.add_stream(codec, rate)
+    stream.pix_fmt, stream.bit_rate = 'yuv420p', 16_000_000
+
+    def write(frames):  # chroma is stored at half size: sides must be even
+      height, width = (n - n % 2 for n in frames.shape[1:3])
+      if not stream.codec_context.is_open:
+        stream.height, stream.width = height, width
+      for frame in frames:
+        pixels = _pixels(frame[:height, :width])
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+    yield write
+    container.mux(stream.encode())
+
+
+def _pixels(frame):
+  return np.ascontiguousarray(np.round(255 * frame).astype(np.uint8))
+
+
+_WRITERS = {'.npz': _npz_writer, '.mp4': _mp4_writer, '.png': _png_writer}

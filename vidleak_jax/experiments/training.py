@@ -1,0 +1,289 @@
+"""Trains a victim, so that leakage can be measured early and late in training.
+
+Data-parallel over devices; the batch of a step depends on (seed, step) only, so
+a run that goes on draws what an uninterrupted one would have drawn.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from vidleak_jax import data, files, victims
+from vidleak_jax.experiments import augment
+from vidleak_jax.models import weights
+from vidleak_jax.runtime import backend, parallel, workdir
+from vidleak_jax.runtime.checkpoint import Checkpoints
+from vidleak_jax.runtime.progress import MetricsLog, Progress
+from vidleak_jax.types import (
+  Array,
+  Batch,
+  Params,
+  PRNGKey,
+  UserError,
+  Victim,
+  pick,
+)
+
+_AXIS = 'devices'  # of parallel.on_devices
+_STATISTICS = 'batch_stats'
+_TESTED = 8  # an extractor is tested on every eighth frame
+
+OPTIMIZERS = {
+    'adamw': lambda rate, decay, momentum: optax.adamw(
+        rate, weight_decay=decay, mask=_kernels),
+    'sgd': lambda rate, decay, momentum: optax.chain(
+        optax.add_decayed_weights(decay, _kernels),
+        optax.sgd(rate, momentum, nesterov=True)),
+}
+
+
+class State(NamedTuple):
+  """All that training changes; the same on every device."""
+  step: Array    # [] int32
+  params: Params
+  opt_state: optax.OptState
+
+
+def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+  """Trains as `configs/train_c3d.py` says; goes on where it stopped.
+
+  Writes `params.safetensors` (for `victim.checkpoint`), the same under
+  `snapshots/step_N.safetensors` at the asked fractions of the run,
+  `metrics.jsonl`, `checkpoints/` and, last of all, `result.json`.
+
+  Args:
+    config: resolved to plain dicts.
+    folder: the workdir.
+
+  Returns:
+    The content of `result.json`: `accuracy_test`, `accuracy_train` and what
+    they cost.
+
+  Raises:
+    UserError: for anything the user can mend.
+  """
+  devices = parallel.pick_devices(config['backend']['num_devices'])
+  choices = backend.choose(devices[0].platform, **{
+      k: v for k, v in config['backend'].items() if k != 'num_devices'})
+  backend.apply(choices)
+  _check(config, devices)
+  with workdir.claim(folder, config, {'num_devices': len(devices)}):
+    if (folder / 'result.json').exists():
+      return json.loads((folder / 'result.json').read_text())
+    train, test, class_names = _load(config)
+    learner, tester = _victims(config, train, len(class_names), choices)
+    change = augment.build(class_names, **config['augment'])
+    state, spent = _train(config, folder, devices, learner, tester, change,
+                          train, test)
+    judge = _judge(tester)
+    result = {
+        'accuracy_test': judge(state.params, test),
+        'accuracy_train': judge(state.params, train),
+        'num_clips_train': len(train.labels),
+        'num_clips_test': len(test.labels), 'num_steps': config['num_steps'],
+        'seconds': spent, 'num_devices': len(devices),
+        'device_kind': devices[0].device_kind, 'seed': config['seed']}
+    weights.save(folder / 'params.safetensors', state.params)
+    files.write_json(folder / 'result.json', result)
+  return result
+
+
+def _check(config, devices):
+  for name in ('num_steps', 'chunk_steps', 'batch_size', 'clips_per_video'):
+    if config[name] < 1:
+      raise UserError(f'{name} is {config[name]}; it must be 1 or more.')
+  if config['batch_size'] % len(devices):
+    raise UserError(f'batch_size={config["batch_size"]} does not divide over '
+                    f'{len(devices)} devices. Make it a multiple, or set '
+                    'backend.num_devices.')
+  if not all(0 <= share <= 1 for share in config['snapshots']):
+    raise UserError(f'snapshots={config["snapshots"]} are shares of the run: '
+                    'each must be between 0 and 1.')
+
+
+def _load(config):
+  """Train and test batches and the class names, which must agree."""
+  options = dict(config['data'])
+  splits = options.pop('train_split'), options.pop('test_split')
+  if config['victim']['name'] == 'frozen':
+    return _frames(data.train_arrays(
+        split=splits[0], seed=config['seed'], **options)[0].clips)
+  parts = [data.train_arrays(split=splits[0], seed=config['seed'] + i,
+                             **options)
+           for i in range(config['clips_per_video'])]
+  test, names = data.train_arrays(
+      split=splits[1], seed=config['seed'], **options)
+  class_names = parts[0][1]
+  if names != class_names:
+    raise UserError(f'The splits {splits[0]!r} and {splits[1]!r} have '
+                    f'different classes: {class_names} and {names}.')
+  train = Batch(*map(np.concatenate, zip(*(batch for batch, _ in parts))))
+  return train, test, class_names
+
+
+def _frames(clips):
+  """Frames to learn an extractor from: it is to tell which clip each is of.
+
+  So no labels are needed (1406.6909). Every eighth frame is kept for the test.
+  """
+  count, num_frames = clips.shape[:2]
+  labels = np.tile(np.arange(count, dtype=np.int32)[:, None], num_frames)
+  tested = np.arange(num_frames) % _TESTED == _TESTED - 1
+  train, test = (Batch(clips[:, part].reshape(-1, 1, *clips.shape[2:]),
+                       labels[:, part].reshape(-1))
+                 for part in (~tested, tested))
+  return train, test, [f'clip {i}' for i in range(count)]
+
+
+def _victims(config, train, num_classes, choices) -> tuple[Victim, Victim]:
+  """One that learns, on its batch's statistics, and one that is tested."""
+  options = victims.resolve(num_classes=num_classes, **config['victim'])
+
+  def build(norm):
+    return victims.build(
+        **options | ({'norm': norm} if norm else {}),
+        clip_shape=train.clips.shape[1:], lowering=choices.lowering)
+
+  if options.get('norm') in ('fixed', 'batch'):
+    return build('batch'), build('fixed')
+  return build(None), build(None)
+
+
+def _train(config, folder, devices, learner, tester, change, train, test):
+  """The last state, on the host, and the seconds spent in all."""
+  num_steps, judge = config['num_steps'], _judge(tester)
+  optimizer = _optimizer(config)
+  params = learner.init(jax.random.key(config['seed']))
+  state = jax.device_get(State(
+      jnp.zeros((), jnp.int32), params, optimizer.init(_learned(params))))
+  checkpoints = Checkpoints(folder / 'checkpoints')
+  saved = checkpoints.restore(state)
+  state = State(*saved[0]) if saved else state
+  done, earlier = int(state.step), saved[1]['seconds'] if saved else 0.0
+  advance = parallel.on_devices(
+      one_step(learner, optimizer, change), devices, donate=(0,))
+  key = parallel.replicate(
+      jax.random.key_data(jax.random.key(config['seed'] + 1)), devices)
+  placed, began = parallel.replicate(state, devices), time.perf_counter()
+  snapshots = {round(share * num_steps) for share in config['snapshots']}
+  with (MetricsLog(folder / 'metrics.jsonl') as log,
+        Progress(num_steps, 'training', done=done) as progress):
+    log.truncate_after(done)
+    try:
+      if not done:
+        _snapshot(folder, snapshots, state)
+      for stop in [stop for stop in _stops(config) if stop > done]:
+        for step in range(done, stop):
+          batch = _draw(train, config['batch_size'], config['seed'], step)
+          placed, terms = advance(
+              placed, parallel.spread(batch, devices), key)
+        state, done = jax.device_get(jax.tree.map(lambda x: x[0], placed)), stop
+        seconds = earlier + time.perf_counter() - began
+        row = {k: float(v[0]) for k, v in jax.device_get(terms).items()}
+        row['accuracy_test'] = judge(state.params, test)
+        log.write(done, seconds=seconds, **row)
+        progress.update(done, **row)
+        _snapshot(folder, snapshots, state)
+        checkpoints.save(done, state, {'seconds': seconds})
+    finally:
+      checkpoints.close()
+  return state, earlier + time.perf_counter() - began
+
+
+def one_step(
+    victim: Victim, optimizer: optax.GradientTransformation,
+    change: Callable[[PRNGKey, Batch], Batch],
+) -> Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]:
+  """Returns `step(state, batch, key)`, to run under `parallel.on_devices`.
+
+  Args:
+    victim: the one that learns.
+    optimizer: of all params but BatchNorm's running statistics, which move by
+      `victim.statistics`, averaged over the devices.
+    change: the augmentation of a device's share of the batch.
+  """
+
+  def step(state, batch, key):
+    key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
+    key = jax.random.fold_in(key, lax.axis_index(_AXIS))
+    augment_key, dropout_key = jax.random.split(key)
+    clips, labels = change(augment_key, batch)
+    constant = {k: v for k, v in state.params.items() if k == _STATISTICS}
+
+    def loss(learned):
+      return victim.loss(learned | constant, clips, labels, dropout_key)
+
+    value, grads = jax.value_and_grad(loss)(_learned(state.params))
+    if constant:
+      moved = victim.statistics(state.params, clips)[_STATISTICS]
+      constant = {_STATISTICS: lax.pmean(moved, _AXIS)}
+    learned = _learned(state.params)
+    updates, opt_state = optimizer.update(
+        lax.pmean(grads, _AXIS), state.opt_state, learned)
+    params = optax.apply_updates(learned, updates) | constant
+    return (State(state.step + 1, params, opt_state),
+            {'loss': lax.pmean(value, _AXIS)})
+
+  return step
+
+
+def _optimizer(config):
+  rate = optax.warmup_cosine_decay_schedule(
+      0.0, config['learning_rate'], config['warmup_steps'],
+      config['num_steps'])
+  make = pick(OPTIMIZERS, config['optimizer'], 'optimizer')
+  return optax.chain(
+      optax.clip_by_global_norm(config['clip_norm']),
+      make(rate, config['weight_decay'], config['momentum']))
+
+
+def _stops(config):
+  """Steps after which the run is logged and saved."""
+  num_steps = config['num_steps']
+  shares = (round(share * num_steps) for share in config['snapshots'])
+  return sorted({*range(config['chunk_steps'], num_steps,
+                        config['chunk_steps']), *shares, num_steps} - {0})
+
+
+def _draw(train, size, seed, step):
+  rows = np.random.default_rng([seed, step]).integers(
+      0, len(train.labels), size)
+  return Batch(train.clips[rows], train.labels[rows])
+
+
+def _judge(victim, size=64):
+  """`(params, batch) -> share of labels that the victim gets right`."""
+  logits = jax.jit(victim.logits)
+
+  def accuracy(params, batch):
+    count = len(batch.labels)
+    rows = np.arange(math.ceil(count / size) * size) % count  # one shape
+    parts = [np.asarray(logits(params, batch.clips[part])).argmax(-1)
+             for part in np.split(rows, len(rows) // size)]
+    return float(np.mean(np.concatenate(parts)[:count] == batch.labels))
+  return accuracy
+
+
+def _snapshot(folder, steps, state):
+  if int(state.step) in steps:
+    (folder / 'snapshots').mkdir(exist_ok=True)
+    weights.save(folder / 'snapshots' / f'step_{state.step}.safetensors',
+                 state.params)
+
+
+def _learned(params):
+  return {k: v for k, v in params.items() if k != _STATISTICS}
+
+
+def _kernels(params):
+  """Which leaves decay: not biases, nor the scales of norms."""
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

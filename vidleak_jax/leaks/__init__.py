@@ -1,0 +1,1 @@
+"""A leak: what was sent, on disk and from elsewhere."""

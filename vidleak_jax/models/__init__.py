@@ -1,0 +1,1 @@
+"""Pure networks and layers that victims and super-resolution share."""

@@ -1,0 +1,1 @@
+"""Devices, programs, checkpoints and run folders."""

@@ -1,0 +1,93 @@
+"""What long work leaves behind: checkpoints, metrics.jsonl, a progress line.
+
+Of several processes only the leader writes; all of them resume from what it
+finds.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidleak_jax.runtime import parallel
+from vidleak_jax.runtime.checkpoint import Checkpoints
+from vidleak_jax.runtime.progress import MetricsLog, Progress
+
+
+class RunLogger:
+  """Of one program that runs some trials; a context manager.
+
+  Args:
+    folder: gets checkpoints/.
+    trials: each gets a metrics.jsonl of its own.
+    tensorboard: also writes TensorBoard events there.
+    keep: how many checkpoints stay; 0: all.
+  """
+
+  def __init__(self, folder: Path, trials: Sequence[Path], *,
+               tensorboard: bool = False, keep: int = 2):
+    self._folder, self._trials = folder, trials
+    self._tensorboard, self._keep = tensorboard, keep or None
+    self._logs, self._checkpoints, self._progress = [], None, None
+
+  def __enter__(self):
+    self._stack = ExitStack()
+    if parallel.is_leader():
+      self._checkpoints = Checkpoints(self._folder / 'checkpoints',
+                                      self._keep)
+      self._stack.callback(self._checkpoints.close)
+      self._logs = [
+          self._stack.enter_context(MetricsLog(
+              trial / 'metrics.jsonl', tensorboard=self._tensorboard))
+          for trial in self._trials]
+    return self
+
+  def __exit__(self, *error):
+    return self._stack.__exit__(*error)
+
+  def resume(self, state: Any) -> tuple[Any, dict[str, Any]]:
+    """(state, facts) of the newest checkpoint, or the state and no facts.
+
+    Args:
+      state: a tree of host arrays, of the shapes that were saved.
+    """
+    found = None
+    if parallel.is_leader():
+      found = self._checkpoints.restore(state)
+    facts = json.loads(parallel.share(json.dumps(found and found[1]).encode()))
+    if facts is None:
+      facts = {}
+    elif jax.process_count() > 1:
+      from jax.experimental.multihost_utils import broadcast_one_to_all
+      state = jax.tree.map(
+          np.asarray, broadcast_one_to_all(found[0] if found else state))
+    else:
+      state = found[0]
+    for log in self._logs:
+      log.truncate_after(facts.get('step', 0))
+    return state, facts
+
+  def start(self, num_steps: int, done: int) -> None:
+    """Shows a progress line from now on."""
+    if parallel.is_leader():
+      self._progress = self._stack.enter_context(
+          Progress(num_steps, 'attack', done=done))
+
+  def write(self, done: int, state: Any, seconds: float,
+            rows: Sequence[dict[str, Any]]) -> None:
+    """Saves the state, and a row of each trial.
+
+    Raises:
+      UserError: when the disk is full.
+    """
+    if not parallel.is_leader():
+      return
+    self._checkpoints.save(done, state, {'step': done, 'seconds': seconds})
+    for log, row in zip(self._logs, rows, strict=True):
+      log.write(done, seconds=seconds, **row)
+    best = float(np.mean([row['best_loss'] for row in rows]))
+    self._progress.update(done, best_match=best)
