@@ -13,6 +13,7 @@ are generated from these classes, and every value is checked where it enters:
   vidleak_jax.errors.UserError: width is -1.0; it must be a number above 0.
 """
 
+import copy
 import dataclasses
 import math
 import types
@@ -23,6 +24,7 @@ from typing import Any, Self
 from vidleak_jax.errors import UserError, nearest
 
 _LARGEST = 1e15  # beyond it a number is a slip of the hand
+_TRACED = 1.0     # stands in a structure for a number that is not 0
 
 
 def option(
@@ -140,6 +142,39 @@ def check(value: Any, kind: Any, name: str,
                     f'{" or None" * (type(None) in kinds)}.'
                     f'{nearest(value, limits.get("choices") or ())}')
   return found
+
+
+def split(options: Options) -> tuple[Options, dict[str, Any]]:
+  """Returns (structure, numbers): a program, and its arguments.
+
+  The structure is hashable; in it each traced number that is not 0 is marked.
+  The numbers are nested dicts of those floats, by field. Options that differ
+  in traced numbers alone have equal structures.
+  """
+  structure, numbers = copy.copy(options), {}
+  for field, _ in _fields(type(options)):
+    value = getattr(options, field.name)
+    if isinstance(value, Options):
+      value, own = split(value)
+      if own:
+        numbers[field.name] = own
+    elif field.metadata.get('traced') and value:
+      numbers[field.name], value = value, _TRACED
+    object.__setattr__(structure, field.name, value)
+  return structure, numbers
+
+
+def bind(structure: Options, numbers: Mapping[str, Any]) -> Any:
+  """Returns options with these numbers in their places, the inverse of `split`.
+
+  The numbers may be arrays under trace, so they are not checked again.
+  """
+  bound = copy.copy(structure)
+  for name, value in numbers.items():
+    own = getattr(structure, name)
+    object.__setattr__(
+        bound, name, bind(own, value) if isinstance(own, Options) else value)
+  return bound
 
 
 def _fields(cls):

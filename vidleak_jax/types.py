@@ -1,22 +1,32 @@
 """What flows between the stages; ranges and shapes are said here, once.
 
-Clips are float32 in [0, 1], channels last. Axes: B clips in a batch, T frames,
-H rows, W columns, C colours, K classes, M messages in a leak. A *message* is
-one gradient (or update) that a client sent; it covers a batch of its own.
+Clips are float32 in [0, 1], channels last. Axes: B clips in one update, T
+frames, H rows, W columns, C colours, K classes, M updates in a leak.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Optional
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-Array = jax.Array
+from vidleak_jax import trees
+from vidleak_jax.errors import UserError, attempt, pick
+from vidleak_jax.options import Options, option
+from vidleak_jax.specs import DefenseSpec, FederatedSpec, VictimSpec
+
+__all__ = ['FORMAT_VERSION', 'Array', 'Batch', 'Guess', 'Layer', 'Leak',
+           'Observation', 'PRNGKey', 'Params', 'PublicInfo', 'Recovery',
+           'Tokens', 'UserError', 'Victim', 'attempt', 'is_off', 'pick']
+
+Array = jax.Array | np.ndarray
 PRNGKey = jax.Array
 Params = Any  # a pytree of arrays, as linen's `init` returns under 'params'
 
-
-class UserError(ValueError):
-  """A mistake of the user's: shown as one message, without a traceback."""
+FORMAT_VERSION = 2  # of leak.json
 
 
 class Batch(NamedTuple):
@@ -25,50 +35,148 @@ class Batch(NamedTuple):
   labels: Array  # [B] int32
 
 
-class Leak(NamedTuple):
-  """Exactly what the server sees; the only input of an attack.
-
-  The optimisation sees one message at a time: there the leaves of `update`
-  have the shapes of `params` and `labels` is [B].
-  """
-  params: Params        # the weights the server sent, the same for all messages
-  update: Params        # same tree, leaves [M, ...]: gradient, or weight change
-  labels: Array | None  # [M, B] int32 where the attacker knows them, else None
-  # [N, R, S, S, 3] in [0, 1]: frames of each clip's scene that the attacker
-  # holds besides what is sent
-  references: Array | None = None
-
-
 class Guess(NamedTuple):
-  """What an attack varies: one candidate for one message's batch."""
+  """What an attack varies: one candidate for one update's batch."""
   clips: Array   # [B, T, H, W, C] float32
   labels: Array  # [B] int32, or [B, K] float32 logits of a soft label
 
 
+class Observation(NamedTuple):
+  """One update beside the weights it was computed at."""
+  params: Params
+  update: Params  # the same tree: a gradient, or start minus end weights
+
+
+@dataclasses.dataclass(frozen=True)
+class PublicInfo(Options):
+  """The public facts of a leak: all that the attacker knows besides arrays.
+
+  It is what `leak.json` holds, see docs/leak_format.md.
+  """
+  clip_shape: tuple[int, ...] = option(
+      dataclasses.MISSING, '(T, H, W, C) of the clips in one update', low=1,
+      high=2**20)
+  batch_size: int = option(1, 'clips in one update', low=1, high=2**20)
+  num_frames: int | None = option(
+      None, 'of a whole clip, where an update covers a frame; None: T', low=1,
+      high=2**20)
+  victim: VictimSpec | None = option(
+      None, 'how to build the network again; None: it comes in Python')
+  federated: FederatedSpec = option(FederatedSpec(), 'the protocol')
+  defense: DefenseSpec | None = option(
+      DefenseSpec(), 'what the client did before sharing; None: not known')
+  eight_bit: bool = option(True, 'whether pixels were 8 bit, divided by 255')
+  weights: str = option('as initialised', 'where the parameters came from')
+  frozen: str = option('', 'the frozen extractor and its weights, if any')
+  num_reference_frames: int = option(0, 'frames of the scene, in the leak',
+                                     low=0)
+  format_version: int = option(FORMAT_VERSION, 'of leak.json')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if len(self.clip_shape) != 4:
+      raise UserError(f'clip_shape is {self.clip_shape}; it must be (T, H, W, '
+                      'C): frames, rows, columns and colours.')
+    if self.format_version != FORMAT_VERSION:
+      raise UserError(
+          f'format_version is {self.format_version}; this package reads '
+          f'{FORMAT_VERSION}. Write the leak again with this version, or see '
+          'docs/leak_format.md for what changed.')
+
+  @property
+  def frames_per_clip(self) -> int:
+    return self.num_frames or self.clip_shape[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leak:
+  """Exactly what the server sees; the only input of an attack.
+
+  Attributes:
+    params: the weights the server sent, the same for all updates.
+    update: the same tree; leaves [M, ...] of M updates, or leaves shaped as
+      those of `params` where there is one. Gradients, or weights before minus
+      weights after local training.
+    public: the public facts.
+    labels: [M, B] int32 where the attacker knows them, else None.
+    references: [N, R, L, L, 3] in [0, 1]: frames of each clip's scene that
+      the attacker holds besides what was sent, or None.
+
+  Raises:
+    UserError: trees or shapes that do not fit together, NaN or infinity.
+
+  >>> import numpy as np
+  >>> kernel = np.ones((4, 2), np.float32)
+  >>> leak = Leak({'head': kernel}, {'head': kernel},
+  ...             PublicInfo(clip_shape=(1, 1, 1, 4)))
+  >>> leak.num_updates, leak.update['head'].shape
+  (1, (1, 4, 2))
+  """
+  params: Params
+  update: Params
+  public: PublicInfo
+  labels: Array | None = None
+  references: Array | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, 'update', _stacked(self.params, self.update))
+    _check_finite(self)
+    shape = self.num_updates, self.public.batch_size
+    if self.labels is not None:
+      labels = np.asarray(self.labels)
+      if labels.size != np.prod(shape) or labels.dtype.kind not in 'iu':
+        raise UserError(
+            f'labels are {labels.dtype} {labels.shape}; they must be whole '
+            f'numbers of shape {shape}: one a clip of each update.')
+      object.__setattr__(
+          self, 'labels', labels.reshape(shape).astype(np.int32))
+    if self.references is not None and np.ndim(self.references) != 5:
+      raise UserError(f'references have shape {np.shape(self.references)}; '
+                      'they must be [clips, frames, rows, columns, colours].')
+
+  @property
+  def num_updates(self) -> int:
+    return len(jax.tree.leaves(self.update)[0])
+
+  def observation(self, index: int) -> Observation:
+    """Returns update number `index` beside the weights."""
+    return Observation(self.params, trees.take(self.update, index))
+
+  def replace(self, **changes: Any) -> 'Leak':
+    """Returns a copy with some fields changed, checked again."""
+    return dataclasses.replace(self, **changes)
+
+  def save(self, folder: str | Path) -> Path:
+    """Writes `leak.safetensors` and `leak.json`; returns the first's path."""
+    from vidleak_jax.leaks import storage
+    return storage.save(Path(folder), self)
+
+
 class Recovery(NamedTuple):
-  """An attack's answer for all messages of a leak."""
-  clips: Array       # [M, B, T, H, W, C] float32 in [0, 1]
-  labels: Array      # [M, B] int32
-  match_loss: Array  # [M] float32, the objective's value of the answer
-  features: Array | None = None  # [M, T, F] of a frozen extractor; T 1: mean
+  """An attack's answer for all updates of a leak."""
+  clips: np.ndarray      # [M, B, T, H, W, C] float32 in [0, 1]
+  labels: np.ndarray     # [M, B] int32
+  objective: np.ndarray  # [M] what the attack itself minimised; NaN: nothing
+  features: np.ndarray | None = None  # [M, T, F] of a frozen extractor
+  gradient_residual: np.ndarray | None = None  # [M], see attacks.residual
 
 
 class Layer(NamedTuple):
   """One layer of a victim as `activation(linear(kernel, x) + bias)`.
 
   `linear` is bilinear, keeps the batch axis first, and includes any reshape
-  between layers. `kernel` and `bias` stand under `params[name]`. Of a recurrent
-  layer see `attack.recurrent`.
+  between layers. `kernel` and `bias` stand under `params[name]`. For a
+  recurrent layer see `attacks.analytic.recurrent`.
   """
   name: str
   linear: Callable[[Array, Array], Array]
-  activation: str  # a name of `victims.layers.ACTIVATIONS`, or gru or lstm
+  activation: str  # a name of `models.layers.ACTIVATIONS`, or gru or lstm
   in_shape: tuple[int, ...]     # without the batch axis
   activate: Callable[[Array], Array]  # the activation itself
 
 
 class Tokens(NamedTuple):
-  """How a video transformer turns a clip into tokens, for the closed form."""
+  """How a video transformer turns a clip into tokens."""
   patches: Callable[[Array], Array]  # clips [B, T, H, W, C] -> [B, N, P]
   unpatch: Callable[[Array], Array]  # its inverse
   embedding: tuple[str, ...]  # path of the dense patch embedding: kernel [P, D]
@@ -76,21 +184,26 @@ class Tokens(NamedTuple):
   num_special: int = 0        # class tokens that precede the patches
 
 
-class Victim(NamedTuple):
-  """The client's network as a tuple of pure functions.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Victim:
+  """The client's network as pure functions.
+
+  Make one by `Victim.from_flax`, `Victim.from_loss` or `vl.victims.NAME`.
 
   Params hold all that the server sends, BatchNorm statistics included (under
   'batch_stats', with zero gradient). `loss(params, clips, labels, key=None)` is
-  the mean cross-entropy of [B] integer labels or [B, K] probabilities; a key
-  switches dropout on. A frozen extractor is no part of params: it is a constant
-  of these functions, which both sides know; `known` says which.
+  the mean cross-entropy for [B] integer labels or [B, K] probabilities; a key
+  switches dropout on. A frozen extractor is no part of params: both sides know
+  it, and `known` says which it is.
   """
   init: Callable[[PRNGKey], Params]
-  logits: Callable[[Params, Array], Array]  # (params, clips) -> [B, K]
   loss: Callable[..., Array]
+  clip_shape: tuple[int, ...]
   num_classes: int
-  head: tuple[str, ...]           # path of the last dense layer in params
-  layers: tuple[Layer, ...] = ()  # first to last, where the closed form applies
+  # (params, clips) -> [B, K]; None where only a loss is known
+  logits: Callable[[Params, Array], Array] | None = None
+  head: tuple[str, ...] | None = None  # path of the last dense layer in params
+  layers: tuple[Layer, ...] = ()  # first to last, where they form a chain
   tokens: Tokens | None = None    # of a transformer with learned positions
   # (params, clips) -> params with BatchNorm's running statistics moved on
   statistics: Callable[[Params, Array], Params] | None = None
@@ -98,26 +211,73 @@ class Victim(NamedTuple):
   # path of the dense layer that is fed with the features' mean over the frames
   feature_layer: tuple[str, ...] = ()
   # the head as a victim whose "clips" are features [B, T, F]
-  on_features: Optional['Victim'] = None
+  on_features: 'Victim | None' = None
   known: str = ''  # public beyond params: the frozen extractor and its weights
+  spec: VictimSpec | None = None  # how to build it again
 
+  def replace(self, **changes: Any) -> 'Victim':
+    """Returns a copy with some fields changed."""
+    return dataclasses.replace(self, **changes)
 
-def pick(table: dict[str, Any], name: str, what: str) -> Any:
-  """Looks `name` up, or says which names there are."""
-  if name not in table:
-    raise UserError(
-        f'Unknown {what} {name!r}. Choose one of: {", ".join(sorted(table))}.')
-  return table[name]
+  @staticmethod
+  def from_flax(module: Any, clip_shape: tuple[int, ...],
+                num_classes: int, **options: Any) -> 'Victim':
+    """Returns a victim from a linen or nnx module: `victims.from_flax`."""
+    from vidleak_jax.victims import base
+    return base.from_flax(module, clip_shape, num_classes, **options)
+
+  @staticmethod
+  def from_loss(loss: Callable[..., Array], params: Params,
+                clip_shape: tuple[int, ...], num_classes: int,
+                **options: Any) -> 'Victim':
+    """Returns a victim from a loss function: `victims.from_loss`."""
+    from vidleak_jax.victims import base
+    return base.from_loss(loss, params, clip_shape, num_classes, **options)
 
 
 def is_off(strength: float | Array) -> bool:
-  """Whether a strength is 0 and known to be, not an argument of a program."""
+  """Whether a strength is a plain 0, and so a part of the program."""
   return isinstance(strength, int | float) and strength == 0
 
 
-def attempt(fn: Callable[..., Any], *args: Any) -> Any:
-  """What `fn` returns, or the UserError that it raises."""
-  try:
-    return fn(*args)
-  except UserError as error:
-    return error
+def _stacked(params: Params, update: Params) -> Params:
+  """The update with leaves [M, ...], checked against the parameters."""
+  shapes = {name: np.shape(leaf) for name, leaf in
+            trees.flatten(params).items()}
+  sent = {name: np.shape(leaf) for name, leaf in trees.flatten(update).items()}
+  if not shapes:
+    raise UserError('The leak has no parameters; give the weights that the '
+                    'server sent, as a tree of arrays.')
+  if shapes == sent:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], update)
+  counts = {sent[name][:1] for name in sent}
+  wrong = [f'{name}: update {sent.get(name, "absent")}, parameters '
+           f'{shapes.get(name, "absent")}'
+           for name in sorted(shapes.keys() | sent.keys())
+           if name not in shapes or name not in sent
+           or sent[name][1:] != shapes[name]]
+  if wrong or len(counts) != 1 or counts == {()} or counts == {(0,)}:
+    more = ' ...' * (len(wrong) > 4)
+    raise UserError(
+        'The update must have the shapes of the parameters, or one more first '
+        f'axis of updates, at least 1 and equal for all: '
+        f'{"; ".join(wrong[:4]) or sorted(counts)}{more}.')
+  return update
+
+
+def _check_finite(leak: Leak) -> None:
+  arrays = trees.flatten({'params': leak.params, 'update': leak.update})
+  bad = []
+  for name, leaf in arrays.items():
+    kind = jnp.asarray(leaf).dtype if not hasattr(leaf, 'dtype') else leaf.dtype
+    if jnp.issubdtype(kind, jnp.complexfloating) or not (
+        jnp.issubdtype(kind, jnp.floating)
+        or jnp.issubdtype(kind, jnp.integer)):
+      raise UserError(f'{name} is {kind}; real numbers are allowed.')
+    if jnp.issubdtype(kind, jnp.floating) and not bool(
+        np.isfinite(np.asarray(leaf, np.float32)).all()):
+      bad.append(name)
+  if bad:
+    raise UserError(
+        f'There is NaN or infinity in {", ".join(bad[:4])}. A gradient that '
+        'overflowed cannot be inverted; share a finite one.')

@@ -1,110 +1,162 @@
-"""What an honest client sends, and what of its set-up is public.
-
-The counterpart of `attacks.py`: clips in, a leak out.
-"""
+"""From private clips to a leak: an honest client behind its defence."""
 
 import functools
-import json
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from vidleak_jax import data, victims
-from vidleak_jax.clients import defenses, federated
-from vidleak_jax.runtime import backend
-from vidleak_jax.types import Leak, PRNGKey, Victim
+from vidleak_jax import options
+from vidleak_jax.clients import defenses
+from vidleak_jax.clients.base import Client, Loss, split
+from vidleak_jax.clients.fedavg import FedAvg
+from vidleak_jax.clients.fedsgd import FedSGD
+from vidleak_jax.specs import DefenseSpec, FederatedSpec
+from vidleak_jax.types import (
+    Array,
+    Batch,
+    Leak,
+    Params,
+    PRNGKey,
+    PublicInfo,
+    UserError,
+    Victim,
+)
 
-_KEPT = 8  # victims, and clients' programs, of the last audits
+_KEPT = 8  # clients' programs, for the next audit of the same shape
 
 
-def compute_leak(
-    config: dict[str, Any], sample: data.Sample, choices: backend.Choices,
-    key: PRNGKey,
-) -> tuple[Leak, dict[str, Any]]:
-  """The client's gradients or updates behind its defence, and leak.json.
-
-  Args:
-    config: resolved, with a `federated.message`.
-    sample: of N clips; they form N / message size messages.
-    choices: of the backend.
-    key: of the weights, the defence's noise and the dropout.
+def client_from(spec: FederatedSpec) -> Client:
+  """Returns the client that public facts describe.
 
   Raises:
-    UserError: for an unknown name, weights that do not fit, clips that do not
-      divide into messages.
+    UserError: where what an update covers is still to be chosen.
   """
-  federation = config['federated']
-  messages = federated.split(sample.batch, federation['message'])
-  num_messages, batch_size, *clip_shape = messages.clips.shape
-  asked = dict(config['victim'])
-  dropout = asked.pop('dropout_active')
-  checkpoint = asked.pop('checkpoint')
-  knowledge = {
-      'victim': victims.resolve(**asked),
-      'weights': checkpoint or 'as initialised',
-      'dropout': 'active' if dropout else 'not active',
-      'clip_shape': clip_shape,
-      'pixels': '8 bit a colour, divided by 255',
-      'num_frames': config['data']['num_frames'],
-      'batch_size': batch_size,
-      'num_messages': num_messages,
-      'federated': federation,
-      'labels': 'known' if federation['labels_known'] else 'not known',
-      'defense': {k: v for k, v in config['defense'].items() if v} or 'none',
-      'reference_frames': (list(config['superres']['references'])
-                           or sample.references.shape[1]),
-  }
-  victim = victim_of(knowledge, choices)
-  knowledge['frozen'] = victim.known or 'nothing'
-  params, noise, masks = jax.random.split(key, 3)
-  weights = victim.init(params)
-  if checkpoint:
-    weights = victims.load(config['victim']['name'], weights, checkpoint)
-  strengths = {k: v for k, v in config['defense'].items() if v}
-  leak = _client(victim.loss, json.dumps(federation))(
-      weights, messages, noise, strengths, masks if dropout else None)
-  if sample.references.shape[1]:
-    leak = leak._replace(references=_shrunk(
-        sample.references, config['data']['image_size']))
-  return leak, knowledge
+  if spec.message == 'auto':
+    raise UserError('federated.message is auto; it must be clip, frame or '
+                    'batch by now.')
+  if spec.algorithm == 'fedsgd':
+    return FedSGD(per=spec.message, labels_known=spec.labels_known)
+  return FedAvg(
+      per=spec.message, labels_known=spec.labels_known,
+      local_steps=spec.local_steps,
+      local_learning_rate=spec.local_learning_rate)
+
+
+def observe(
+    victim: Victim, params: Params, clips: Array, labels: Array, *,
+    client: Client | None = None,
+    defense: optax.GradientTransformation | DefenseSpec | None = None,
+    key: PRNGKey | None = None,
+) -> Leak:
+  """Returns what the server sees of an honest client's training.
+
+  Args:
+    victim: the client's network.
+    params: the weights that the server sent.
+    clips: [N, T, H, W, C] in [0, 1], T, H, W, C as the victim's.
+    labels: [N] whole numbers below the victim's number of classes.
+    client: `FedSGD()` if None.
+    defense: any optax transform, or chain of some: applied to each update in
+      turn. The attacker is told a `DefenseSpec`, and nothing of a transform.
+    key: of a `DefenseSpec`'s noise; consumed.
+
+  Raises:
+    UserError: for clips or labels that do not fit the victim, or noise
+      without a key.
+
+  >>> import jax, vidleak_jax as vl
+  >>> victim = vl.victims.c3d((4, 16, 16, 3), 7, preset='tiny')
+  >>> clips = jax.random.uniform(jax.random.key(0), (2, 4, 16, 16, 3))
+  >>> leak = vl.observe(victim, victim.init(jax.random.key(1)), clips, [5, 2])
+  >>> leak.num_updates
+  2
+  """
+  client = client or FedSGD()
+  batch = _checked(victim, clips, labels)
+  updates = split(batch, client.per)
+  known = isinstance(defense, DefenseSpec)
+  public = PublicInfo(
+      clip_shape=updates.clips.shape[2:], batch_size=updates.clips.shape[1],
+      num_frames=batch.clips.shape[1], victim=victim.spec,
+      federated=client.to_spec(), frozen=victim.known,
+      defense=defense if known else None if defense else DefenseSpec())
+  if known and defense.noise_std and key is None:
+    raise UserError('The defence adds noise: give `observe` a key for it.')
+  if known or defense is None:
+    update = simulate(victim.loss, client, params, updates,
+                      defense or DefenseSpec(), noise_key=key)
+  else:
+    update = _send(client, victim.loss, params, updates, defense, None)
+  return Leak(params, update, public,
+              updates.labels if client.labels_known else None)
+
+
+def simulate(
+    loss: Loss, client: Client, params: Params, updates: Batch,
+    defense: DefenseSpec, *, noise_key: PRNGKey | None = None,
+    dropout_key: PRNGKey | None = None,
+) -> Params:
+  """Returns all updates of a client behind its defence, leaves [M, ...].
+
+  Runs that differ in strengths of defences alone share a program.
+
+  Args:
+    loss: the victim's.
+    client: computes each update.
+    params: the weights that the server sent.
+    updates: clips [M, B, T, H, W, C], labels [M, B].
+    defense: applied to each update in order.
+    noise_key: of the defence; consumed.
+    dropout_key: switches dropout on in the client; consumed.
+  """
+  structure, strengths = options.split(defense)
+  key = jax.random.key(0) if noise_key is None else noise_key
+  return _program(loss, client, structure)(
+      params, updates, key, strengths, dropout_key)
 
 
 @functools.lru_cache(_KEPT)
-def _client(loss, federation):
-  """`federated.send` as one program, kept for the next audit's client."""
-  federation = json.loads(federation)
-  client = federated.client_of(loss, federation)
-
-  def send(weights, messages, noise, strengths, masks):
-    return federated.send(
-        client, weights, messages, defenses.build(noise, **strengths),
-        dropout_key=masks, labels_known=federation['labels_known'])
+def _program(loss, client, structure):
+  def send(params, updates, noise_key, strengths, dropout_key):
+    spec = options.bind(structure, strengths)
+    given = {f: getattr(spec, f) for f in spec.__dataclass_fields__}
+    defense = defenses.build(noise_key, **given)
+    return _send(client, loss, params, updates, defense, dropout_key)
   return jax.jit(send)
 
 
-def _shrunk(frames, size) -> np.ndarray:
-  """Frames [N, R, L, L, C] at the attacked resolution."""
-  shape = (*frames.shape[:2], size, size, frames.shape[-1])
-  return np.clip(jax.image.resize(frames, shape, 'cubic'), 0, 1)
+def _send(client, loss, params, updates, defense, dropout_key):
+  """Computes each update and defends it, the defence's state carried on."""
+
+  def step(state, message):
+    index, clips, labels = message
+    key = None
+    if dropout_key is not None:
+      key = jax.random.fold_in(dropout_key, index)
+    update = client.update(loss, params, clips, labels, key)
+    update, state = defense.update(update, state, params)
+    return state, update
+
+  index = jnp.arange(updates.clips.shape[0])
+  _, sent = jax.jit(lambda *xs: jax.lax.scan(
+      step, defense.init(params), xs))(index, *updates)
+  return sent
 
 
-def with_message(config: dict[str, Any]) -> dict[str, Any]:
-  """`federated.message=auto` becomes what the victim's closed form needs."""
-  if config['federated']['message'] != 'auto':
-    return config
-  message = victims.natural_message(**config['victim'])
-  return config | {'federated': config['federated'] | {'message': message}}
-
-
-def victim_of(knowledge: dict[str, Any], choices: backend.Choices) -> Victim:
-  """The network that leak.json describes; one for all audits of it."""
-  return _kept_victim(json.dumps(knowledge['victim']), choices.lowering,
-                      tuple(knowledge['clip_shape']))
-
-
-@functools.lru_cache(_KEPT)
-def _kept_victim(options, lowering, clip_shape):
-  """The same object again, so that programs of it are found again."""
-  return victims.build(
-      **json.loads(options), lowering=lowering, clip_shape=clip_shape)
+def _checked(victim, clips, labels) -> Batch:
+  clips, labels = np.asarray(clips, np.float32), np.asarray(labels)
+  if clips.ndim != 5 or clips.shape[1:] != tuple(victim.clip_shape):
+    raise UserError(f'clips have shape {clips.shape}; they must be [clips, '
+                    f'{", ".join(map(str, victim.clip_shape))}], as the '
+                    'victim takes them.')
+  if not (np.isfinite(clips).all() and 0 <= clips.min() and clips.max() <= 1):
+    raise UserError('clips must lie in [0, 1]; divide 8-bit pixels by 255.')
+  if labels.shape[:1] != clips.shape[:1] or labels.dtype.kind not in 'iu':
+    raise UserError(f'labels are {labels.dtype} {labels.shape}; they must be '
+                    f'whole numbers, one for each of {len(clips)} clips.')
+  if labels.min() < 0 or labels.max() >= victim.num_classes:
+    raise UserError(f'labels lie in [{labels.min()}, {labels.max()}]; the '
+                    f'victim has classes 0 to {victim.num_classes - 1}.')
+  return Batch(clips, labels)

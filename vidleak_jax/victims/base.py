@@ -1,17 +1,34 @@
-"""From a linen module to a `Victim`, and the classification loss."""
+"""From a network to a `Victim`: Flax modules, or any loss function."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from vidleak_jax.types import Array, Layer, Params, Tokens, Victim
+from vidleak_jax import trees
+from vidleak_jax.types import (
+    Array,
+    Layer,
+    Params,
+    Tokens,
+    UserError,
+    Victim,
+)
+
+_STATISTICS = 'batch_stats'
+# Arguments by which Flax modules are told that they do not train, and the value
+# that says so.
+_MODES = {'deterministic': True, 'train': False, 'training': False,
+          'is_training': False, 'use_running_average': True}
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-  """Mean cross-entropy.
+  """Returns the mean cross-entropy.
 
   Args:
     logits: [B, K].
@@ -24,6 +41,95 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   return jnp.mean(losses)
 
 
+def from_flax(
+    module: Any, clip_shape: Sequence[int], num_classes: int, *,
+    head: Sequence[str] | None = None,
+) -> Victim:
+  """Returns a victim from a Flax module, linen or nnx.
+
+  The module maps clips [B, T, H, W, C] in [0, 1] to logits [B, K]. It may take
+  `deterministic` or `train` (any of the usual names); dropout then draws from
+  the collection 'dropout'. BatchNorm uses its running statistics.
+
+  Args:
+    module: a linen module, or an nnx module that holds its parameters.
+    clip_shape: (T, H, W, C).
+    num_classes: K.
+    head: path of the last dense layer in the params; None: it is looked for.
+
+  Raises:
+    UserError: for another kind of module, logits of another shape, or
+      parameters that are not real numbers.
+
+  >>> import flax.linen as nn, jax, vidleak_jax as vl
+  >>> class Net(nn.Module):
+  ...   @nn.compact
+  ...   def __call__(self, clips):
+  ...     x = nn.tanh(nn.Conv(4, (3, 3, 3), strides=(2, 2, 2))(clips))
+  ...     return nn.Dense(5)(x.reshape(x.shape[0], -1))
+  >>> victim = vl.Victim.from_flax(Net(), (4, 8, 8, 3), 5)
+  >>> victim.head
+  ('Dense_0',)
+  """
+  clip_shape = _clip_shape(clip_shape)
+  if isinstance(module, nn.Module):
+    victim = _from_linen(module, clip_shape, num_classes)
+  else:
+    victim = _from_nnx(module, clip_shape, num_classes)
+  shapes = jax.eval_shape(victim.init, jax.random.key(0))
+  _check(victim, shapes, type(module).__name__)
+  return victim.replace(
+      head=tuple(head) if head else find_head(shapes, num_classes))
+
+
+def from_loss(
+    loss: Callable[..., Array], params: Params, clip_shape: Sequence[int],
+    num_classes: int, *, logits: Callable[[Params, Array], Array] | None = None,
+    head: Sequence[str] | None = None,
+) -> Victim:
+  """Returns a victim from any loss function over a parameter tree.
+
+  Attacks that only match gradients need no more; analytic attacks need the
+  logits too.
+
+  Args:
+    loss: `(params, clips, labels) -> []`, differentiable in params and clips;
+      labels are [B] integers, or [B, K] probabilities where labels are
+      optimised.
+    params: the parameters, a tree of arrays; `init` returns them.
+    clip_shape: (T, H, W, C).
+    num_classes: K.
+    logits: `(params, clips) -> [B, K]`, where there are any.
+    head: path of the last dense layer in params; None: it is looked for.
+
+  >>> import jax.numpy as jnp, vidleak_jax as vl
+  >>> def loss(params, clips, labels):
+  ...   scores = clips.reshape(len(clips), -1) @ params['kernel']
+  ...   return vl.victims.cross_entropy(scores, labels)
+  >>> victim = vl.Victim.from_loss(loss, {'kernel': jnp.ones((48, 3))},
+  ...                              (1, 4, 4, 3), 3)
+  >>> victim.num_classes
+  3
+  """
+  clip_shape = _clip_shape(clip_shape)
+  takes_key = len(inspect.signature(loss).parameters) > 3
+
+  def with_key(params, clips, labels, key=None):
+    if takes_key:
+      return loss(params, clips, labels, key)
+    if key is not None:
+      raise UserError('This loss takes no dropout key: give it a fourth '
+                      'argument, or leave dropout off.')
+    return loss(params, clips, labels)
+
+  victim = Victim(
+      init=lambda key: params, loss=with_key, clip_shape=clip_shape,
+      num_classes=num_classes, logits=logits,
+      head=tuple(head) if head else find_head(params, num_classes))
+  _check(victim, params, getattr(loss, '__name__', 'loss'))
+  return victim
+
+
 def from_module(
     module: nn.Module,
     clip_shape: Sequence[int],
@@ -32,45 +138,118 @@ def from_module(
     head: tuple[str, ...] = ('head',),
     layers: tuple[Layer, ...] = (),
     tokens: Tokens | None = None,
-    dropout: bool = False,
 ) -> Victim:
-  """A victim whose params are what the module's `init` returns.
-
-  Args:
-    module: maps clips [B, T, H, W, C] in [0, 1] to logits [B, K].
-    clip_shape: (T, H, W, C).
-    num_classes: K.
-    head: path of the last dense layer in the params.
-    layers: the layers in order, where the closed form applies.
-    tokens: of a transformer, where its closed form applies.
-    dropout: whether the module takes `deterministic` and a 'dropout' key.
-  """
-
-  def init(key):
-    variables = module.init(key, jnp.zeros((1, *clip_shape)))
-    stats = variables.get('batch_stats')
-    return variables['params'] | ({'batch_stats': stats} if stats else {})
-
-  def logits(params, clips):
-    return module.apply(split_stats(params), clips)
-
-  def loss(params, clips, labels, key=None):
-    if key is None or not dropout:
-      return cross_entropy(logits(params, clips), labels)
-    scores = module.apply(split_stats(params), clips, deterministic=False,
-                          rngs={'dropout': key})
-    return cross_entropy(scores, labels)
-
-  def statistics(params, clips):
-    _, state = module.apply(split_stats(params), clips, mutable='batch_stats')
-    return params | state
-
-  return Victim(jax.jit(init), logits, loss, num_classes, head, layers, tokens,
-                statistics)
+  """Returns a victim of the package's own, whose structure is known."""
+  return _from_linen(module, tuple(clip_shape), num_classes).replace(
+      head=head, layers=layers, tokens=tokens)
 
 
 def split_stats(params: Params) -> dict[str, Params]:
-  """A victim's params as the module's collections; statistics are constants."""
+  """Returns a victim's params as collections; statistics are constants."""
   params = dict(params)
-  stats = jax.lax.stop_gradient(params.pop('batch_stats', {}))
-  return {'params': params, 'batch_stats': stats}
+  stats = jax.lax.stop_gradient(params.pop(_STATISTICS, {}))
+  return {'params': params, _STATISTICS: stats}
+
+
+def find_head(params: Params, num_classes: int) -> tuple[str, ...] | None:
+  """Returns the path of the only dense layer with K outputs, or None."""
+  shapes = {name: np.shape(leaf) for name, leaf in
+            trees.flatten(params).items()}
+  found = [name.removesuffix('/kernel') for name, shape in shapes.items()
+           if name.endswith('/kernel') and len(shape) == 2
+           and shape[-1] == num_classes]
+  return tuple(found[0].split('/')) if len(found) == 1 else None
+
+
+def _from_linen(module, clip_shape, num_classes) -> Victim:
+  still, training = _modes(type(module).__call__)
+
+  def init(key):
+    variables = module.init(key, jnp.zeros((1, *clip_shape)), **still)
+    stats = variables.get(_STATISTICS)
+    return variables['params'] | ({_STATISTICS: stats} if stats else {})
+
+  def logits(params, clips):
+    return module.apply(split_stats(params), clips, **still)
+
+  def loss(params, clips, labels, key=None):
+    if key is None or not training:
+      return cross_entropy(logits(params, clips), labels)
+    scores, _ = module.apply(  # BatchNorm that is told to train would move
+        split_stats(params), clips, rngs={'dropout': key},
+        mutable=[_STATISTICS], **training)
+    return cross_entropy(scores, labels)
+
+  def statistics(params, clips):
+    _, state = module.apply(split_stats(params), clips, mutable=_STATISTICS,
+                            **still)
+    return params | state
+
+  return Victim(jax.jit(init), loss, clip_shape, num_classes, logits,
+                statistics=statistics)
+
+
+def _from_nnx(module, clip_shape, num_classes) -> Victim:
+  from flax import nnx
+  if not isinstance(module, nnx.Module):
+    raise UserError(
+        f'from_flax takes a linen or nnx module, got {type(module).__name__}. '
+        'For a function use from_loss.')
+  module.eval()  # dropout off, BatchNorm on its running statistics
+  graph, learned, rest = nnx.split(module, nnx.Param, ...)
+  params = nnx.to_pure_dict(learned)
+
+  def logits(params, clips):
+    state = jax.tree.map(lambda x: x, learned)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state, rest)(clips)
+
+  def loss(params, clips, labels, key=None):
+    if key is not None:
+      raise UserError('An nnx module is attacked with dropout off: its random '
+                      'state lives inside. Leave the dropout key out.')
+    return cross_entropy(logits(params, clips), labels)
+
+  return Victim(lambda key: params, loss, clip_shape, num_classes, logits)
+
+
+def _modes(call) -> tuple[dict[str, bool], dict[str, bool]]:
+  """How a module is told that it does not train, and that it drops out."""
+  names = [name for name in inspect.signature(call).parameters
+           if name in _MODES]
+  # Statistics stay running ones even where dropout is on.
+  dropout = [name for name in names if name != 'use_running_average']
+  return ({name: _MODES[name] for name in names},
+          {name: not _MODES[name] for name in dropout} | {
+              name: _MODES[name] for name in names if name not in dropout}
+          if dropout else {})
+
+
+def _clip_shape(shape) -> tuple[int, ...]:
+  shape = tuple(shape)
+  if len(shape) != 4 or not all(
+      isinstance(n, int | np.integer) and n > 0 for n in shape):
+    raise UserError(f'clip_shape is {shape}; it must be four positive whole '
+                    'numbers: frames, rows, columns, colours.')
+  return tuple(map(int, shape))
+
+
+def _check(victim: Victim, shapes: Params, name: str) -> None:
+  """Refuses what no attack could differentiate."""
+  for path, leaf in trees.flatten(shapes).items():
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise UserError(f'Parameter {path} of {name} is {leaf.dtype}; only real '
+                      'floating point parameters are supported.')
+  clips = jax.ShapeDtypeStruct((2, *victim.clip_shape), jnp.float32)
+  if victim.logits is None:
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    found = jax.eval_shape(victim.loss, shapes, clips, labels).shape
+    wanted: tuple[int, ...] = ()
+  else:
+    found = jax.eval_shape(victim.logits, shapes, clips).shape
+    wanted = (2, victim.num_classes)
+  if found != wanted:
+    raise UserError(
+        f'{name} maps clips {clips.shape} to {found}, not to {wanted}. '
+        f'Check clip_shape={victim.clip_shape} and '
+        f'num_classes={victim.num_classes}.')

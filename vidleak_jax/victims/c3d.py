@@ -55,7 +55,7 @@ def c3d(
           'data.num_frames and data.image_size, or take victim.preset=small.')
     module = c3d_full.C3d(spec, num_classes, activation or 'relu', norm, inputs,
                           lowering)
-    return base.from_module(module, clip_shape, num_classes, dropout=True)
+    return base.from_module(module, clip_shape, num_classes)
   specs = tuple(
       stack.ConvSpec(width, (3, 3, 3), strides) for width, strides in spec)
   module = stack.Stack(specs, num_classes, activation or 'leaky_relu', lowering,

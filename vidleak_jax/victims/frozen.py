@@ -110,8 +110,7 @@ def frozen(
     return network.apply(variables, frames).reshape(*clips.shape[:2], -1)
 
   on_features = base.from_module(
-      module, in_shape, num_classes, layers=spec.layers(*choices, in_shape),
-      dropout=getattr(module, 'dropout', 0.0) > 0)
+      module, in_shape, num_classes, layers=spec.layers(*choices, in_shape))
 
   def logits(params, clips):
     return on_features.logits(params, features(clips))
@@ -119,8 +118,9 @@ def frozen(
   def loss(params, clips, labels, key=None):
     return on_features.loss(params, features(clips), labels, key)
 
-  return on_features._replace(
-      logits=logits, loss=loss, features=features,
+  return on_features.replace(
+      clip_shape=tuple(clip_shape), logits=logits, loss=loss,
+      features=features,
       feature_layer=('dense0',) if spec.takes_mean else (), layers=(),
       on_features=on_features, statistics=None,
       known=f'frozen {extractor}, input scale {inputs}, {source}')
@@ -138,8 +138,8 @@ def _thawed(network, clip_shape, num_classes):
     own = whole.logits(params, frames(clips))
     return own.reshape(*clips.shape[:2], -1).mean(1)
 
-  return whole._replace(
-      logits=logits,
+  return whole.replace(
+      clip_shape=tuple(clip_shape), logits=logits,
       loss=lambda params, clips, labels, key=None: base.cross_entropy(
           logits(params, clips), labels),
       statistics=lambda params, clips: whole.statistics(params, frames(clips)))

@@ -1,0 +1,122 @@
+"""Every field of a run, typed: what it means, its default and its range.
+
+`configs/default.py` is generated from these classes, `leak.json` stores some
+of them, and nobody else repeats a default. The options of the attacks stand
+beside the attacks.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from vidleak_jax.options import Options, option
+
+ACTIVATIONS = ('relu', 'leaky_relu', 'gelu', 'gelu_exact', 'softplus',
+               'sigmoid', 'tanh', 'identity')
+NORMS = ('fixed', 'batch', 'group', 'layer', 'none')
+MESSAGES = ('clip', 'frame', 'batch', 'auto')
+
+
+@dataclass(frozen=True)
+class DataSpec(Options):
+  """Which clips the client holds."""
+  name: str = option(
+      'photo_motion', 'photo_motion (embedded), video_folder, or a TFDS name')
+  dir: str | None = option(
+      None, 'of video_folder: a folder of class folders, or one video file')
+  split: str = option('test', 'of the set; all: every video')
+  num_clips: int = option(1, 'clips to attack', low=1)
+  num_frames: int = option(8, 'frames of a clip', low=1)
+  frame_stride: int = option(2, '1 takes neighbouring frames', low=1)
+  image_size: int = option(32, 'the attacked resolution, square', low=2)
+  original_size: int = option(
+      128, 'the resolution that super-resolution is scored against', low=2)
+  labels: str = option('dataset', "or drawn from the victim's classes",
+                       choices=('dataset', 'random'))
+
+
+@dataclass(frozen=True)
+class VictimSpec(Options):
+  """The client's network. Fields that are None keep the network's own."""
+  name: str = option('c3d', 'a network that is shipped')
+  num_classes: int = option(101, 'outputs', low=2)
+  factory: str | None = option(
+      None, 'your own network: path/to/file.py:make or package.module:make')
+  dropout_active: bool = option(False, "in the client's gradient")
+  checkpoint: str | None = option(None, 'trained weights; None: initialised')
+  preset: str | None = option(None, 'tiny, small, full and others')
+  activation: str | None = option(None, 'after each layer', choices=ACTIVATIONS)
+  norm: str | None = option(None, 'after each convolution', choices=NORMS)
+  inputs: str | None = option(
+      None, 'the scale of the input',
+      choices=('unit', 'half', 'imagenet', 'kinetics'))
+  encoder: str | None = option(
+      None, 'of vivit', choices=('joint', 'factorised'))
+  pool: str | None = option(None, 'of vivit', choices=('token', 'mean'))
+  cell: str | None = option(None, 'of cnn_gru', choices=('gru', 'lstm'))
+  head: str | None = option(None, 'of frozen: classifier1, mlp, matrix, ...')
+  extractor: str | None = option(None, 'of frozen: resnet20, resnet18, ...')
+  weights_file: str | None = option(None, 'of the extractor')
+  extractor_seed: int | None = option(None, 'without such a file', low=0)
+
+  def network_options(self) -> dict[str, str | int]:
+    """Returns what is given of the options that belong to some networks."""
+    common = ('name', 'num_classes', 'factory', 'dropout_active', 'checkpoint')
+    return {field.name: value for field in dataclasses.fields(self)
+            for value in [getattr(self, field.name)]
+            if value is not None and field.name not in common}
+
+
+@dataclass(frozen=True)
+class FederatedSpec(Options):
+  """The protocol: what one update covers, and how a client computes it."""
+  message: str = option(
+      'clip', 'what one update covers; auto: what an analytic attack needs',
+      choices=MESSAGES)
+  algorithm: str = option('fedsgd', 'a gradient, or a weight change',
+                          choices=('fedsgd', 'fedavg'))
+  local_steps: int = option(1, 'of FedAvg', low=1)
+  local_learning_rate: float = option(0.01, 'of FedAvg', above=0)
+  labels_known: bool = option(False, 'whether the client sends its labels')
+
+
+@dataclass(frozen=True)
+class DefenseSpec(Options):
+  """What the client does to its update before sharing; 0 is off."""
+  clip_norm: float = option(0.0, 'largest global norm', low=0, traced=True)
+  noise_std: float = option(
+      0.0, 'standard deviation of Gaussian noise, absolute', low=0,
+      traced=True)
+  prune_fraction: float = option(
+      0.0, "share of each leaf's smallest entries that become 0", low=0,
+      below=1, traced=True)
+  quantize_bits: int = option(0, 'bits an entry', low=0, high=32)
+
+
+@dataclass(frozen=True)
+class SuperResSpec(Options):
+  """Enlarges recoveries to `data.original_size`."""
+  name: str = option('none', 'clip: on', choices=('none', 'clip'))
+  weights: str | None = option(
+      None, 'a file; None: the shipped network, perceptual: a crisper one')
+  noise: float = option(
+      0.015, "of the recovery's errors, as the attacker guesses it", low=0,
+      high=1)
+  num_references: int = option(
+      0, 'real frames that the attacker holds', low=0)
+  references: tuple = option(
+      (), 'those instead: frame numbers or images')
+  tile: int = option(128, 'side of a tile, in small pixels', low=8)
+  batch_size: int = option(4, 'tiles at once on a device', low=1)
+
+
+@dataclass(frozen=True)
+class BackendSpec(Options):
+  """Fields that are None take what was measured as best for the backend."""
+  num_devices: int = option(0, '0: all', low=0)
+  lowering: str | None = option(None, 'of convolutions',
+                                choices=('matmul', 'lax'))
+  restart_batch: int | None = option(None, 'restarts vmapped together', low=1)
+  precision: str | None = option(
+      None, 'of float32 matrix products',
+      choices=('default', 'high', 'highest', 'bfloat16', 'float32',
+               'tensorfloat32'))

@@ -1,0 +1,86 @@
+"""Helpers for parameter trees that every stage shares."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidleak_jax.errors import UserError
+
+_SEPARATOR = '/'
+
+
+def at(tree: Any, path: Sequence[str]) -> Any:
+  """Returns the subtree at a path of keys.
+
+  Raises:
+    UserError: where the path leads nowhere, with what stands there instead.
+  """
+  for i, key in enumerate(path):
+    if not isinstance(tree, Mapping) or key not in tree:
+      here = sorted(tree) if isinstance(tree, Mapping) else 'an array'
+      raise UserError(f'There is no {_SEPARATOR.join(path[:i + 1])!r} in these '
+                      f'parameters; at that place stands {here}.')
+    tree = tree[key]
+  return tree
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """Returns the leaves by path, such as `conv0/kernel`.
+
+  Dicts, lists, tuples, NamedTuples and registered dataclasses may be nested.
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {path_name(path): leaf for path, leaf in leaves}
+
+
+def path_name(path: Sequence[Any]) -> str:
+  """Returns JAX's key path as text, such as `conv0/kernel`."""
+  return jax.tree_util.keystr(path, simple=True, separator=_SEPARATOR)
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns nested dicts, the inverse of `flatten` for trees of dicts.
+
+  Raises:
+    UserError: where one name is both a leaf and a group.
+  """
+  tree: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *groups, last = name.split(_SEPARATOR)
+    node = tree
+    for key in groups:
+      node = node.setdefault(key, {})
+      if not isinstance(node, dict):
+        raise UserError(f'{name!r} stands inside an array of another name.')
+    if last in node:
+      raise UserError(f'{name!r} is both an array and a group of arrays.')
+    node[last] = leaf
+  return tree
+
+
+def dot(a: Any, b: Any) -> jax.Array:
+  """Returns the inner product of two trees."""
+  return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+
+
+def to_float64(tree: Any) -> Any:
+  """Returns NumPy float64 leaves."""
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def take(tree: Any, index: Any) -> Any:
+  """Returns each leaf's rows `index`."""
+  return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def stack(trees: Sequence[Any]) -> Any:
+  """Returns equal trees as one, with a new first axis, as NumPy arrays."""
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def num_entries(tree: Any) -> int:
+  """Returns how many numbers a tree of arrays or shapes holds."""
+  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
