@@ -8,6 +8,7 @@ import pytest
 
 from vidleak_jax.attacks.matching import engine
 from vidleak_jax.runtime import parallel
+from vidleak_jax.runtime.programs import ProgramCache
 from vidleak_jax.runtime.progress import MetricsLog
 from vidleak_jax.types import UserError
 
@@ -15,11 +16,12 @@ KEY = jax.random.key(3)
 
 
 def _run(attack, leak, templates, folder, *, devices=1, num_steps=6, chunk=3,
-         restarts=2, batch=1, halve_at=()):
+         restarts=2, batch=1, halve_at=(), **options):
   budget = engine.Budget(restarts, num_steps, chunk, batch,
                          parallel.pick_devices(devices), halve_at)
   trial = engine.Trial(leak, templates, KEY, {}, folder)
-  (found,), cost = engine.run(lambda numbers: attack, [trial], budget, folder)
+  (found,), cost = engine.run(
+      lambda numbers: attack, [trial], budget, folder, **options)
   return found, cost
 
 
@@ -112,6 +114,22 @@ def test_chunks_of_any_length_share_one_compile(tiny_attack, leak, templates,
   _run(tiny_attack._replace(update=counted), leak, templates, tmp_path,
        num_steps=5, chunk=2)
   assert len(traced) <= 2  # once for the terms' shapes, once for the loop
+
+
+def test_equal_keys_share_one_compile(toy_attack, toy_leak, toy_templates,
+                                      tmp_path):
+  """Functions made anew are the same attack when their keys say so."""
+  traced, programs = [], ProgramCache()
+
+  def counted(state, own):
+    traced.append(1)
+    return toy_attack.update(state, own)
+  for name, key in (('a', 'one'), ('b', 'one'), ('c', 'other')):
+    before = len(traced)
+    _run(toy_attack._replace(update=counted), toy_leak, toy_templates,
+         tmp_path / name, key=key, programs=programs)
+    assert (len(traced) == before) == (name == 'b')
+  assert len(programs) == 2
 
 
 def test_more_devices_than_there_are():

@@ -3,10 +3,9 @@
 Trials that differ in numbers only share one program, and so one compile.
 """
 
-import functools
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +15,9 @@ import numpy as np
 from vidleak_jax.attacks.matching import restarts
 from vidleak_jax.attacks.matching.inversion import AttackState
 from vidleak_jax.runtime import parallel
+from vidleak_jax.runtime import programs as programs_lib
 from vidleak_jax.runtime.run_logger import RunLogger
 from vidleak_jax.types import Guess, Leak, PRNGKey, Recovery, UserError, attempt
-
-_KEPT = 8  # programs
 
 
 class Budget(NamedTuple):
@@ -79,7 +77,8 @@ class Cost(NamedTuple):
 
 def run(
     build: restarts.Build, trials: Sequence[Trial], budget: Budget,
-    folder: Path, *, tensorboard: bool = False,
+    folder: Path, *, tensorboard: bool = False, key: Hashable | None = None,
+    programs: programs_lib.ProgramCache | None = None,
 ) -> tuple[list[Recovery | UserError], Cost]:
   """Attacks every message of every trial, in one program.
 
@@ -93,6 +92,9 @@ def run(
     budget: restarts, steps, devices.
     folder: gets checkpoints/.
     tensorboard: also writes TensorBoard events to the trials' folders.
+    key: all that `build` depends on, compared by value: attacks of equal keys
+      share their compiled programs. None: the function `build` stands for it.
+    programs: where the compiled programs are kept; None: the runtime's cache.
 
   Returns:
     Of each trial its recovery, or the error that it diverged; and what one
@@ -107,7 +109,12 @@ def run(
   count *= budget.num_restarts
   tries = restarts.plan(templates, budget.num_restarts,
                         parallel.padded(count, budget.devices))
-  machine = _Machine(build, tries, _stack(trials), budget)
+  programs = programs_lib.default() if programs is None else programs
+  starter, step = programs.get(
+      (build if key is None else key, budget.restart_batch,
+       tuple(budget.devices)),
+      lambda: _programs(build, budget.restart_batch, budget.devices))
+  machine = _Machine(starter, step, tries, _stack(trials), budget.devices)
   with RunLogger(folder, [trial.folder for trial in trials],
                tensorboard=tensorboard,
                keep=budget.keep_checkpoints) as logger:
@@ -127,11 +134,10 @@ def run(
 class _Machine:
   """The compiled step, and which device works on which try."""
 
-  def __init__(self, build, tries, shared, budget):
-    self.tries, self._devices = tries, budget.devices
-    self._shared = parallel.replicate(shared, budget.devices)
-    self._starter, self._step = _programs(
-        build, budget.restart_batch, tuple(budget.devices))
+  def __init__(self, starter, step, tries, shared, devices):
+    self.tries, self._devices = tries, devices
+    self._shared = parallel.replicate(shared, devices)
+    self._starter, self._step = starter, step
 
   def start(self):
     """All tries before their first step, on the host."""
@@ -157,9 +163,8 @@ class _Machine:
     return _pick(parallel.gather((self._state, terms)), self._back)
 
 
-@functools.lru_cache(_KEPT)
 def _programs(build, restart_batch, devices):
-  """The start and the step, found again by attacks of the same shape."""
+  """Returns the start and the step, each for all devices."""
   return (parallel.on_devices(restarts.starter(build), devices),
           parallel.on_devices(restarts.runner(build, restart_batch), devices,
                               donate=(0,)))
