@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-_KEPT = 8
+_KEPT = 16
 
 Program = TypeVar('Program')
 

@@ -78,15 +78,23 @@ class RunLogger:
           Progress(num_steps, 'attack', done=done))
 
   def write(self, done: int, state: Any, seconds: float,
-            rows: Sequence[dict[str, Any]]) -> None:
+            rows: Sequence[dict[str, Any]], **facts: Any) -> None:
     """Saves the state, and a row of each trial.
+
+    Args:
+      done: steps so far.
+      state: a tree of host arrays; nobody may write to them afterwards.
+      seconds: spent so far.
+      rows: one of each trial, for its metrics.jsonl.
+      **facts: more to be found again by `resume`; small and JSON-able.
 
     Raises:
       UserError: when the disk is full.
     """
     if not parallel.is_leader():
       return
-    self._checkpoints.save(done, state, {'step': done, 'seconds': seconds})
+    self._checkpoints.save(
+        done, state, {'step': done, 'seconds': seconds, **facts})
     for log, row in zip(self._logs, rows, strict=True):
       log.write(done, seconds=seconds, **row)
     best = float(np.mean([row['best_loss'] for row in rows]))

@@ -14,7 +14,7 @@ CLIP = (1, 2, 4, 4, 3)  # B, T, H, W, C
 WIDTH = 5
 
 
-def toy_inversion(optimizer=None, learning_rate=0.1):
+def toy_inversion(optimizer=None, learning_rate=0.02):
   """Finds clips whose random projection is the message."""
 
   def objective(guess, leak, step):
@@ -38,7 +38,7 @@ def toy_attack():
 @pytest.fixture(scope='session')
 def toy_leak():
   rng = np.random.default_rng(0)
-  w = rng.normal(size=(int(np.prod(CLIP)), WIDTH)).astype(np.float32)
+  w = rng.normal(size=(int(np.prod(CLIP)), WIDTH)).astype(np.float32) / 10
   clips = rng.uniform(size=(NUM_MESSAGES, len(w))).astype(np.float32)
   return Leak({'w': w}, {'w': np.tanh(clips @ w)}, None)
 
