@@ -5,6 +5,7 @@ finds.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,8 +38,8 @@ class RunLogger:
   def __enter__(self):
     self._stack = ExitStack()
     if parallel.is_leader():
-      self._checkpoints = Checkpoints(self._folder / 'checkpoints',
-                                      self._keep)
+      self._checkpoints = Checkpoints(
+          self._folder / 'checkpoints', self._keep, _warn)
       self._stack.callback(self._checkpoints.close)
       self._logs = [
           self._stack.enter_context(MetricsLog(
@@ -50,7 +51,9 @@ class RunLogger:
     return self._stack.__exit__(*error)
 
   def resume(self, state: Any) -> tuple[Any, dict[str, Any]]:
-    """(state, facts) of the newest checkpoint, or the state and no facts.
+    """Returns (state, facts) of the newest checkpoint, or the state and {}.
+
+    Damaged checkpoints are told on stderr, and the one before them is taken.
 
     Args:
       state: a tree of host arrays, of the shapes that were saved.
@@ -99,3 +102,7 @@ class RunLogger:
       log.write(done, seconds=seconds, **row)
     best = float(np.mean([row['best_loss'] for row in rows]))
     self._progress.update(done, best_match=best)
+
+
+def _warn(text):
+  print(text, file=sys.stderr, flush=True)
