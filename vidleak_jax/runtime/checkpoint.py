@@ -40,7 +40,7 @@ class Checkpoints:
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},
         barrier_sync_key_prefix=f'process_{jax.process_index()}')
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     self._manager = ocp.CheckpointManager(
         folder.absolute(), options=ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True,
@@ -116,6 +116,7 @@ class Checkpoints:
     """Waits for the last write."""
     self._guard(self._manager.wait_until_finished)
     self._manager.close()
+    files.make_private(self._folder)  # Orbax knows no mode for its files
 
   def _find_space(self, state):
     """Fails in one line; each of Orbax's threads would print a traceback."""

@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from vidleak_jax import files
+
 _GPU_MEMORY = 0.9  # shared by the workers of one GPU
 
 
@@ -61,8 +63,9 @@ class Seat:
         self._process.wait()
 
   def _start(self):
-    self.log.parent.mkdir(exist_ok=True)
-    with open(self.log, 'a') as log:  # a session of its own: no Ctrl-C there
+    files.make_folder(self.log.parent)
+    with files.open_private(self.log, 'a') as log:
+      # A session of its own: no Ctrl-C there.
       process = subprocess.Popen(
           self._command, env=os.environ | self.env, text=True, stderr=log,
           stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
