@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vidleak_jax.runtime import host
 from vidleak_jax.types import UserError
 
 # Of all restarts' states, on the host: as started, as restored or gathered, as
@@ -71,16 +72,17 @@ def check(
   """
   own = [d for d in devices if d.process_index == jax.process_index()]
   on_host = own[0].platform == 'cpu'
-  host, device = host_free(), None if on_host else device_free(own)
+  free_host = host_free()
+  free_device = None if on_host else device_free(own)
 
   def excess(count):
     """(where it does not fit, bytes needed, bytes free), or nothing."""
     need = total(needs, rows_of(count), len(devices), batch_size)
     here = need.host + (need.device * len(own) if on_host else 0)
-    if host is not None and here > host:
-      return 'the memory of this machine', here, host
-    if device is not None and need.device > device:
-      return f'the memory of {own[0].device_kind}', need.device, device
+    if free_host is not None and here > free_host:
+      return 'the memory of this machine', here, free_host
+    if free_device is not None and need.device > free_device:
+      return f'the memory of {own[0].device_kind}', need.device, free_device
     return None
 
   found = excess(num_restarts)
@@ -189,22 +191,10 @@ def _cgroup_free(root) -> Iterator[int]:
       (root / 'sys/fs/cgroup', 'memory.max', 'memory.current'),
       (root / 'sys/fs/cgroup/memory', 'memory.limit_in_bytes',
        'memory.usage_in_bytes')):
-    for folder in cgroup_folders(root, top):
-      most, taken = (_number(folder / name) for name in (limit, used))
+    for folder in host.cgroup_folders(root, top):
+      most, taken = (host.number(folder / name) for name in (limit, used))
       if most is not None and most < _UNLIMITED:
         yield max(0, most - (taken or 0) + _cached(folder / 'memory.stat'))
-
-
-def cgroup_folders(root: Path, top: Path) -> list[Path]:
-  """Returns the folders of this process's cgroups below `top`, and `top`."""
-  file = root / 'proc/self/cgroup'
-  lines = file.read_text().splitlines() if file.exists() else []
-  found = {top: None}
-  for line in lines:
-    own = top / line.split(':', 2)[-1].strip('/')
-    found |= dict.fromkeys(p for p in (own, *own.parents)
-                           if p.is_relative_to(top))
-  return [folder for folder in found if folder.is_dir()]
 
 
 def _cached(file) -> int:
@@ -213,11 +203,6 @@ def _cached(file) -> int:
   values = dict(line.split()[:2] for line in lines)
   return int(values.get('total_inactive_file',
                         values.get('inactive_file', 0)))
-
-
-def _number(file) -> int | None:
-  text = file.read_text().strip() if file.exists() else ''
-  return int(text) if text.isdigit() else None
 
 
 def _gigabytes(count) -> str:
