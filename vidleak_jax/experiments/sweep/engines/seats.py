@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vidleak_jax import files
+from vidleak_jax.runtime import host
 
 _GPU_MEMORY = 0.9  # shared by the workers of one GPU
 
@@ -55,12 +56,27 @@ class Seat:
     return '', code
 
   def leave(self) -> None:
-    """Ends the worker; what it was at goes on from the last checkpoint."""
+    """Asks the worker to end; `wait` waits for it."""
     with self._changing:
       self._left = True
-      if self._process:
-        self._process.kill()
-        self._process.wait()
+      if process := self._process:
+        process.terminate()
+
+  def wait(self, seconds: float) -> None:
+    """Ends the worker by force if it has not ended in that time.
+
+    It saves its last chunk, unless a compilation or a long step keeps it from
+    hearing. What it was at goes on from the last checkpoint.
+    """
+    with self._changing:
+      process = self._process  # the thread that asks may forget it meanwhile
+      if not process:
+        return
+      try:
+        process.wait(seconds)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
   def _start(self):
     files.make_folder(self.log.parent)
@@ -86,7 +102,7 @@ def arrange(folder: Path, token: str, workers: int) -> list[Seat]:
   elif find_spec('libtpu'):
     shares = [((), {})]
   else:
-    cores = _cores()
+    cores = host.available_cores()
     shares = [_core_share(cores, i, workers or len(cores))
               for i in range(workers or len(cores))]
   command = [sys.executable, '-m', 'vidleak_jax.experiments.sweep.worker',
@@ -127,12 +143,6 @@ def _gpus() -> list[str]:
   listed = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True,
                           check=False)
   return [str(i) for i in range(listed.stdout.count('GPU '))]
-
-
-def _cores() -> list[int]:
-  if hasattr(os, 'sched_getaffinity'):
-    return sorted(os.sched_getaffinity(0))
-  return list(range(os.cpu_count()))
 
 
 def importable() -> dict[str, str]:
