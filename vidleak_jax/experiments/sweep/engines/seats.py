@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+import vidleak_jax
 from vidleak_jax import files
 from vidleak_jax.runtime import host
 
@@ -147,6 +148,6 @@ def _gpus() -> list[str]:
 
 def importable() -> dict[str, str]:
   """Workers find this package also where it is not installed."""
-  root = str(Path(__file__).parents[3])
+  root = str(Path(vidleak_jax.__file__).parents[1])
   paths = [root, os.environ.get('PYTHONPATH', '')]
   return {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
