@@ -17,12 +17,21 @@ TINY = ['--config=configs/default.py', '--config.data.num_frames=4',
         '--config.backend.num_devices=1']
 
 
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(autouse=True)
+def hearing_ctrl_c():
+  """A suite in the background (`make test &`) is deaf to Ctrl-C, and the
+  processes that it starts would inherit that."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 def _start(*args):
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   env['PYTHONPATH'] = str(ROOT)
-  # A suite in the background (`make test &`) is deaf to Ctrl-C, and a process
-  # would inherit that.
-  signal.signal(signal.SIGINT, signal.default_int_handler)
   return subprocess.Popen(
       [sys.executable, 'launch/attack.py', *map(str, args)], cwd=ROOT, env=env,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -54,6 +63,9 @@ def _wait_for_rows(folder, count, process):
     (['--config.data.nme=x'], 'Did you mean "name"'),
     (['--config.seed=abc'], 'seed'),
     (['--confg=x'], 'config'),
+    (['--config.attack.num_restart=3'], 'Did you mean "num_restarts"'),
+    (['--config=/no/such.py'], 'No config file at /no/such.py'),
+    (['--config.attack.num_restarts=100000'], 'would fit: set attack.num_re'),
     (['--leak=/no/such.safetensors'], 'No leak at /no/such.safetensors'),
 ])
 def test_a_mistake_is_one_message_without_traceback(args, said, tmp_path):
@@ -61,26 +73,48 @@ def test_a_mistake_is_one_message_without_traceback(args, said, tmp_path):
   assert code == 1
   assert said in err
   assert 'Traceback' not in err
+  assert len(err.splitlines()) == 1
   assert not (tmp_path / 'result.json').exists()
 
 
+@pytest.mark.parametrize('content, said', [
+    ('def get_config():\n  return {}.nothing_here', 'nothing_here'),
+    ('def get_config():\n  return {"a": 1}["b"]', "KeyError: 'b'"),
+    ('def get_config():\n  return len(3)', 'TypeError: object of type'),
+    ('def get_config(:', 'SyntaxError'),
+    ('import no_such_module', "No module named 'no_such_module'")])
+def test_a_fault_of_the_config_file_is_told_as_its_own(content, said, tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text(content)
+  code, _, err = _run(f'--config={file}', f'--workdir={tmp_path / "run"}')
+  assert code == 1
+  assert err.startswith(f'error: {file} cannot be loaded:')
+  assert said in err and 'line ' in err and 'config_flags' not in err
+
+
 def test_killed_and_interrupted_then_bit_equal(tmp_path):
-  """SIGKILL, then Ctrl-C, then the end: as if nothing had happened."""
+  """SIGKILL, SIGTERM, Ctrl-C, then the end: as if nothing had happened."""
   args = [*TINY, '--config.attack.num_steps=4000',
           '--config.attack.chunk_steps=50']
   code, out, err = _run(*args, f'--workdir={tmp_path / "whole"}')
   assert code == 0, err
   assert 'recovery' in out and 'unrelated clip' in out and 'report' in out
   folder = tmp_path / 'cut'
-  for kill in (signal.SIGKILL, signal.SIGINT):
+  for kill, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143),
+                     (signal.SIGINT, 130)):
     done = _num_rows(folder)
     process = _start(*args, f'--workdir={folder}')
     _wait_for_rows(folder, done + 3, process)
     process.send_signal(kill)
     _, err = process.communicate(timeout=100)
-    assert process.returncode == (-9 if kill == signal.SIGKILL else 130)
+    assert process.returncode == code
     assert not (folder / 'result.json').exists()
-  assert 'goes on from the last checkpoint' in err
+    if kill != signal.SIGKILL:
+      assert 'goes on from the last checkpoint' in err
+      assert 'Traceback' not in err
+      newest = max(int(step.name) for step
+                   in (folder / 'checkpoints').glob('[0-9]*'))
+      assert newest == 50 * _num_rows(folder)  # the last chunk's is complete
   code, _, err = _run(*args, f'--workdir={folder}')
   assert code == 0, err
   for name in ('clips', 'labels'):
@@ -90,6 +124,15 @@ def test_killed_and_interrupted_then_bit_equal(tmp_path):
   steps = [json.loads(line)['step'] for line
            in (folder / 'metrics.jsonl').read_text().splitlines()]
   assert steps == list(range(50, 4001, 50))
+
+
+def test_all_files_of_a_run_are_its_owners(tmp_path):
+  code, _, err = _run(*TINY, '--config.attack.num_steps=20', '--tensorboard',
+                      f'--workdir={tmp_path / "run"}')
+  assert code == 0, err
+  for path in ((tmp_path / 'run'), *(tmp_path / 'run').rglob('*')):
+    wanted = 0o700 if path.is_dir() else 0o600
+    assert path.stat().st_mode & 0o777 == wanted, path
 
 
 def test_a_second_launcher_in_the_same_workdir_leaves(tmp_path):

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 TINY = ['--config.victim.preset=tiny', '--config.data.image_size=16',
         '--config.data.num_frames=4', '--config.data.original_size=32',

@@ -1,7 +1,11 @@
 """What every launcher shares: flags, and errors a person can read."""
 
+import itertools
+import os
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -9,12 +13,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vidleak_jax import files
-from vidleak_jax.runtime import backend
+from vidleak_jax.runtime import backend, signals
 from vidleak_jax.types import UserError
 
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
-
-
+_defaults = {}  # what flags were defined with: absl keeps the loaded config
 _PROCESSES = ('coordinator_address', 'num_processes', 'process_id')
 
 
@@ -22,8 +25,10 @@ def define_flags(default_config: str) -> None:
   """Defines --config (a file, with --config.FIELD=VALUE) and --workdir."""
   # The folder above launch/, so that configs can import configs.default.
   sys.path.insert(0, str(Path(sys.argv[0]).resolve().parents[1]))
-  config_flags.DEFINE_config_file(
-      'config', default_config, 'A file with get_config().', lock_config=True)
+  _defaults['config'] = default_config
+  with _explaining(sys.argv, default_config):  # it applies overrides already
+    config_flags.DEFINE_config_file(
+        'config', default_config, 'A file with get_config().', lock_config=True)
   flags.DEFINE_string('workdir', None, 'Where everything is written.')
   flags.mark_flag_as_required('workdir')
 
@@ -79,21 +84,29 @@ def workdir() -> Path:
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses flags and runs `main`; a user's mistake ends without a traceback."""
+  """Parses flags and runs `main`; a user's mistake ends without a traceback.
+
+  Exit status: 0; 1 for a mistake; 130 after Ctrl-C and 143 after SIGTERM, which
+  leave a complete checkpoint of the last chunk. The options of JAX and the mode
+  of new files (readable by their owner only) are set for the whole process.
+  """
 
   def guarded(argv):
     if len(argv) > 1:
       _fail(f'Unexpected arguments {argv[1:]}. Flags look like --name=value.')
+    os.umask(0o077)
     backend.one_device_per_core()
+    backend.apply()
     try:
-      _join_processes()
-      main()
+      _join_processes()  # before SIGTERM is ours: JAX takes it, too
+      with signals.terminating():
+        main()
     except UserError as error:
       _fail(str(error))
+    except signals.Terminated:
+      _leave('Terminated', signals.EXIT_STATUS)
     except KeyboardInterrupt:
-      print('\nInterrupted. The same command goes on from the last checkpoint.',
-            file=sys.stderr)
-      sys.exit(_INTERRUPTED)
+      _leave('Interrupted', _INTERRUPTED)
     except Exception as error:
       if not files.disk_is_full(error):
         raise
@@ -103,18 +116,77 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _parse(argv):
-  try:
+  with _explaining(argv, _defaults.get('config')):
     rest = flags.FLAGS(argv)
     if flags.FLAGS['verbosity'].using_default_value:
       flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a lot at INFO
     return rest
-  except flags.Error as error:
-    _fail(str(error))
-  except (KeyError, AttributeError) as error:  # how config_flags tells a typo
-    text = str(error).strip('"\'').replace('\\n', '\n').replace("\\'", '')
-    _fail(f'No such config field: {text}')
-  except (OSError, TypeError, ValueError) as error:
-    _fail(str(error))
+
+
+@contextmanager
+def _explaining(argv, default_config):
+  """Tells faults of flags in a line, and those of a config file as its own."""
+  file = default_config and _config_file(argv, default_config)
+  if file and not file.is_file():
+    _fail(f'No config file at {file}. Choose another --config.')
+  try:
+    yield
+  except Exception as error:
+    if file and _is_fault_of(file.resolve(), error):
+      _fail(f'{file} cannot be loaded:\n{_told_by(file.resolve(), error)}')
+    if isinstance(error, KeyError | AttributeError):  # config_flags' typos
+      text = str(error).strip('"\'').replace('\\n', ' ').replace("\\'", "'")
+      _fail(f'No such config field: {" ".join(text.split())}')
+    if isinstance(error, flags.Error | OSError | TypeError | ValueError):
+      _fail(' '.join(str(error).split()))
+    raise
+
+
+def _config_file(argv, default) -> Path:
+  """The file that --config names, or the default."""
+  given = default
+  for arg, following in itertools.pairwise([*argv[1:], '']):
+    name, is_given, value = arg.lstrip('-').partition('=')
+    if name == 'config' and arg.startswith('-'):
+      given = value if is_given else following
+  return Path(str(given).split(':', 1)[0])
+
+
+def _is_fault_of(file, error) -> bool:
+  """Whether an error was raised in the config file, or in what it calls.
+
+  An override is applied by `config_flags` alone: nothing of the file runs.
+  """
+  return isinstance(error, SyntaxError) or file in _files_of(error)
+
+
+def _files_of(error) -> list[Path]:
+  """The files of an error's traceback, and of those that it followed from."""
+  found = []
+  while error is not None:
+    found += [Path(frame.filename).resolve()
+              for frame in traceback.extract_tb(error.__traceback__)]
+    error = error.__cause__ or error.__context__
+  return found
+
+
+def _told_by(file, error) -> str:
+  """The traceback from the config file on."""
+  if file not in _files_of(error):  # it does not even compile
+    return ''.join(traceback.format_exception_only(error)).rstrip()
+  while error.__context__ is not None and file in _files_of(error.__context__):
+    error = error.__context__  # config_flags wraps some in its own
+  frames = traceback.extract_tb(error.__traceback__)
+  first = next(i for i, frame in enumerate(frames)
+               if Path(frame.filename).resolve() == file)
+  return ''.join(traceback.format_list(frames[first:])
+                 + traceback.format_exception_only(error)).rstrip()
+
+
+def _leave(what, status):
+  print(f'\n{what}. The same command goes on from the last checkpoint.',
+        file=sys.stderr)
+  sys.exit(status)
 
 
 def _fail(message):

@@ -16,15 +16,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vidleak_jax.types import UserError
 
 _AXIS = 'devices'
+_PIECE = 2**30  # bytes sent at once: sizes in int32 must hold them
 
 
 def pick_devices(count: int = 0) -> list[jax.Device]:
-  """The first `count` devices of all processes; 0 means all of them.
+  """Returns the first `count` devices of all processes; 0 means all of them.
+
+  They are ordered by (process, id): the order in which `gather` puts the parts
+  of several processes together again.
 
   Raises:
     UserError: when there are fewer, or not every process would have one.
   """
-  devices = jax.devices()
+  devices = sorted(jax.devices(), key=_order)
   if not 0 <= count <= len(devices):
     raise UserError(f'backend.num_devices={count}, but {len(devices)} '
                     f'{devices[0].platform} device(s) are here; 0 takes all.')
@@ -48,10 +52,22 @@ def share(content: bytes | None) -> bytes:
     return content
   from jax.experimental.multihost_utils import broadcast_one_to_all
   own = np.frombuffer(content or b'', np.uint8)
-  size = int(broadcast_one_to_all(np.int32(own.size)))
+  size = _size_of(broadcast_one_to_all(_size_code(own.size)))
   if not is_leader():
     own = np.zeros(size, np.uint8)
-  return np.asarray(broadcast_one_to_all(own)).astype(np.uint8).tobytes()
+  return b''.join(
+      np.asarray(broadcast_one_to_all(own[i:i + _PIECE])).astype(
+          np.uint8).tobytes() for i in range(0, size, _PIECE))
+
+
+def _size_code(size: int) -> np.ndarray:
+  """A size as two int32, since without x64 JAX has no larger integers."""
+  return np.array(divmod(size, _PIECE), np.int32)
+
+
+def _size_of(code: np.ndarray) -> int:
+  pieces, rest = map(int, np.asarray(code))
+  return pieces * _PIECE + rest
 
 
 @contextmanager
@@ -108,7 +124,7 @@ def gather(tree: Any) -> Any:
 def on_devices(
     fn: Callable, devices: Sequence[jax.Device], donate: Sequence[int] = ()
 ) -> Callable:
-  """`fn` on every device; arguments come from `spread` or `replicate`."""
+  """Returns `fn` on every device; it takes what `spread`, `replicate` give."""
   return jax.pmap(fn, axis_name=_AXIS, devices=list(devices),
                   donate_argnums=tuple(donate))
 
@@ -118,6 +134,9 @@ def _place(parts, devices):
 
   Otherwise the second call of a step would not find the first one's executable.
   """
+  if list(devices) != sorted(devices, key=_order):
+    raise ValueError('Devices must be ordered by (process, id), as '
+                     '`pick_devices` gives them: parts would be permuted.')
   own = own_part(devices)
   sharding = NamedSharding(
       Mesh(np.asarray(own), (_AXIS,)), PartitionSpec(_AXIS))
@@ -125,3 +144,7 @@ def _place(parts, devices):
             for part, device in zip(parts, devices) if device in own]
   shape = (len(own), *arrays[0].shape[1:])
   return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _order(device):
+  return device.process_index, device.id

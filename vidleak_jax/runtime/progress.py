@@ -123,7 +123,7 @@ class MetricsLog:
   def __init__(self, path: str | os.PathLike, *, tensorboard: bool = False):
     self._path = Path(path)
     self._board = _Board(self._path.parent / 'tensorboard', tensorboard)
-    self._path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(self._path.parent)
     self.truncate_after(math.inf)
 
   def write(self, step: int, **values):
@@ -135,7 +135,7 @@ class MetricsLog:
     """
     row = {'step': int(step)} | _plain(values)
     line = json.dumps(row, allow_nan=False) + '\n'
-    with open(self._path, 'ab', buffering=0) as file:
+    with files.open_private(self._path, 'ab', buffering=0) as file:
       file.write(line.encode())
     self._board.write(row)
 
@@ -189,6 +189,7 @@ class _Board:
     if not self._open:
       return
     if self._writer is None:
+      files.make_folder(self._folder)
       self._writer = self._open(str(self._folder), purge_step=self._purge_from)
     for name, value in row.items():
       if name != 'step' and isinstance(value, int | float):
@@ -199,6 +200,7 @@ class _Board:
     """Closes the file; the next one hides the steps from `purge_from` on."""
     if self._writer is not None:
       self._writer.close()
+      files.make_private(self._folder)
     self._writer, self._purge_from = None, purge_from
 
 

@@ -5,6 +5,7 @@ finds.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,8 +38,8 @@ class RunLogger:
   def __enter__(self):
     self._stack = ExitStack()
     if parallel.is_leader():
-      self._checkpoints = Checkpoints(self._folder / 'checkpoints',
-                                      self._keep)
+      self._checkpoints = Checkpoints(
+          self._folder / 'checkpoints', self._keep, _warn)
       self._stack.callback(self._checkpoints.close)
       self._logs = [
           self._stack.enter_context(MetricsLog(
@@ -50,7 +51,9 @@ class RunLogger:
     return self._stack.__exit__(*error)
 
   def resume(self, state: Any) -> tuple[Any, dict[str, Any]]:
-    """(state, facts) of the newest checkpoint, or the state and no facts.
+    """Returns (state, facts) of the newest checkpoint, or the state and {}.
+
+    Damaged checkpoints are told on stderr, and the one before them is taken.
 
     Args:
       state: a tree of host arrays, of the shapes that were saved.
@@ -78,16 +81,28 @@ class RunLogger:
           Progress(num_steps, 'attack', done=done))
 
   def write(self, done: int, state: Any, seconds: float,
-            rows: Sequence[dict[str, Any]]) -> None:
+            rows: Sequence[dict[str, Any]], **facts: Any) -> None:
     """Saves the state, and a row of each trial.
+
+    Args:
+      done: steps so far.
+      state: a tree of host arrays; nobody may write to them afterwards.
+      seconds: spent so far.
+      rows: one of each trial, for its metrics.jsonl.
+      **facts: more to be found again by `resume`; small and JSON-able.
 
     Raises:
       UserError: when the disk is full.
     """
     if not parallel.is_leader():
       return
-    self._checkpoints.save(done, state, {'step': done, 'seconds': seconds})
+    self._checkpoints.save(
+        done, state, {'step': done, 'seconds': seconds, **facts})
     for log, row in zip(self._logs, rows, strict=True):
       log.write(done, seconds=seconds, **row)
     best = float(np.mean([row['best_loss'] for row in rows]))
     self._progress.update(done, best_match=best)
+
+
+def _warn(text):
+  print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,7 @@
-"""One run's folder: whose it is, what it was asked, what it answers."""
+"""One run's folder: whose it is, what it was asked, what it answers.
+
+File locks make the package one for POSIX systems: Linux and macOS.
+"""
 
 import fcntl
 import json
@@ -20,7 +23,7 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
   Writes `config.json` the first time; later runs must ask the same.
 
   Args:
-    workdir: made where it is missing.
+    workdir: made where it is missing, for its owner alone (mode 0700).
     config: resolved, JSON-able.
     facts: recorded beside it, such as the device kind; they may change.
 
@@ -28,8 +31,8 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
     UserError: when another process works there, or another config did.
   """
   config = json.loads(json.dumps(config))  # as it will be read: tuples as lists
-  workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / '.lock', 'w') as lock:
+  files.make_folder(workdir)
+  with files.open_private(workdir / '.lock', 'w') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -44,17 +47,31 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
 
 
 def versions() -> dict[str, Any]:
-  """What numbers depend on: libraries, git commit if any, the command."""
+  """Returns what numbers depend on: libraries, git commit, the command.
+
+  The commit is None where the package is not part of a repository: one that
+  just lies around site-packages says nothing about it.
+  """
   libraries = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-  commit = subprocess.run(
-      ['git', '-C', str(Path(__file__).parent), 'rev-parse', 'HEAD'],
-      capture_output=True, text=True, check=False)
   return {
       'versions': {'python': sys.version.split()[0],
                    **{name: version(name) for name in libraries}},
-      'git_commit': commit.stdout.strip() or None,
+      'git_commit': _commit(Path(__file__)),
       'command': ['python', *sys.argv],
   }
+
+
+def _commit(file) -> str | None:
+  """The commit of the repository that tracks a file."""
+  def git(*args):
+    return subprocess.run(['git', '-C', str(file.parent), *args], check=False,
+                          capture_output=True, text=True)
+  try:
+    if git('ls-files', '--error-unmatch', file.name).returncode:
+      return None
+    return git('rev-parse', 'HEAD').stdout.strip() or None
+  except FileNotFoundError:  # no git here
+    return None
 
 
 def _compare(file, old, new):

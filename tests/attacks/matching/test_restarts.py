@@ -68,6 +68,20 @@ def test_the_lowest_score_answers_and_nan_never_wins(states, tries):
   np.testing.assert_array_equal(answer.clips[0], states.best.clips[1])
 
 
+def test_what_a_halving_dropped_never_answers(states, tries):
+  scores = jnp.array([0.1, 0.5, 0.2, 0.3, 0.4, 0.6])
+  alive = np.array([False, True, True, False, False, True])
+  answer = restarts.best(states._replace(best_loss=scores), tries, 0, alive)
+  np.testing.assert_allclose(answer.match_loss, [0.5, 0.2, 0.6])
+
+
+@pytest.mark.parametrize('count, devices, batch, rows', [
+    (8, 1, 8, 8), (8, 8, 64, 8), (9, 2, 8, 10), (67, 1, 64, 68), (1, 4, 1, 4),
+    (10, 1, 4, 12), (15, 2, 1, 16)])
+def test_rows_fill_devices_and_equal_batches(count, devices, batch, rows):
+  assert restarts.num_rows(count, devices, batch) == rows
+
+
 def test_a_message_without_a_finite_score_is_an_error(states, tries):
   scores = jnp.array([np.nan, np.inf, 0.2, 0.3, 0.4, 0.1])
   with pytest.raises(UserError, match='message 0 diverged'):

@@ -1,6 +1,7 @@
 """Real workers and launchers, really killed."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -16,6 +17,9 @@ from tests.experiments.sweep.conftest import rows
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.engines import local, seats
 from vidleak_jax.experiments.sweep.groups import Group
+from vidleak_jax.runtime.progress import read_rows
+
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[3]
 CONFIG = '''
@@ -152,6 +156,55 @@ def _finish(engine):
   pytest.fail('Nothing finished.')
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='It looks into /proc.')
+def test_sigterm_ends_launcher_and_workers_with_what_they_did(start, tmp_path):
+  launcher = start(tmp_path)
+  _wait(lambda: len(_first_rows(tmp_path)) == 4, launcher, 200)
+  workers = _workers(launcher)
+  launcher.send_signal(signal.SIGTERM)
+  _, said = launcher.communicate(timeout=60)
+  assert launcher.returncode == 143
+  assert 'goes on from the last checkpoint' in said
+  assert 'Traceback' not in said
+  assert workers and not any(Path(f'/proc/{pid}').exists() for pid in workers)
+  for group in (tmp_path / 'groups').glob('*/checkpoints'):
+    newest = max(int(step.name) for step in group.glob('[0-9]*'))
+    members = json.loads(
+        (tmp_path / 'groups' / f'{group.parent.name}.json').read_text())
+    for name in members:
+      log = outcomes.home(tmp_path, name) / 'metrics.jsonl'
+      assert read_rows(log)[-1]['step'] == newest
+
+
+def test_a_worker_that_is_told_to_go_saves_first(engine, tmp_path):
+  """Another one takes its group over."""
+  found = _finish(engine(
+      f'mark = {str(tmp_path / "mark")!r}\n'
+      'sys.stdin.readline()\n'
+      'if not os.path.exists(mark):\n'
+      '  open(mark, "w").close()\n'
+      '  os._exit(143)\n'
+      'print("\\"\\"")'))
+  assert found.lost == ''
+
+
+def test_a_worker_that_does_not_hear_is_killed(tmp_path):
+  seat = seats.Seat(
+      [sys.executable, '-c', 'import signal, time; input(); '
+       'signal.signal(signal.SIGTERM, signal.SIG_IGN); print(0, flush=True); '
+       'time.sleep(100)'], {}, tmp_path / 'logs' / 'worker.log')
+  seat.ask('g')
+  began = time.monotonic()
+  seat.leave()
+  seat.wait(0.2)
+  assert time.monotonic() - began < 20
+
+
+def test_workers_find_the_package():
+  first = seats.importable()['PYTHONPATH'].split(os.pathsep)[0]
+  assert (Path(first) / 'vidleak_jax' / '__init__.py').exists()
+
+
 def test_a_worker_answers(engine):
   found = _finish(engine('print("\\"" + sys.stdin.readline().strip() + "\\"")'))
   assert (found.group.name, found.disk_full, found.lost) == ('g', 'g', '')
@@ -214,7 +267,7 @@ def test_killed_for_lack_of_memory_it_is_given_up(engine, monkeypatch):
 ])
 def test_shares_of_cores(cores, workers, shares, monkeypatch, tmp_path):
   monkeypatch.setattr(seats, '_gpus', list)
-  monkeypatch.setattr(seats, '_cores', lambda: cores)
+  monkeypatch.setattr(seats.host, 'available_cores', lambda: cores)
   monkeypatch.setattr(seats, 'find_spec', lambda _: None)
   found = seats.arrange(tmp_path, 'token', workers)
   assert [seat.cores for seat in found] == shares

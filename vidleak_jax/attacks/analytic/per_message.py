@@ -1,13 +1,14 @@
 """Runs one small problem per message on all that the backend offers."""
 
 import operator
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+
+from vidleak_jax.runtime import backend, host
 
 _ACCELERATOR_BATCH = 64  # messages side by side on a GPU or TPU
 
@@ -17,7 +18,8 @@ def over_messages(step: Callable, constants: Any, messages: Any) -> Any:
 
   On CPU each core takes a share of the messages, one at a time: the problems
   are too small to be worth a core each operation, and side by side all would
-  wait for the slowest. Elsewhere they run side by side.
+  wait for the slowest. On a GPU they run side by side; of platforms without
+  native float64 the CPU takes them.
 
   Args:
     step: from (constants, one message) to a pytree of arrays.
@@ -28,21 +30,24 @@ def over_messages(step: Callable, constants: Any, messages: Any) -> Any:
     NumPy leaves [M, ...].
   """
   count = len(jax.tree.leaves(messages)[0])
-  on_cpu = jax.default_backend() == 'cpu'
-  workers = min(count, os.cpu_count() or 1) if on_cpu else 1
+  with backend.float64() as device:
+    on_cpu = device.platform == 'cpu'
+  if on_cpu:  # also where they lie on an accelerator without float64
+    constants, messages = jax.device_get((constants, messages))
+  workers = min(count, len(host.available_cores())) if on_cpu else 1
   size = -(-count // workers)
   # The last share reaches back, so that all have one shape and compile once.
   starts = [min(i * size, count - size) for i in range(workers)]
   shares = [jax.tree.map(operator.itemgetter(slice(s, s + size)), messages)
             for s in starts]
   batch = None if on_cpu else _ACCELERATOR_BATCH
-  with jax.enable_x64(True):
+  with backend.float64():
     run = jax.jit(lambda constants, share: jax.lax.map(
         lambda message: step(constants, message), share, batch_size=batch))
     compiled = run.lower(constants, shares[0]).compile()
 
   def work(share):
-    with jax.enable_x64(True):  # the switch belongs to a thread
+    with backend.float64():  # the switch belongs to a thread
       return jax.device_get(compiled(constants, share))
 
   with ThreadPoolExecutor(workers) as pool:

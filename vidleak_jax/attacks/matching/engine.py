@@ -3,10 +3,9 @@
 Trials that differ in numbers only share one program, and so one compile.
 """
 
-import functools
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +14,10 @@ import numpy as np
 
 from vidleak_jax.attacks.matching import restarts
 from vidleak_jax.attacks.matching.inversion import AttackState
-from vidleak_jax.runtime import parallel
+from vidleak_jax.runtime import memory, parallel
+from vidleak_jax.runtime import programs as programs_lib
 from vidleak_jax.runtime.run_logger import RunLogger
 from vidleak_jax.types import Guess, Leak, PRNGKey, Recovery, UserError, attempt
-
-_KEPT = 8  # programs
 
 
 class Budget(NamedTuple):
@@ -79,13 +77,16 @@ class Cost(NamedTuple):
 
 def run(
     build: restarts.Build, trials: Sequence[Trial], budget: Budget,
-    folder: Path, *, tensorboard: bool = False,
+    folder: Path, *, tensorboard: bool = False, key: Hashable | None = None,
+    programs: programs_lib.ProgramCache | None = None,
 ) -> tuple[list[Recovery | UserError], Cost]:
   """Attacks every message of every trial, in one program.
 
   Continues from the newest checkpoint under `folder`; on the same devices the
   answer then equals an uninterrupted run's bit for bit. The number of tries is
-  padded to a multiple of the devices; the padding takes no steps.
+  padded to fill the devices; the padding is dropped. After each halving the
+  survivors move together into a smaller program (one compile a size), so that
+  no work is spent on those that were dropped.
 
   Args:
     build: the attack of one try, from a trial's numbers.
@@ -93,103 +94,172 @@ def run(
     budget: restarts, steps, devices.
     folder: gets checkpoints/.
     tensorboard: also writes TensorBoard events to the trials' folders.
+    key: all that `build` depends on, compared by value: attacks of equal keys
+      share their compiled programs. None: the function `build` stands for it.
+    programs: where the compiled programs are kept; None: the runtime's cache.
 
   Returns:
     Of each trial its recovery, or the error that it diverged; and what one
     trial cost.
 
   Raises:
-    UserError: when the disk is full.
+    UserError: when the disk is full, or so many restarts do not fit in memory.
   """
+  programs = programs_lib.default() if programs is None else programs
+  key = build if key is None else key
+  _check_memory(build, trials, budget, key, programs)
   templates = jax.tree.map(
       lambda *leaves: np.stack(leaves), *(t.templates for t in trials))
-  count = templates.clips.shape[0] * templates.clips.shape[1]
-  count *= budget.num_restarts
+  num_trials, num_messages = templates.clips.shape[:2]
   tries = restarts.plan(templates, budget.num_restarts,
-                        parallel.padded(count, budget.devices))
-  machine = _Machine(build, tries, _stack(trials), budget)
+                        num_trials * num_messages * budget.num_restarts)
+  starter, step = programs.get(
+      (key, budget.restart_batch, tuple(budget.devices)),
+      lambda: _programs(build, budget.restart_batch, budget.devices))
+  machine = _Machine(starter, step, tries, _stack(trials), budget)
   with RunLogger(folder, [trial.folder for trial in trials],
                tensorboard=tensorboard,
                keep=budget.keep_checkpoints) as logger:
-    fresh = machine.start()
-    rows, facts = logger.resume(_rows(fresh, count))
-    # Rows of padding were not saved, and are not needed.
-    state = jax.tree.map(
-        lambda saved, new: np.concatenate([saved, new[count:]]), rows, fresh)
-    state, seconds, seconds_compile = _loop(
-        machine, state, facts, count, budget, logger)
+    state, facts = logger.resume(machine.start())
+    state, alive, seconds, seconds_compile = _loop(
+        machine, state, facts, budget, logger)
   cost = Cost(seconds_compile / len(trials), seconds / len(trials),
-              budget.last_step, int(state.step[:count].sum()) // len(trials))
-  return [attempt(restarts.best, _rows(state, count), _rows(tries, count), k)
+              budget.last_step, int(state.step.sum()) // len(trials))
+  return [attempt(restarts.best, state, tries, k, alive)
           for k in range(len(trials))], cost
 
 
 class _Machine:
   """The compiled step, and which device works on which try."""
 
-  def __init__(self, build, tries, shared, budget):
-    self.tries, self._devices = tries, budget.devices
+  def __init__(self, starter, step, tries, shared, budget):
+    self.tries, self._budget = tries, budget
     self._shared = parallel.replicate(shared, budget.devices)
-    self._starter, self._step = _programs(
-        build, budget.restart_batch, tuple(budget.devices))
+    self._starter, self._step = starter, step
 
   def start(self):
-    """All tries before their first step, on the host."""
-    placed = parallel.spread(self.tries, self._devices)
-    return parallel.gather(self._starter(placed, self._shared))
+    """Returns all tries before their first step, on the host."""
+    rows, _ = self._rows(np.arange(len(self.tries.trial)))
+    placed = parallel.spread(_pick(self.tries, rows), self._budget.devices)
+    return _first(parallel.gather(self._starter(placed, self._shared)),
+                  len(self.tries.trial))
 
   def place(self, state, alive):
-    """Deals the living tries out evenly; on each device they come first."""
-    order = np.argsort(~alive, kind='stable')
-    if not alive.all():
-      count = len(self._devices)
-      order = np.concatenate([order[d::count] for d in range(count)])
-    self._alive, self._back = alive[order], np.argsort(order)
+    """Loads the living tries, and no others, and compiles for that many."""
+    living = np.flatnonzero(alive)
+    rows, self._is_real = self._rows(living)
+    self._count = len(living)
     self._state, self._placed = parallel.spread(
-        _pick((state, self.tries), order), self._devices)
+        _pick((state, self.tries), rows), self._budget.devices)
+    self.run(0)
 
   def run(self, num_steps):
-    """(states, terms of the last step) on the host, in the tries' order."""
-    steps = np.where(self._alive, num_steps, 0).astype(np.int32)
+    """Returns (states, terms of the last step) of the living, on the host."""
+    steps = np.where(self._is_real, num_steps, 0).astype(np.int32)
     self._state, terms = self._step(
         self._state, self._placed, self._shared,
-        parallel.spread(steps, self._devices))
-    return _pick(parallel.gather((self._state, terms)), self._back)
+        parallel.spread(steps, self._budget.devices))
+    return _first(parallel.gather((self._state, terms)), self._count)
+
+  def _rows(self, living):
+    """Returns (rows, which are not padding): padding repeats the last one."""
+    size = restarts.num_rows(len(living), len(self._budget.devices),
+                             self._budget.restart_batch)
+    rows = np.pad(living, (0, size - len(living)), mode='edge')
+    return rows, np.arange(size) < len(living)
 
 
-@functools.lru_cache(_KEPT)
+def _check_memory(build, trials, budget, key, programs):
+  """Refuses, before anything is allocated, what does not fit."""
+  first = trials[0]
+  template, update = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+      (first.templates, first.leak.update))
+  attack = build(first.numbers)
+  state = jax.eval_shape(attack.init, first.key, template)
+  needs = memory.Needs(
+      state=memory.tree_bytes(state), working=0,
+      shared=len(trials) * memory.tree_bytes(first.leak[:2]))
+  count = len(trials) * len(first.templates.clips)
+
+  def check(needs):
+    memory.check(
+        needs, num_restarts=budget.num_restarts, devices=budget.devices,
+        batch_size=budget.restart_batch,
+        rows_of=lambda restarts_each: restarts.num_rows(
+            count * restarts_each, len(budget.devices), budget.restart_batch))
+  check(needs)  # at once; a step takes seconds to trace
+  shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(
+      (template, update)))
+  check(needs._replace(working=programs.get(
+      ('working', key, shapes), lambda: memory.working_bytes(
+          attack.update, state, Leak(first.leak.params, update, None)))))
+
+
 def _programs(build, restart_batch, devices):
-  """The start and the step, found again by attacks of the same shape."""
+  """Returns the start and the step, each for all devices."""
   return (parallel.on_devices(restarts.starter(build), devices),
           parallel.on_devices(restarts.runner(build, restart_batch), devices,
                               donate=(0,)))
 
 
-def _loop(machine, state, facts, count, budget, logger):
-  """Chunks of steps on the devices; logs and checkpoints between them."""
-  tries, trial = machine.tries, machine.tries.trial[:count]
+def _loop(machine, state, facts, budget, logger):
+  """Chunks of steps on the devices; logs and checkpoints between them.
+
+  Returns:
+    (states of all tries, which are alive, seconds, seconds of compilation).
+  """
+  tries = machine.tries
   rivals = tries.trial * (tries.message.max() + 1) + tries.message
-  own = [np.flatnonzero(trial == k) for k in range(trial.max() + 1)]
   done, earlier = facts.get('step', 0), facts.get('seconds', 0.0)
-  alive = (np.arange(len(rivals)) < count) & (state.step == done)
-  began = time.perf_counter()
-  machine.place(state, alive)
-  machine.run(0)  # compiles, and changes nothing
-  seconds, seconds_compile = earlier, time.perf_counter() - began
+  alive = _unpacked(facts.get('alive'), len(rivals))
+  seconds, seconds_compile, placed = earlier, 0.0, False
   began = time.perf_counter()
   logger.start(budget.last_step, done)
   while done < budget.last_step:
     if done in budget.halve_at:
-      alive = restarts.best_half(state.best_loss, alive, rivals)
+      alive, placed = restarts.best_half(state.best_loss, alive, rivals), False
+    if not placed:
+      since = time.perf_counter()
       machine.place(state, alive)
+      seconds_compile += time.perf_counter() - since
+      placed = True
     stop = min(s for s in (*budget.halve_at, budget.last_step) if s > done)
     chunk = min(budget.chunk_steps, stop - done)
-    state, terms = machine.run(chunk)
+    living, terms = machine.run(chunk)
+    state = _merged(state, living, alive)
     done += chunk
-    seconds = earlier + time.perf_counter() - began
-    logger.write(done, _rows(state, count), seconds, [
-        _summary(*_pick((state, terms, tries.message), rows)) for rows in own])
-  return state, seconds, seconds_compile
+    seconds = earlier + time.perf_counter() - began - seconds_compile
+    logger.write(done, state, seconds,
+                 _summaries(living, terms, _pick(tries, alive)),
+                 alive=_packed(alive))
+  return state, alive, seconds, seconds_compile
+
+
+def _merged(state, living, alive):
+  """The states of all tries, with those of the living in their places.
+
+  They are new arrays: a checkpoint of the old ones may still be written.
+  """
+  def put(old, new):
+    if alive.all():
+      return new
+    merged = np.array(old)
+    merged[alive] = new
+    return merged
+  return jax.tree.map(put, state, living)
+
+
+def _packed(alive) -> str:
+  """One bit a try, in hexadecimal digits: small enough for a fact."""
+  return np.packbits(alive).tobytes().hex()
+
+
+def _unpacked(text, count):
+  if text is None:
+    return np.ones(count, bool)
+  bits = np.frombuffer(bytes.fromhex(text), np.uint8)
+  return np.unpackbits(bits, count=count).astype(bool)
 
 
 def _stack(trials) -> restarts.Trials:
@@ -210,8 +280,14 @@ def _pick(tree, rows):
   return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
-def _rows(tree, count):
+def _first(tree, count):
   return jax.tree.map(lambda leaf: leaf[:count], tree)
+
+
+def _summaries(states, terms, tries) -> list[dict[str, Any]]:
+  """Of each trial a row for metrics.jsonl, from its living tries."""
+  return [_summary(*_pick((states, terms, tries.message), tries.trial == k))
+          for k in range(tries.trial.max() + 1)]
 
 
 def _summary(states: AttackState, terms, message) -> dict[str, Any]:

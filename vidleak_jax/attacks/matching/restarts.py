@@ -35,12 +35,12 @@ class Tries(NamedTuple):
 
 
 def plan(templates: Guess, num_restarts: int, size: int) -> Tries:
-  """All tries, trial by trial and message by message.
+  """Returns all tries, trial by trial and message by message.
 
   Args:
     templates: leaves [K, M, ...].
     num_restarts: of each message.
-    size: N; rows past K x M x num_restarts are padding: they repeat others.
+    size: N; rows past K x M x num_restarts repeat the first ones.
   """
   num_trials, num_messages = np.shape(templates.clips)[:2]
   index = np.arange(size, dtype=np.int32)
@@ -48,6 +48,17 @@ def plan(templates: Guess, num_restarts: int, size: int) -> Tries:
   trial, message = np.divmod(message, np.int32(num_messages))
   rows = jax.tree.map(lambda leaf: np.asarray(leaf)[trial, message], templates)
   return Tries(trial, message, index % num_restarts, rows)
+
+
+def num_rows(count: int, num_devices: int, batch_size: int) -> int:
+  """Returns how many rows `count` tries take, padding included.
+
+  The devices get equal shares, and a share is cut into equal batches of at most
+  `batch_size`: an uneven rest would compile twice.
+  """
+  share = -(-count // num_devices)
+  batches = -(-share // batch_size)
+  return num_devices * batches * -(-share // batches)
 
 
 def starter(build: Build) -> Callable[[Tries, Trials], AttackState]:
@@ -75,7 +86,8 @@ def runner(build: Build, batch_size: int) -> Callable:
     A pure `(states, tries, trials, num_steps [N]) -> (states, terms)`; `terms`
     are those of the last step, leaves [N]. The steps are an array, so that
     chunks of any length share one executable; tries that are vmapped together
-    all take the most that one of them is given.
+    all take the most that one of them is given, so that only padding may be
+    given less.
   """
 
   def run(states, tries, trials, num_steps):
@@ -130,13 +142,23 @@ def best_half(loss: np.ndarray, alive: np.ndarray, groups: np.ndarray
   return kept
 
 
-def best(states: AttackState, tries: Tries, trial: int) -> Recovery:
-  """A trial's answer: for each message the try whose score is lowest.
+def best(states: AttackState, tries: Tries, trial: int,
+         alive: np.ndarray | None = None) -> Recovery:
+  """Returns a trial's answer: for each message the try of the lowest score.
+
+  Args:
+    states: of all tries, leaves [N, ...].
+    tries: which try each row is.
+    trial: whose answer it is.
+    alive: [N] bool, the tries that may answer: those that no halving dropped;
+      None: all.
 
   Raises:
     UserError: when no try of some message ever had a finite score.
   """
-  loss = np.where(np.isfinite(states.best_loss), states.best_loss, np.inf)
+  usable = np.isfinite(states.best_loss)
+  usable = usable if alive is None else usable & alive
+  loss = np.where(usable, states.best_loss, np.inf)
   rows = []
   for message in np.unique(tries.message):
     own = np.where(

@@ -33,7 +33,7 @@ def plan(folder: Path, pending: Sequence[Trial], *, size: int,
     size: the most trials of a group.
     workers: how many groups run at once; none of them should be idle.
   """
-  (folder / 'groups').mkdir(parents=True, exist_ok=True)
+  files.make_folder(folder / 'groups')
   wanted = {trial.name: trial for trial in pending}
   started = _interrupted(folder, wanted)
   for group in started:

@@ -1,7 +1,8 @@
 """Who may write: one launcher a workdir, one worker a group.
 
 File locks end with the process that holds them, so nobody needs to clean up
-after SIGKILL. They need a file system that has them, as local disks and NFS.
+after SIGKILL. They need a POSIX system (Linux, macOS) and a file system that
+has them, as local disks and NFS.
 """
 
 import fcntl
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vidleak_jax import files
 from vidleak_jax.types import UserError
 
 
@@ -28,8 +30,8 @@ def sole_launcher(folder: Path) -> Iterator[str]:
   Raises:
     UserError: when another launcher is at work there.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.launcher', 'a+') as file:
+  files.make_folder(folder)
+  with files.open_private(folder / '.launcher', 'a+') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -54,7 +56,7 @@ def wait_for_workers(folder: Path, say: Callable[[str], None]) -> None:
     if is_at_work(folder, path.stem):
       say('Workers of an earlier launcher are still at work here; waiting for '
           'them to leave.')
-    with open(path, 'a') as file:
+    with files.open_private(path, 'a') as file:
       fcntl.flock(file, fcntl.LOCK_EX)
 
 
@@ -65,7 +67,7 @@ def sole_worker(folder: Path, group: str, token: str) -> Iterator[None]:
   Raises:
     Superseded: when `token` is not the present launcher's.
   """
-  with open(folder / 'groups' / f'{group}.lock', 'a') as file:
+  with _open_lock(folder, group) as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     if (folder / '.launcher').read_text() != token:
       raise Superseded(f'{folder} has a newer launcher.')
@@ -74,12 +76,16 @@ def sole_worker(folder: Path, group: str, token: str) -> Iterator[None]:
 
 def is_at_work(folder: Path, group: str) -> bool:
   """Whether a worker holds a group just now."""
-  with open(folder / 'groups' / f'{group}.lock', 'a') as file:
+  with _open_lock(folder, group) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
       return True
   return False
+
+
+def _open_lock(folder, group):
+  return files.open_private(folder / 'groups' / f'{group}.lock', 'a')
 
 
 def _owner(token):

@@ -39,8 +39,9 @@ def record_failure(folder: Path, name: str, error: str, details: str) -> None:
   if status(folder, name) == DONE:
     return
   own = home(folder, name)
-  own.mkdir(parents=True, exist_ok=True)
-  (own / 'error.txt').write_text(details)
+  files.make_folder(own)
+  with files.replacing(own / 'error.txt') as partial:
+    partial.write_text(details)
   files.write_json(own / 'error.json', {'error': error.strip().split('\n')[0]})
 
 

@@ -5,7 +5,8 @@ after another, so that imports and compilations are paid once.
 
 It hears group names on stdin, a line each, and answers each with a line on
 stdout: a JSON string, empty when all members have ended. What the trials print
-goes to stderr. It ends with its launcher: when stdin closes.
+goes to stderr. It ends with its launcher, when stdin closes; and at SIGTERM,
+once the checkpoint that is being written is complete.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from vidleak_jax import files
 from vidleak_jax.experiments.sweep import groups, locks, outcomes
+from vidleak_jax.runtime import signals
 
 # JAX keeps the traced programs of each group, 10 to 20 MB; to forget them costs
 # some seconds.
@@ -99,11 +101,24 @@ def main() -> None:
   parser.add_argument('folder', type=Path)
   parser.add_argument('token')
   options = parser.parse_args()
+  os.umask(0o077)
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
+  try:
+    with signals.terminating():
+      _serve(options.folder, options.token, answers)
+  except signals.Terminated:
+    # The last chunk's checkpoint is complete. The thread that listens holds
+    # stdin, so that the interpreter could not tidy up.
+    sys.stderr.flush()
+    os._exit(signals.EXIT_STATUS)
+
+
+def _serve(folder, token, answers):
+  """Runs what is asked for, until stdin closes."""
   for count, name in enumerate(_asked(), 1):
     try:
-      answer = run_group(options.folder, name, options.token)
+      answer = run_group(folder, name, token)
     except locks.Superseded as error:
       sys.exit(str(error))
     print(json.dumps(answer), file=answers, flush=True)

@@ -8,13 +8,16 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.engines import Finished, seats
 from vidleak_jax.experiments.sweep.groups import Group
+from vidleak_jax.runtime import signals
 
+_SECONDS_TO_LEAVE = 10.0  # schedulers kill half a minute after SIGTERM
 _MOST_DEATHS = 5  # of a group in a row, with nothing written in between
 
 
@@ -41,6 +44,9 @@ class Local:
   def __exit__(self, *error):
     for seat in self._seats:
       seat.leave()
+    deadline = time.monotonic() + _SECONDS_TO_LEAVE
+    for seat in self._seats:
+      seat.wait(max(0.0, deadline - time.monotonic()))
 
   def submit(self, groups: Sequence[Group]) -> None:
     for group in groups:
@@ -74,7 +80,8 @@ class Local:
       if code is None:
         return Finished(group, disk_full=answer)
       starved = memory_kills is None or _memory_kills() > memory_kills
-      if code == -signal.SIGKILL and not starved:
+      if ((code == -signal.SIGKILL and not starved)
+          or code in (-signal.SIGTERM, signals.EXIT_STATUS)):
         continue  # somebody's doing, not the trials'
       now = _written(self._folder, group)
       deaths = 1 if now > written else deaths + 1

@@ -12,6 +12,10 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+import vidleak_jax
+from vidleak_jax import files
+from vidleak_jax.runtime import host
+
 _GPU_MEMORY = 0.9  # shared by the workers of one GPU
 
 
@@ -53,16 +57,32 @@ class Seat:
     return '', code
 
   def leave(self) -> None:
-    """Ends the worker; what it was at goes on from the last checkpoint."""
+    """Asks the worker to end; `wait` waits for it."""
     with self._changing:
       self._left = True
-      if self._process:
-        self._process.kill()
-        self._process.wait()
+      if process := self._process:
+        process.terminate()
+
+  def wait(self, seconds: float) -> None:
+    """Ends the worker by force if it has not ended in that time.
+
+    It saves its last chunk, unless a compilation or a long step keeps it from
+    hearing. What it was at goes on from the last checkpoint.
+    """
+    with self._changing:
+      process = self._process  # the thread that asks may forget it meanwhile
+      if not process:
+        return
+      try:
+        process.wait(seconds)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
   def _start(self):
-    self.log.parent.mkdir(exist_ok=True)
-    with open(self.log, 'a') as log:  # a session of its own: no Ctrl-C there
+    files.make_folder(self.log.parent)
+    with files.open_private(self.log, 'a') as log:
+      # A session of its own: no Ctrl-C there.
       process = subprocess.Popen(
           self._command, env=os.environ | self.env, text=True, stderr=log,
           stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
@@ -83,7 +103,7 @@ def arrange(folder: Path, token: str, workers: int) -> list[Seat]:
   elif find_spec('libtpu'):
     shares = [((), {})]
   else:
-    cores = _cores()
+    cores = host.available_cores()
     shares = [_core_share(cores, i, workers or len(cores))
               for i in range(workers or len(cores))]
   command = [sys.executable, '-m', 'vidleak_jax.experiments.sweep.worker',
@@ -126,14 +146,8 @@ def _gpus() -> list[str]:
   return [str(i) for i in range(listed.stdout.count('GPU '))]
 
 
-def _cores() -> list[int]:
-  if hasattr(os, 'sched_getaffinity'):
-    return sorted(os.sched_getaffinity(0))
-  return list(range(os.cpu_count()))
-
-
 def importable() -> dict[str, str]:
   """Workers find this package also where it is not installed."""
-  root = str(Path(__file__).parents[3])
+  root = str(Path(vidleak_jax.__file__).parents[1])
   paths = [root, os.environ.get('PYTHONPATH', '')]
   return {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
