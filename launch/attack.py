@@ -20,7 +20,7 @@ from vidleak_jax.cli import launcher
 from vidleak_jax.evaluation.report import terminal
 from vidleak_jax.experiments import audit
 
-launcher.define_flags('configs/default.py')
+launcher.define_flags('default')
 launcher.define_process_flags()
 _LEAK = flags.DEFINE_string(
     'leak', None, 'Attack this leak.safetensors; no data set is touched.')

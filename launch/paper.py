@@ -17,7 +17,7 @@ from absl import flags
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments import paper
 
-launcher.define_flags('configs/paper/lenet_ours.py')
+launcher.define_flags('paper/lenet_ours')
 _DOCUMENT = flags.DEFINE_string(
     'document', None, 'Where to write; default: WORKDIR/paper.md.')
 

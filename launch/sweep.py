@@ -17,7 +17,7 @@ from absl import flags
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments.sweep import engines, runner
 
-launcher.define_flags('configs/sweeps/tiny.py')
+launcher.define_flags('sweeps/tiny')
 _ENGINE = flags.DEFINE_enum('engine', 'local', engines.NAMES, 'Where.')
 _WORKERS = flags.DEFINE_integer(
     'workers', 0, 'Groups that run at once; 0: one a GPU, or else a CPU core; '

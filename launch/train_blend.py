@@ -12,7 +12,7 @@ from vidleak_jax.cli import launcher
 from vidleak_jax.models import weights
 from vidleak_jax.runtime import workdir
 
-launcher.define_flags('configs/train_blend.py')
+launcher.define_flags('train_blend')
 
 
 def main() -> None:

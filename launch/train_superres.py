@@ -12,7 +12,7 @@ from vidleak_jax.evaluation import metrics
 from vidleak_jax.runtime import workdir
 from vidleak_jax.superres import train
 
-launcher.define_flags('configs/train_superres.py')
+launcher.define_flags('train_superres')
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ Started again in the same workdir it goes on where it stopped.
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments import training
 
-launcher.define_flags('configs/train_c3d.py')
+launcher.define_flags('train_c3d')
 
 
 def main() -> None:

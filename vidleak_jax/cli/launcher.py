@@ -1,14 +1,15 @@
 """What every launcher shares: flags, and errors a person can read."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from vidleak_jax import files
+from vidleak_jax import files, recipes
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import UserError
 
@@ -18,12 +19,31 @@ _INTERRUPTED = 130  # what shells expect after Ctrl-C
 _PROCESSES = ('coordinator_address', 'num_processes', 'process_id')
 
 
+class _RecipeParser(flags.ArgumentParser):
+  """Turns the value of --config into a locked config."""
+
+  def parse(self, argument: str) -> ConfigDict:
+    return recipes.load(argument).lock()
+
+  def flag_type(self) -> str:
+    return 'config'
+
+
 def define_flags(default_config: str) -> None:
-  """Defines --config (a file, with --config.FIELD=VALUE) and --workdir."""
-  # The folder above launch/, so that configs can import configs.default.
-  sys.path.insert(0, str(Path(sys.argv[0]).resolve().parents[1]))
+  """Defines --config (with --config.FIELD=VALUE) and --workdir.
+
+  Args:
+    default_config: a shipped recipe, for a command without --config.
+  """
+  # Without a value of --config a default is parsed, with all fields that were
+  # set, here and not where `run` reports errors. So it is made a value.
+  if not any(re.match(r'--?config(=|$)', word) for word in sys.argv[1:]):
+    sys.argv.insert(1, f'--config={default_config}')
   config_flags.DEFINE_config_file(
-      'config', default_config, 'A file with get_config().', lock_config=True)
+      'config', default_config, 'A shipped recipe (`vidleak list configs`) or '
+      'a file with get_config(); NAME:PRESET, FILE.py:PRESET. '
+      '--config.FIELD=VALUE sets a field.', lock_config=True)
+  flags.FLAGS['config'].parser = _RecipeParser()
   flags.DEFINE_string('workdir', None, 'Where everything is written.')
   flags.mark_flag_as_required('workdir')
 
