@@ -13,6 +13,8 @@ setup(
                   'vidleak_jax.attacks.features': ['*.safetensors'],
                   'vidleak_jax.superres': ['*.safetensors'],
                   'vidleak_jax.victims': ['*.safetensors']},
+    entry_points={'console_scripts': [
+        'vidleak = vidleak_jax.cli.__main__:main']},
     install_requires=[
         'jax>=0.10,<0.13',
         'flax>=0.12,<0.13',
