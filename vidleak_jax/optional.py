@@ -7,6 +7,7 @@ What a plain `pip install vidleak_jax` leaves out is imported where it is used:
 """
 
 import importlib
+import sys
 from importlib import metadata, util
 from types import ModuleType
 
@@ -14,8 +15,8 @@ from vidleak_jax.errors import UserError
 
 # extra of setup.py -> what it brings: module -> its name in a registry
 EXTRAS = {
-    'video': {'av': 'av', 'PIL': 'pillow'},
-    'photos': {'skimage': 'scikit-image', 'PIL': 'pillow'},
+    'video': {'av': 'av'},
+    'photos': {'skimage': 'scikit-image'},
     'sweep': {'pyarrow': 'pyarrow'},
     'tensorboard': {'tensorboardX': 'tensorboardX'},
     'ray': {'ray': 'ray'},
@@ -59,7 +60,7 @@ def require(*extras: str) -> None:
   """
   for extra in extras:
     for module in EXTRAS[extra]:
-      if util.find_spec(module) is None:
+      if not _is_there(module):
         raise UserError(missing(module))
 
 
@@ -67,6 +68,11 @@ def installed(extra: str) -> dict[str, str | None]:
   """Returns name -> version of what an extra brings; None: not installed."""
   found = {}
   for module, name in EXTRAS[extra].items():
-    there = util.find_spec(module) is not None
-    found[name] = metadata.version(name) if there else None
+    found[name] = metadata.version(name) if _is_there(module) else None
   return found
+
+
+def _is_there(module) -> bool:
+  if module in sys.modules:
+    return sys.modules[module] is not None
+  return util.find_spec(module) is not None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
+from vidleak_jax import optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.evaluation.report import terminal
 from vidleak_jax.experiments import audit
@@ -33,6 +34,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
+  optional.require('video')  # the comparison is written at the end
   asked = flags.FLAGS
   folder = launcher.workdir()
   result = audit.run(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+from vidleak_jax import optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments import paper
 
@@ -27,6 +28,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
+  optional.require('video')
   folder = launcher.workdir()
   document = Path(flags.FLAGS.document or folder / 'paper.md')
   paper.write(launcher.resolved_config(), folder, document)

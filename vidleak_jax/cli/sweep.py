@@ -14,6 +14,7 @@ import sys
 
 from absl import flags
 
+from vidleak_jax import optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments.sweep import engines, runner
 
@@ -42,6 +43,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
+  optional.require('video', 'sweep')
   asked = flags.FLAGS
   options = {
       'local': {},

@@ -6,7 +6,7 @@ r"""Trains the last step of the attack on a frozen extractor, on public scenes.
 Then attack with --config.attack.features.weights=runs/blend/blend.safetensors.
 """
 
-from vidleak_jax import victims
+from vidleak_jax import optional, victims
 from vidleak_jax.attacks.features import train
 from vidleak_jax.cli import launcher
 from vidleak_jax.models import weights
@@ -20,6 +20,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
+  optional.require('photos')
   config, folder = launcher.resolved_config(), launcher.workdir()
   size = config['image_size']
   options = {k: v for k, v in config.pop('victim').items() if v is not None}

@@ -6,7 +6,7 @@ r"""Trains a super-resolution network on moving views of photographs.
 Started again in the same workdir it goes on where it stopped.
 """
 
-from vidleak_jax import data
+from vidleak_jax import data, optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.runtime import workdir
@@ -20,6 +20,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
+  optional.require('photos')
   config, folder = launcher.resolved_config(), launcher.workdir()
   with workdir.claim(folder, config, {}):
     sample = data.load(**config['validation'])
