@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+import vidleak_jax
+
 _GPU_MEMORY = 0.9  # shared by the workers of one GPU
 
 
@@ -134,6 +136,6 @@ def _cores() -> list[int]:
 
 def importable() -> dict[str, str]:
   """Workers find this package also where it is not installed."""
-  root = str(Path(__file__).parents[3])
+  root = str(Path(vidleak_jax.__file__).parents[1])
   paths = [root, os.environ.get('PYTHONPATH', '')]
   return {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
