@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -64,7 +65,8 @@ def _join_processes() -> None:
   """Makes this process one of several, where the flags say so."""
   if 'distributed' not in flags.FLAGS:
     return
-  given = {name: flags.FLAGS[name].value for name in _PROCESSES}
+  given: dict[str, Any] = {
+      name: flags.FLAGS[name].value for name in _PROCESSES}
   missing = [f'--{name}' for name, value in given.items() if value is None]
   if len(missing) == len(given):
     if flags.FLAGS.distributed:
@@ -126,7 +128,8 @@ def _parse(argv):
   try:
     rest = flags.FLAGS(argv)
     if flags.FLAGS['verbosity'].using_default_value:
-      flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a lot at INFO
+      # Orbax tells a lot at INFO.
+      flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]
     return rest
   except flags.Error as error:
     _fail(str(error))

@@ -28,8 +28,10 @@ def main() -> None:
   with workdir.claim(folder, launcher.resolved_config(), {}):
     victim = victims.build('frozen', (1, size, size, 3), 10, lowering='lax',
                            **options)
+    features = victim.features
+    assert features  # every frozen victim has an extractor
     params = train.run(
-        lambda frames: victim.features(frames[:, None])[:, 0], size=size,
+        lambda frames: features(frames[:, None])[:, 0], size=size,
         log=lambda step, psnr: print(f'step {step}: {psnr:.2f} dB'),
         **training)
     weights.save(folder / 'blend.safetensors', params)

@@ -83,5 +83,5 @@ def is_at_work(folder: Path, group: str) -> bool:
 
 
 def _owner(token):
-  host, pid, *_ = [*token.split(), 'unknown', 'unknown']
+  host, pid = [*token.split(), 'unknown', 'unknown'][:2]
   return f'process {pid} on {host}'

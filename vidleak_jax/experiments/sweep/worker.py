@@ -115,7 +115,7 @@ def main() -> None:
 def _asked() -> Iterator[str]:
   """The groups asked for. A thread listens, since the end must be heard while
   a group runs."""
-  names = queue.SimpleQueue()
+  names: queue.SimpleQueue[str] = queue.SimpleQueue()
 
   def listen():
     for line in sys.stdin:
