@@ -1,4 +1,4 @@
-# make demo, make test, make bench: each sets up .venv first.
+# make demo, make test, make lint, make bench: each sets up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,10 +18,11 @@ bench: venv
 
 lint: venv
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 venv: $(VENV)/.ready
 
-$(VENV)/.ready: setup.py
+$(VENV)/.ready: setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}. Say make PYTHON=python3.12, for example.")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -29,4 +30,4 @@ $(VENV)/.ready: setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from absl import flags
 
-from configs import default
-from configs.paper import lenet_dlg
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments import audit
+from vidleak_jax.recipes import default
+from vidleak_jax.recipes.paper import lenet_dlg
 
 _QUICK = flags.DEFINE_bool('quick', False, 'Two seeds, a quarter of the steps.')
 _RESTARTS, _SEEDS = 8, 5

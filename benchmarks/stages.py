@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from configs import closed_form_lenet, default
 from vidleak_jax import data, superres
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments import audit
+from vidleak_jax.recipes import closed_form_lenet, default
 from vidleak_jax.runtime import backend, parallel
 
 _QUICK = flags.DEFINE_bool('quick', False, 'Fewer frames.')

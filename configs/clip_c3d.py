@@ -2,36 +2,8 @@
 
   python launch/attack.py --config=configs/clip_c3d.py --workdir=runs/c3d \
       --config.data.dir=FOLDER_OR_VIDEO
-
-`--config=configs/clip_c3d.py:tiny`, `:small` and `:full` name the network's
-size, and with it the clip's. So do the other configs/clip_*.py.
 """
 
-from configs import default
+from vidleak_jax.recipes.clip_c3d import get_config
 
-# preset -> frames, rows and columns
-SIZES = {'tiny': (4, 16), 'small': (8, 32), 'full': (16, 112)}
-
-
-def get_config(preset=None):
-  config = of('c3d', preset or 'small')
-  config.victim.preset = preset
-  if preset == 'full':  # its pooling has no layers to anchor on
-    config.attack.name = 'ig'
-  return config
-
-
-def of(name, preset, attack='anchored', sizes=None):
-  """A real clip through the victim `name` of the size `preset`."""
-  sizes = SIZES | (sizes or {})
-  if preset not in sizes:
-    raise ValueError(f'No size {preset!r} of {name}: choose one of '
-                     f'{", ".join(sizes)} after the colon of --config.')
-  config = default.get_config()
-  config.data.name = 'video_folder'
-  config.data.split = 'all'
-  config.data.num_frames, config.data.image_size = sizes[preset]
-  config.victim.name = name
-  config.victim.preset = preset
-  config.attack.name = attack
-  return config
+__all__ = ['get_config']

@@ -4,11 +4,6 @@
       --workdir=runs/cnn_gru --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.clip_cnn_gru import get_config
 
-
-def get_config(preset='small'):
-  config = clip_c3d.of('cnn_gru', preset)
-  if preset == 'full':  # a dense layer on each frame, which is not listed
-    config.attack.name = 'ig'
-  return config
+__all__ = ['get_config']

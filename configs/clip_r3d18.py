@@ -4,14 +4,6 @@
       --workdir=runs/r3d18 --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.clip_r3d18 import get_config
 
-
-def get_config(preset='small'):
-  config = clip_c3d.of('r3d18', preset, 'ig')
-  # The gradient leads nowhere by itself, see docs/victims.md: weaker ones end
-  # further below a clip of its mean colour.
-  config.attack.ig.priors.spatial_tv = 1.0
-  config.attack.ig.priors.temporal_tv = 1.0
-  config.attack.ig.priors.colour_tv = 1.0
-  return config
+__all__ = ['get_config']

@@ -4,11 +4,6 @@
       --workdir=runs/timesformer --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.clip_timesformer import get_config
 
-
-def get_config(preset='small'):
-  attack = 'ig' if preset == 'full' else 'closed_form'
-  config = clip_c3d.of('timesformer', preset, attack, {'small': (8, 64)})
-  config.attack.closed_form.polish_steps = 0  # it would cost minutes
-  return config
+__all__ = ['get_config']

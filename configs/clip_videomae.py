@@ -4,13 +4,6 @@
       --workdir=runs/videomae --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.clip_videomae import get_config
 
-
-def get_config(preset='small'):
-  attack = 'ig' if preset == 'full' else 'closed_form'
-  config = clip_c3d.of('videomae', preset, attack, {'small': (8, 64)})
-  config.attack.closed_form.polish_steps = 0  # it would cost minutes
-  # Seconds a step: tokens that the plain search leaves misplaced find home.
-  config.attack.closed_form.sharpen_steps = 45
-  return config
+__all__ = ['get_config']

@@ -2,15 +2,8 @@
 
   python launch/attack.py --config=configs/clip_vivit.py:small \
       --workdir=runs/vivit --config.data.dir=FOLDER_OR_VIDEO
-
-Its learned positions give the clip away by linear algebra alone; a polish would
-cost minutes and has nothing left to mend where N <= D.
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.clip_vivit import get_config
 
-
-def get_config(preset='small'):
-  config = clip_c3d.of('vivit', preset, 'closed_form', {'small': (16, 64)})
-  config.attack.closed_form.polish_steps = 0
-  return config
+__all__ = ['get_config']

@@ -2,16 +2,8 @@
 
   python launch/attack.py --config=configs/closed_form_clip.py \
       --workdir=runs/closed_clip --config.data.dir=FOLDER_OR_VIDEO
-
-The preset keeps at least as many equations as unknowns in every layer.
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.closed_form_clip import get_config
 
-
-def get_config():
-  config = clip_c3d.get_config()
-  config.victim.preset = 'invertible'
-  config.victim.activation = 'leaky_relu'
-  config.attack.name = 'closed_form'
-  return config
+__all__ = ['get_config']

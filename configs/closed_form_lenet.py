@@ -4,11 +4,6 @@
       --workdir=runs/closed_lenet --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs.paper import lenet_dlg
+from vidleak_jax.recipes.closed_form_lenet import get_config
 
-
-def get_config():
-  config = lenet_dlg.get_config()
-  config.attack.name = 'closed_form'
-  config.attack.num_restarts = 1
-  return config
+__all__ = ['get_config']

@@ -4,16 +4,6 @@
       --workdir=runs/closed_vivit --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.closed_form_vivit import get_config
 
-
-def get_config():
-  config = clip_c3d.get_config()
-  config.data.num_frames = 16
-  config.data.image_size = 112
-  config.victim.name = 'vivit'
-  config.victim.preset = 'full'
-  config.victim.inputs = 'half'  # what published weights take
-  config.attack.name = 'closed_form'
-  config.attack.closed_form.polish_steps = 0  # hours, for 12 blocks in float64
-  return config
+__all__ = ['get_config']

@@ -3,12 +3,6 @@
   python launch/attack.py --config=configs/quickstart.py --workdir=runs/quick
 """
 
-from configs import default
+from vidleak_jax.recipes.quickstart import get_config
 
-
-def get_config():
-  config = default.get_config()
-  config.attack.name = 'anchored'
-  config.superres.name = 'clip'
-  config.superres.noise = 0.0  # what this attack leaves
-  return config
+__all__ = ['get_config']

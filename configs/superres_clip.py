@@ -2,16 +2,8 @@
 
   python launch/attack.py --config=configs/superres_clip.py --workdir=runs/sr \
       --config.data.dir=FOLDER_OR_VIDEO --config.superres.num_references=1
-
-The anchored attack leaves no noise worth the name, so the enhancer is told 0;
-after `ig` say --config.superres.noise=0.015.
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.superres_clip import get_config
 
-
-def get_config():
-  config = clip_c3d.get_config()
-  config.superres.name = 'clip'
-  config.superres.noise = 0.0
-  return config
+__all__ = ['get_config']

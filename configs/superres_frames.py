@@ -4,12 +4,6 @@
       --workdir=runs/frames --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import clip_c3d
+from vidleak_jax.recipes.superres_frames import get_config
 
-
-def get_config():
-  config = clip_c3d.get_config()
-  config.superres.name = 'clip'
-  config.superres.noise = 0.0
-  config.attack.name = 'none'
-  return config
+__all__ = ['get_config']

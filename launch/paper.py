@@ -1,4 +1,4 @@
-"""Every result of the paper beside ours, as one document.
+r"""Every result of the paper beside ours, as one document.
 
   python launch/paper.py --workdir=runs/paper --config.data.dir=FOLDER_OR_VIDEO
   python launch/paper.py --workdir=runs/paper --config.data.name=photo_motion \
@@ -10,24 +10,7 @@ clips and frames are asked for by --config.data.num_clips and .num_frames.
 Started again in the same workdir it goes on where it stopped.
 """
 
-from pathlib import Path
-
-from absl import flags
-
-from vidleak_jax.cli import launcher
-from vidleak_jax.experiments import paper
-
-launcher.define_flags('configs/paper/lenet_ours.py')
-_DOCUMENT = flags.DEFINE_string(
-    'document', None, 'Where to write; default: WORKDIR/paper.md.')
-
-
-def main() -> None:
-  folder = launcher.workdir()
-  document = Path(_DOCUMENT.value or folder / 'paper.md')
-  paper.write(launcher.resolved_config(), folder, document)
-  print(document)
-
+from vidleak_jax.cli import commands
 
 if __name__ == '__main__':
-  launcher.run(main)
+  commands.start('paper')

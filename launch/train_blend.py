@@ -1,4 +1,4 @@
-"""Trains the last step of the attack on a frozen extractor, on public scenes.
+r"""Trains the last step of the attack on a frozen extractor, on public scenes.
 
   python launch/train_blend.py --config=configs/train_blend.py \
       --workdir=runs/blend --config.victim.weights_file=FILE_OF_THE_EXTRACTOR
@@ -6,30 +6,7 @@
 Then attack with --config.attack.features.weights=runs/blend/blend.safetensors.
 """
 
-from vidleak_jax import victims
-from vidleak_jax.attacks.features import train
-from vidleak_jax.cli import launcher
-from vidleak_jax.models import weights
-from vidleak_jax.runtime import workdir
-
-launcher.define_flags('configs/train_blend.py')
-
-
-def main() -> None:
-  config, folder = launcher.resolved_config(), launcher.workdir()
-  size = config['image_size']
-  options = {k: v for k, v in config.pop('victim').items() if v is not None}
-  training = {k: v for k, v in config.items() if k != 'image_size'}
-  with workdir.claim(folder, launcher.resolved_config(), {}):
-    victim = victims.build('frozen', (1, size, size, 3), 10, lowering='lax',
-                           **options)
-    params = train.run(
-        lambda frames: victim.features(frames[:, None])[:, 0], size=size,
-        log=lambda step, psnr: print(f'step {step}: {psnr:.2f} dB'),
-        **training)
-    weights.save(folder / 'blend.safetensors', params)
-  print(f'weights: {folder}/blend.safetensors')
-
+from vidleak_jax.cli import commands
 
 if __name__ == '__main__':
-  launcher.run(main)
+  commands.start('train blend')

@@ -1,4 +1,4 @@
-"""Trains a victim; its weights then go to an attack as victim.checkpoint.
+r"""Trains a victim; its weights then go to an attack as victim.checkpoint.
 
   python launch/train_victim.py --config=configs/train_c3d.py --workdir=runs/c3d
   python launch/attack.py --config=configs/clip_c3d.py --workdir=runs/late \
@@ -8,19 +8,7 @@
 Started again in the same workdir it goes on where it stopped.
 """
 
-from vidleak_jax.cli import launcher
-from vidleak_jax.experiments import training
-
-launcher.define_flags('configs/train_c3d.py')
-
-
-def main() -> None:
-  folder = launcher.workdir()
-  result = training.run(launcher.resolved_config(), folder)
-  print(f'accuracy on test clips: {result["accuracy_test"]:.1%}, on training '
-        f'clips {result["accuracy_train"]:.1%}')
-  print(f'weights: {folder / "params.safetensors"}')
-
+from vidleak_jax.cli import commands
 
 if __name__ == '__main__':
-  launcher.run(main)
+  commands.start('train victim')

@@ -1,20 +1,67 @@
-"""Every clip config resolves at every size, to a victim that fits its clip."""
+"""Recipes are found by name; clip recipes fit their victim at every size."""
 
-import importlib
 import math
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 
-from vidleak_jax import victims
+from vidleak_jax import recipes, victims
+from vidleak_jax.errors import UserError
+
+SHIMS = Path(__file__).parents[1] / 'configs'
 
 NAMES = ('c3d', 'cnn_gru', 'r2plus1d18', 'r3d18', 'timesformer', 'videomae',
          'vivit')
 
 
 def _config(name, *preset):
-  module = importlib.import_module(f'configs.clip_{name}')
-  return module.get_config(*preset).to_dict()
+  return recipes.load(':'.join([f'clip_{name}', *preset])).to_dict()
+
+
+@pytest.mark.parametrize('name', recipes.names())
+def test_a_shim_is_its_recipe_and_says_a_command(name):
+  file = SHIMS / f'{name}.py'
+  assert recipes.load(str(file)) == recipes.load(name)
+  command = 'python benchmarks' if name == 'sweeps/same_shape' else (
+      f'--config=configs/{name}.py')
+  assert command in file.read_text()
+  assert recipes.summary(name).endswith('.')
+
+
+def test_every_shim_has_a_recipe():
+  files = {str(f.relative_to(SHIMS).with_suffix('')) for f
+           in SHIMS.rglob('*.py')}
+  assert files == set(recipes.names())
+
+
+@pytest.mark.parametrize('source, said', [
+    ('clip_c4d', 'Did you mean clip_c3d'),
+    ('lenet_dlg', 'paper/lenet_dlg'),
+    ('tiny', 'sweeps/tiny'),
+    ('zzz', 'There are clip_c3d'),
+    ('elsewhere/clip_c3d.py', 'No config file'),
+    ('configs/clip_c9d.py', 'clip_c3d'),
+    ('quickstart:large', 'takes no preset'),
+])
+def test_an_unknown_name_is_one_line(source, said):
+  with pytest.raises(UserError, match=said) as caught:
+    recipes.load(source)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('text, said', [
+    ('from configs import default\n', 'from vidleak_jax.recipes import'),
+    ('def get_config(:\n', 'cannot be imported'),
+    ('config = {}\n', 'no function get_config'),
+])
+def test_a_file_that_is_no_config_is_told(text, said, tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, 'path', [path for path in sys.path if path
+                                    not in ('', str(SHIMS.parent))])
+  (tmp_path / 'mine.py').write_text(text)
+  with pytest.raises(UserError, match=said):
+    recipes.load(str(tmp_path / 'mine.py'))
 
 
 @pytest.mark.parametrize('preset', ['tiny', 'small', 'full'])

@@ -5,22 +5,25 @@ from pathlib import Path
 
 import pytest
 
+from vidleak_jax import optional
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'vidleak_jax'
 
 # Leaves that every stage may import.
-SHARED = {'errors', 'files', 'models', 'trees', 'types'}
+SHARED = {'_version', 'errors', 'files', 'models', 'optional', 'trees',
+          'types'}
 
 # What a stage may import besides those and itself. No path leads from the truth
 # to an attack: attacks import neither data nor evaluation nor experiments.
 ALLOWED = {
     'attacks': {'clients', 'leaks', 'runtime', 'victims'},
-    'cli': {'attacks', 'data', 'evaluation', 'experiments', 'runtime',
-            'superres', 'victims'},
+    'cli': {'attacks', 'clients', 'data', 'evaluation', 'experiments',
+            'recipes', 'runtime', 'superres', 'victims'},
     'clients': {'data', 'leaks', 'runtime', 'victims'},
     'evaluation': {'clients', 'data', 'superres'},
     'experiments': {'attacks', 'clients', 'data', 'evaluation', 'leaks',
-                    'runtime', 'superres', 'victims'},
+                    'recipes', 'runtime', 'superres', 'victims'},
     'superres': {'runtime'},
 }
 
@@ -52,8 +55,8 @@ def test_a_stage_imports_only_the_types(file):
 
 @pytest.mark.parametrize('file', sorted((ROOT / 'configs').rglob('*.py')),
                          ids=lambda file: file.name)
-def test_configs_import_nothing_from_the_package(file):
-  assert 'vidleak_jax' not in file.read_text()
+def test_configs_import_recipes_alone(file):
+  assert _imports(file) == {'recipes'}
 
 
 def test_one_file_has_the_pmap_and_one_has_orbax():
@@ -61,3 +64,19 @@ def test_one_file_has_the_pmap_and_one_has_orbax():
   assert {n for n, t in text.items() if 'jax.pmap' in t} == {'parallel.py'}
   assert {n for n, t in text.items() if 'import orbax' in t} == {
       'checkpoint.py'}
+
+
+def test_what_an_extra_brings_is_loaded_through_optional():
+  brought = {module for brings in optional.EXTRAS.values() for module in brings}
+  told = {'progress.py', 'ray.py', 'slurm.py', 'search.py', 'weights.py'}
+  for file in PACKAGE.rglob('*.py'):
+    if file.name not in told:  # these say themselves what is missing
+      assert not _top_modules(file) & brought, file
+
+
+def _top_modules(file):
+  nodes = [*ast.walk(ast.parse(file.read_text()))]
+  return ({alias.name.split('.')[0] for node in nodes
+           if isinstance(node, ast.Import) for alias in node.names}
+          | {node.module.split('.')[0] for node in nodes
+             if isinstance(node, ast.ImportFrom) and node.module})

@@ -1,3 +1,5 @@
 """How much of a private video leaks through federated-learning gradients."""
 
-__version__ = '0.1.0'
+from vidleak_jax._version import __version__
+
+__all__ = ['__version__']

@@ -86,4 +86,5 @@ def write_json(path: Path, content: Any) -> None:
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
   """An .npz; arrays that are None are left out."""
   with replacing(path) as partial:
-    np.savez(partial, **{k: v for k, v in arrays.items() if v is not None})
+    given = {k: v for k, v in arrays.items() if v is not None}
+    np.savez(partial, **given)  # type: ignore[arg-type]  # allow_pickle's

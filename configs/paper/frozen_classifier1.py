@@ -5,13 +5,6 @@
       --config.victim.weights_file=resnet20.safetensors
 """
 
-from configs import frozen_features
-from configs.paper import lenet_dlg
+from vidleak_jax.recipes.paper.frozen_classifier1 import get_config
 
-
-def get_config():
-  config = frozen_features.get_config()
-  config.data = lenet_dlg.get_config().data
-  config.victim.num_classes = 100
-  config.victim.head = 'classifier1'
-  return config
+__all__ = ['get_config']

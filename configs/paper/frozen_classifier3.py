@@ -5,11 +5,6 @@
       --config.victim.weights_file=resnet20.safetensors
 """
 
-from configs.paper import frozen_classifier1
+from vidleak_jax.recipes.paper.frozen_classifier3 import get_config
 
-
-def get_config():
-  config = frozen_classifier1.get_config()
-  config.victim.head = 'classifier3'
-  config.victim.dropout_active = True
-  return config
+__all__ = ['get_config']

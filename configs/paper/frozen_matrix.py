@@ -5,10 +5,6 @@
       --config.victim.weights_file=resnet20.safetensors
 """
 
-from configs.paper import frozen_classifier1
+from vidleak_jax.recipes.paper.frozen_matrix import get_config
 
-
-def get_config():
-  config = frozen_classifier1.get_config()
-  config.victim.head = 'matrix'
-  return config
+__all__ = ['get_config']

@@ -2,27 +2,8 @@
 
   python launch/attack.py --config=configs/paper/lenet_dlg.py \
       --workdir=runs/lenet_dlg --config.data.dir=FOLDER_OR_VIDEO
-
-Labels are drawn at random, as in the paper; the attack recovers them.
 """
 
-from configs import default
+from vidleak_jax.recipes.paper.lenet_dlg import get_config
 
-
-def get_config():
-  config = default.get_config()
-  config.data.name = 'video_folder'
-  config.data.split = 'all'
-  config.data.labels = 'random'
-  config.victim.name = 'lenet'
-  config.victim.num_classes = 100
-  config.federated.message = 'frame'
-  config.attack.name = 'dlg'
-  # The paper starts from N(0, 1) and takes thousands of steps. From grey a
-  # fraction of them comes near enough for Gauss-Newton to end at the rounding.
-  config.attack.num_steps = 600
-  config.attack.dlg.start_mean = 0.5
-  config.attack.dlg.start_std = 0.1
-  config.attack.dlg.polish_steps = 30
-  config.attack.dlg.polish_inner_steps = 600
-  return config
+__all__ = ['get_config']

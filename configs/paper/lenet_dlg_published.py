@@ -4,13 +4,6 @@
       --workdir=runs/lenet_published --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs.paper import lenet_dlg
+from vidleak_jax.recipes.paper.lenet_dlg_published import get_config
 
-
-def get_config():
-  config = lenet_dlg.get_config()
-  config.attack.num_steps = 2000
-  config.attack.dlg.start_mean = 0.0
-  config.attack.dlg.start_std = 1.0
-  config.attack.dlg.polish_steps = 0
-  return config
+__all__ = ['get_config']

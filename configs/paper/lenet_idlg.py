@@ -4,11 +4,6 @@
       --workdir=runs/lenet_idlg --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs.paper import lenet_dlg_published
+from vidleak_jax.recipes.paper.lenet_idlg import get_config
 
-
-def get_config():
-  config = lenet_dlg_published.get_config()
-  config.attack.name = 'idlg'
-  config.attack.idlg.update({**config.attack.dlg, 'labels': 'inferred'})
-  return config
+__all__ = ['get_config']

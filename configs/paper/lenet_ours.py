@@ -4,8 +4,6 @@
       --workdir=runs/lenet_ours --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import closed_form_lenet
+from vidleak_jax.recipes.paper.lenet_ours import get_config
 
-
-def get_config():
-  return closed_form_lenet.get_config()
+__all__ = ['get_config']

@@ -4,10 +4,6 @@
       --workdir=runs/lenet_rgap --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs import closed_form_lenet
+from vidleak_jax.recipes.paper.lenet_rgap import get_config
 
-
-def get_config():
-  config = closed_form_lenet.get_config()
-  config.attack.closed_form.polish_steps = 0
-  return config
+__all__ = ['get_config']

@@ -4,12 +4,6 @@
       --workdir=runs/superres_0 --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from configs.paper import lenet_rgap
+from vidleak_jax.recipes.paper.superres_0 import get_config
 
-
-def get_config():
-  config = lenet_rgap.get_config()
-  config.superres.name = 'clip'
-  config.superres.noise = 0.0  # the recovery is exact
-  config.superres.num_references = 0
-  return config
+__all__ = ['get_config']

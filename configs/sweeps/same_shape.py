@@ -3,11 +3,6 @@
   python benchmarks/sweep_speed.py --workdir=runs/speed
 """
 
-from configs import sweeps
-from configs.sweeps import tiny
+from vidleak_jax.recipes.sweeps.same_shape import get_config
 
-
-def get_config():
-  config = tiny.get_config()
-  config.sweep = sweeps.space(grid={'seed': range(256)})
-  return config
+__all__ = ['get_config']

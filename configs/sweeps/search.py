@@ -4,18 +4,6 @@
       --workdir=runs/search --search=optuna
 """
 
-from configs import sweeps
-from configs.sweeps import tiny
+from vidleak_jax.recipes.sweeps.search import get_config
 
-
-def get_config():
-  config = tiny.get_config()
-  config.sweep = sweeps.space(
-      random={
-          'attack.ig.learning_rate': ('log_uniform', 0.003, 0.3),
-          'attack.ig.priors.spatial_tv': ('log_uniform', 0.001, 0.1),
-          'attack.ig.priors.temporal_tv': ('log_uniform', 0.001, 0.1),
-      },
-      grid={'seed': range(3)},
-      num_samples=25)
-  return config
+__all__ = ['get_config']

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vidleak_jax import recipes
+
 ROOT = Path(__file__).parents[2]
 _SPEC = importlib.util.spec_from_file_location(
     'benchmark_victims', ROOT / 'benchmarks' / 'victims.py')
@@ -28,8 +30,8 @@ def table():
 def test_rows_name_configs_and_fields_that_exist(table):
   for row in [*table.ROWS.values(), *table.FITS.values()]:
     file, preset = row.config.split(':')
-    module = importlib.import_module(f'configs.{file.removesuffix(".py")}')
-    fields = module.get_config(preset).to_dict()
+    fields = recipes.load(
+        f'{file.removesuffix(".py")}:{preset}').to_dict()
     for override in row.overrides:
       node = fields
       for part in override.partition('=')[0].split('.'):

@@ -25,7 +25,7 @@ REAL_KEYS = {
 
 def config(**overrides):
   """The default at tiny size; keys such as `attack__name` reach inside."""
-  config = importlib.import_module('configs.default').get_config()
+  config = importlib.import_module('vidleak_jax.recipes.default').get_config()
   tiny = {'data__num_frames': 4, 'data__image_size': 16,
           'data__original_size': 32, 'victim__preset': 'tiny',
           'backend__num_devices': 1, 'attack__num_steps': 4,

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import frozen_features
 from tests.experiments.test_audit import config
 from vidleak_jax import victims
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.experiments import audit
 from vidleak_jax.leaks import storage
+from vidleak_jax.recipes import frozen_features
 
 FROZEN = {'victim__name': 'frozen', 'federated__message': 'auto',
           'attack__name': 'features', 'attack__features__num_scenes': 20}

@@ -21,7 +21,7 @@ def sample():
 
 
 def _asked(**overrides):
-  module = importlib.import_module('configs.paper.lenet_ours')
+  module = importlib.import_module('vidleak_jax.recipes.paper.lenet_ours')
   asked = module.get_config().to_dict()
   asked['data'] |= {'name': 'photo_motion', 'split': 'test', **overrides}
   return asked

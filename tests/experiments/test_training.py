@@ -17,7 +17,7 @@ from .test_audit import config as attack_config
 
 
 def _config(name='train_c3d', **overrides):
-  config = importlib.import_module(f'configs.{name}').get_config()
+  config = importlib.import_module(f'vidleak_jax.recipes.{name}').get_config()
   tiny = {'data__num_frames': 4, 'clips_per_video': 1, 'victim__preset': 'tiny',
           'backend__num_devices': 1, 'num_steps': 6, 'chunk_steps': 2,
           'warmup_steps': 1, 'batch_size': 4, 'snapshots': (0.0, 0.5, 1.0)}

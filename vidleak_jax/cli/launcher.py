@@ -1,34 +1,51 @@
 """What every launcher shares: flags, and errors a person can read."""
 
-import itertools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from vidleak_jax import files
+from vidleak_jax import files, recipes
 from vidleak_jax.runtime import backend, signals
 from vidleak_jax.types import UserError
 
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
-_defaults = {}  # what flags were defined with: absl keeps the loaded config
 _PROCESSES = ('coordinator_address', 'num_processes', 'process_id')
 
 
+class _RecipeParser(flags.ArgumentParser):
+  """Turns the value of --config into a locked config."""
+
+  def parse(self, argument: str) -> ConfigDict:
+    return recipes.load(argument).lock()
+
+  def flag_type(self) -> str:
+    return 'config'
+
+
 def define_flags(default_config: str) -> None:
-  """Defines --config (a file, with --config.FIELD=VALUE) and --workdir."""
-  # The folder above launch/, so that configs can import configs.default.
-  sys.path.insert(0, str(Path(sys.argv[0]).resolve().parents[1]))
-  _defaults['config'] = default_config
-  with _explaining(sys.argv, default_config):  # it applies overrides already
-    config_flags.DEFINE_config_file(
-        'config', default_config, 'A file with get_config().', lock_config=True)
+  """Defines --config (with --config.FIELD=VALUE) and --workdir.
+
+  Args:
+    default_config: a shipped recipe, for a command without --config.
+  """
+  # Without a value of --config a default is parsed, with all fields that were
+  # set, here and not where `run` reports errors. So it is made a value.
+  if not any(re.match(r'--?config(=|$)', word) for word in sys.argv[1:]):
+    sys.argv.insert(1, f'--config={default_config}')
+  config_flags.DEFINE_config_file(
+      'config', default_config, 'A shipped recipe (`vidleak list configs`) or '
+      'a file with get_config(); NAME:PRESET, FILE.py:PRESET. '
+      '--config.FIELD=VALUE sets a field.', lock_config=True)
+  flags.FLAGS['config'].parser = _RecipeParser()
   flags.DEFINE_string('workdir', None, 'Where everything is written.')
   flags.mark_flag_as_required('workdir')
 
@@ -49,7 +66,8 @@ def _join_processes() -> None:
   """Makes this process one of several, where the flags say so."""
   if 'distributed' not in flags.FLAGS:
     return
-  given = {name: flags.FLAGS[name].value for name in _PROCESSES}
+  given: dict[str, Any] = {
+      name: flags.FLAGS[name].value for name in _PROCESSES}
   missing = [f'--{name}' for name, value in given.items() if value is None]
   if len(missing) == len(given):
     if flags.FLAGS.distributed:
@@ -116,19 +134,18 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _parse(argv):
-  with _explaining(argv, _defaults.get('config')):
+  with _explaining(argv):
     rest = flags.FLAGS(argv)
     if flags.FLAGS['verbosity'].using_default_value:
-      flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a lot at INFO
+      # Orbax tells a lot at INFO.
+      flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]
     return rest
 
 
 @contextmanager
-def _explaining(argv, default_config):
+def _explaining(argv):
   """Tells faults of flags in a line, and those of a config file as its own."""
-  file = default_config and _config_file(argv, default_config)
-  if file and not file.is_file():
-    _fail(f'No config file at {file}. Choose another --config.')
+  file = _config_file(argv)
   try:
     yield
   except Exception as error:
@@ -142,14 +159,14 @@ def _explaining(argv, default_config):
     raise
 
 
-def _config_file(argv, default) -> Path:
-  """The file that --config names, or the default."""
-  given = default
-  for arg, following in itertools.pairwise([*argv[1:], '']):
+def _config_file(argv) -> Path | None:
+  """The user's own file that --config names, if it names one."""
+  for arg, following in zip(argv, [*argv[1:], '']):
     name, is_given, value = arg.lstrip('-').partition('=')
     if name == 'config' and arg.startswith('-'):
-      given = value if is_given else following
-  return Path(str(given).split(':', 1)[0])
+      file = Path((value if is_given else following).split(':', 1)[0])
+      return file if file.is_file() else None
+  return None
 
 
 def _is_fault_of(file, error) -> bool:

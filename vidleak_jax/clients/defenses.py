@@ -41,7 +41,7 @@ def gaussian_noise(std: float, key: PRNGKey) -> optax.GradientTransformation:
     keys = jax.random.split(now, len(leaves))
     noisy = [leaf + std * jax.random.normal(k, leaf.shape, leaf.dtype)
              for leaf, k in zip(leaves, keys)]
-    return tree.unflatten(noisy), key
+    return jax.tree.unflatten(tree, noisy), key
 
   return optax.GradientTransformation(init, update)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vidleak_jax import optional
 from vidleak_jax.data.clips import Pick, Unusable
 
 
@@ -20,7 +21,7 @@ class Facts(NamedTuple):
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[tuple[Any, Any]]:
-  import av
+  av = optional.load('av')
   try:
     with av.open(str(path)) as container:
       if not container.streams.video:

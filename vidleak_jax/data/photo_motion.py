@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from vidleak_jax import optional
 from vidleak_jax.data import cache
 from vidleak_jax.data.clips import Pick, Source, Video
 
@@ -111,7 +112,8 @@ def camera_path(motion: str, size: tuple[int, int],
 @functools.cache
 def photograph(name: str) -> Image.Image:
   """A photograph, resized to a common short side."""
-  with importlib.resources.files('skimage.data').joinpath(name).open('rb') as f:
+  folder = importlib.resources.files(optional.load('skimage.data'))
+  with folder.joinpath(name).open('rb') as f:
     image = Image.open(f)
     image.load()
   scale = _SHORT_SIDE / min(image.size)

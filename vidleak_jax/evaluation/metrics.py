@@ -182,7 +182,7 @@ def _scores(suffix, clips, truth):
 
 def _plain(values):
   """Floats and lists for JSON; NaN, where SSIM is undefined, as None."""
-  return np.where(np.isnan(values), None, values).tolist()
+  return np.asarray(np.where(np.isnan(values), None, values)).tolist()
 
 
 def _clips(clips):

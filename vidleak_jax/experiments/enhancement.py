@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidleak_jax import files, superres
+from vidleak_jax import files, optional, superres
 from vidleak_jax.data import decode
 from vidleak_jax.data.clips import Unusable
 from vidleak_jax.runtime import parallel
@@ -173,7 +173,7 @@ def _png_writer(target, found):
 def _mp4_writer(target, found):
   from fractions import Fraction
 
-  import av
+  av = optional.load('av')
   codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
   with files.replacing(target) as partial, av.open(
       str(partial), 'w') as container:

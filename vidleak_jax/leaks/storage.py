@@ -123,7 +123,7 @@ def _flatten(prefix, tree):
 
 
 def _nest(prefix, arrays):
-  tree = {}
+  tree: dict[str, Any] = {}
   for name, array in arrays.items():
     head, *path = name.split('/')
     if head != prefix:

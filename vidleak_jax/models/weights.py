@@ -156,9 +156,10 @@ def _read_torch(path):
     import torch
   except ImportError as error:
     raise UserError(
-        f'{path.name} is a torch file, and torch is missing. Install torch, or '
-        'convert the file where torch is: python -c "from vidleak_jax.'
-        f'weights import convert; convert(\'{path.name}\', '
+        f'{path.name} is a torch file, and torch is missing. Get it by pip '
+        'install "vidleak_jax[torch]", or convert the file where torch is: '
+        'python -c "from vidleak_jax.'
+        f'models.weights import convert; convert(\'{path.name}\', '
         f'\'{path.stem}.safetensors\')"') from error
   content = torch.load(path, map_location='cpu', weights_only=True)
   for wrapper in ('state_dict', 'model', 'params_ema', 'params'):

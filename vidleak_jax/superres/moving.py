@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from vidleak_jax import optional
+
 # Name and how often it is drawn: few photographs, so scenes before textures.
 PHOTOGRAPHS = {
     'astronaut.png': 6, 'rocket.jpg': 4, 'coins.png': 2, 'ihc.png': 2,
@@ -41,7 +43,8 @@ def clips(num_clips: int, num_frames: int, size: int,
 @functools.cache
 def photograph(name: str) -> Image.Image:
   """One of scikit-image's photographs, as it is, in RGB."""
-  with importlib.resources.files('skimage.data').joinpath(name).open('rb') as f:
+  folder = importlib.resources.files(optional.load('skimage.data'))
+  with folder.joinpath(name).open('rb') as f:
     return Image.open(f).convert('RGB')
 
 

@@ -1,20 +1,20 @@
 """A tiny sweep, and an engine without processes."""
 
 import contextlib
-import importlib
 import json
 
 import pytest
 
+from vidleak_jax import recipes
 from vidleak_jax.experiments import audit
 from vidleak_jax.experiments.sweep import outcomes, worker
 from vidleak_jax.experiments.sweep.engines import Finished
+from vidleak_jax.recipes import sweeps
 
 
 def config(**sweep):
   """configs/sweeps/tiny.py at its smallest, with another space."""
-  sweeps = importlib.import_module('configs.sweeps')
-  config = importlib.import_module('configs.sweeps.tiny').get_config()
+  config = recipes.load('sweeps/tiny')
   config.attack.num_steps, config.attack.chunk_steps = 20, 10
   config.sweep = sweeps.space(**sweep)
   return config.to_dict()

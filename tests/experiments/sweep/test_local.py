@@ -24,8 +24,8 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[3]
 CONFIG = '''
 """Four trials."""
-from configs import sweeps
-from configs.sweeps import tiny
+from vidleak_jax.recipes import sweeps
+from vidleak_jax.recipes.sweeps import tiny
 
 
 def get_config():
@@ -288,7 +288,7 @@ def test_a_launcher_starts_no_accelerator(tmp_path):
   """It would take the workers' memory, or their TPUs."""
   code = ('import sys; from pathlib import Path;'
           'from jax._src import xla_bridge;'
-          'from configs.sweeps import tiny;'
+          'from vidleak_jax.recipes.sweeps import tiny;'
           'from vidleak_jax.experiments.sweep import groups, runner, spaces;'
           'trials = spaces.trials(tiny.get_config().to_dict());'
           f'groups.plan(Path({str(tmp_path)!r}), trials, size=9, workers=2);'

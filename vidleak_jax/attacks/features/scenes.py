@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vidleak_jax import optional
+
 # Name and how often it is drawn: few photographs, so scenes before textures.
 PHOTOGRAPHS = {
     'astronaut.png': 6, 'rocket.jpg': 4, 'coins.png': 2, 'ihc.png': 2,
@@ -137,7 +139,8 @@ def _light(rng):
 
 @functools.cache
 def _photograph(name):
-  with importlib.resources.files('skimage.data').joinpath(name).open('rb') as f:
+  folder = importlib.resources.files(optional.load('skimage.data'))
+  with folder.joinpath(name).open('rb') as f:
     return Image.open(f).convert('RGB')
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidleak_jax import optional
 from vidleak_jax.evaluation.report import pictures
 
 PANELS = ('truth', 'recovery', 'enhanced')
@@ -25,7 +26,7 @@ def save(path: Path, views: dict[str, np.ndarray], names, fps: float) -> str:
     names: of the n clips.
     fps: frames per second; the clip is repeated for SECONDS or more.
   """
-  import av
+  av = optional.load('av')
   views = {k: views[k][:MAX_ROWS] for k in PANELS if k in views}
   codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
   base, panels = _background(views, names)

@@ -4,13 +4,12 @@ Each row is a config of `configs/paper`, run in a workdir of its own, so that
 the command goes on where it stopped. All rows see the same clips and seeds.
 """
 
-import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidleak_jax import data, files, superres
+from vidleak_jax import data, files, recipes, superres
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.experiments import audit
 from vidleak_jax.experiments.paper import faults
@@ -93,7 +92,7 @@ def write(asked: dict[str, Any], folder: Path, document: Path) -> None:
 
 
 def _config(name, asked) -> dict[str, Any]:
-  config = importlib.import_module(f'configs.paper.{name}').get_config()
+  config = recipes.load(f'paper/{name}')
   given = asked['victim']['weights_file']
   if config.victim.name == 'frozen' and given:
     config.victim.weights_file = given

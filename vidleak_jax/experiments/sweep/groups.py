@@ -39,7 +39,7 @@ def plan(folder: Path, pending: Sequence[Trial], *, size: int,
   for group in started:
     for name in group.members:
       wanted.pop(name, None)
-  by_shape = {}
+  by_shape: dict[str, list[Trial]] = {}
   for trial in wanted.values():
     by_shape.setdefault(audit.shape_of(trial.config), []).append(trial)
   most = min(size, -(-len(wanted) // workers))

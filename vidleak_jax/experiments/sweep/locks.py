@@ -89,5 +89,5 @@ def _open_lock(folder, group):
 
 
 def _owner(token):
-  host, pid, *_ = [*token.split(), 'unknown', 'unknown']
+  host, pid = [*token.split(), 'unknown', 'unknown'][:2]
   return f'process {pid} on {host}'

@@ -85,7 +85,8 @@ class _Sweep:
   def __init__(self, folder, engine, table, group_size):
     self._folder, self._engine, self._table = folder, engine, table
     self._group_size, self._at_work = group_size, {}
-    self.done, self.failed, self.progress = 0, [], None
+    self.done, self.failed = 0, []
+    self.progress: Progress | None = None
 
   def adopt(self, trials: Sequence[Trial], retry_failed: bool) -> int:
     """Takes trials on; how many have ended so far."""
@@ -142,6 +143,7 @@ class _Sweep:
     running = [name for group in self._at_work.values()
                if locks.is_at_work(self._folder, group.name)
                for name in group.members if name in self._pending]
+    assert self.progress  # `run` sets it before anything is at work
     self.progress.update(self.done + len(self.failed), running=len(running),
                          failed=len(self.failed))
 

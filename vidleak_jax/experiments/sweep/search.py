@@ -67,11 +67,11 @@ class Optuna:
 
   def tell(self, rows: Sequence[dict[str, Any]]) -> None:
     """Has the search learn from them."""
-    rows = {row['trial']: row for row in rows}
+    by_trial = {row['trial']: row for row in rows}
     open_ones = {draw.number for draw in self._study.trials
                  if not draw.state.is_finished()}
     for number in self._round.keys() & open_ones:
-      own = [rows[trial.name] for trial in self._round[number]]
+      own = [by_trial[trial.name] for trial in self._round[number]]
       if all(row['status'] == outcomes.DONE for row in own):
         self._study.tell(number, float(np.mean(
             [match(self._folder, row) for row in own])))

@@ -40,7 +40,7 @@ def around(config: dict[str, Any], drawn: dict[str, Any]) -> list[Trial]:
   base, sweep = split(config)
   names = swept(sweep)
   return [_trial(base, drawn | given | cell, names)
-          for given in sweep['overrides'] or ({},)
+          for given in [*sweep['overrides']] or [{}]
           for cell in _cells(sweep['grid'])]
 
 

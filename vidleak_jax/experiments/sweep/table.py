@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidleak_jax import files
+from vidleak_jax import files, optional
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.spaces import Trial
 from vidleak_jax.runtime import progress
@@ -77,8 +77,8 @@ class Table:
 
   def write_parquet(self) -> None:
     """Writes results.parquet anew."""
-    import pyarrow
-    from pyarrow import parquet
+    pyarrow = optional.load('pyarrow')
+    parquet = optional.load('pyarrow.parquet')
     rows = self._rows.values()
     names = dict.fromkeys(name for row in rows for name in row)
     if not names:

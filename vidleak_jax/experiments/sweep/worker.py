@@ -130,7 +130,7 @@ def _serve(folder, token, answers):
 def _asked() -> Iterator[str]:
   """The groups asked for. A thread listens, since the end must be heard while
   a group runs."""
-  names = queue.SimpleQueue()
+  names: queue.SimpleQueue[str] = queue.SimpleQueue()
 
   def listen():
     for line in sys.stdin:

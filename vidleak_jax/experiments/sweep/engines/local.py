@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.engines import Finished, seats
@@ -32,7 +33,8 @@ class Local:
 
   def __init__(self, folder: Path, token: str, *, workers: int = 0):
     self._folder = folder
-    self._asked, self._finished = queue.SimpleQueue(), queue.SimpleQueue()
+    self._asked: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
+    self._finished: queue.SimpleQueue[Any] = queue.SimpleQueue()  # or errors
     self._seats = seats.arrange(folder, token, workers)
     self.workers = len(self._seats)
 
@@ -79,7 +81,7 @@ class Local:
       answer, code = seat.ask(group.name)
       if code is None:
         return Finished(group, disk_full=answer)
-      starved = memory_kills is None or _memory_kills() > memory_kills
+      starved = memory_kills is None or (_memory_kills() or 0) > memory_kills
       if ((code == -signal.SIGKILL and not starved)
           or code in (-signal.SIGTERM, signals.EXIT_STATUS)):
         continue  # somebody's doing, not the trials'

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from vidleak_jax.experiments.sweep.engines import Finished
@@ -44,7 +45,8 @@ class Ray:
                       '"vidleak_jax[ray]".') from error
     self._ray, self._folder, self._token = ray, folder.absolute(), token
     self._resources = {k: v for k, v in (resources or {}).items() if v}
-    self._cpus, self._open = cpus, {}
+    self._cpus = cpus
+    self._open: dict[Any, Group] = {}  # by Ray's task
     flags = f'--xla_force_host_platform_device_count={cpus}'
     try:
       _knock(address)

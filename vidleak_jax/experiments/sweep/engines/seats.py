@@ -33,7 +33,8 @@ class Seat:
                cores: Sequence[int] = ()):
     self.env, self.log, self.cores = env, log, cores
     self._command = command
-    self._process, self._left = None, False
+    self._process: subprocess.Popen[str] | None = None
+    self._left = False
     self._changing = threading.Lock()
 
   def ask(self, name: str) -> tuple[str, int | None]:
@@ -44,15 +45,17 @@ class Seat:
         raise SystemExit  # ends this thread
       if self._process is None:
         self._process = self._start()
+      process = self._process
+    assert process.stdin and process.stdout  # `_start` made them pipes
     try:
-      self._process.stdin.write(f'{name}\n')
-      self._process.stdin.flush()
+      process.stdin.write(f'{name}\n')
+      process.stdin.flush()
     except BrokenPipeError:
       pass  # it died while it had nothing to do
-    line = self._process.stdout.readline()
+    line = process.stdout.readline()
     if line.endswith('\n'):
       return json.loads(line), None
-    code = self._process.wait()
+    code = process.wait()
     self._process = None
     return '', code
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vidleak_jax.experiments.sweep.engines import Finished
 from vidleak_jax.experiments.sweep.groups import Group
@@ -34,14 +35,15 @@ class Slurm:
     except ImportError as error:
       raise UserError('--engine=slurm needs submitit: pip install '
                       '"vidleak_jax[slurm]".') from error
-    options = dict(map(_pair, options))
-    self._folder, self._token, self._open = folder.absolute(), token, {}
+    given: dict[str, Any] = dict(map(_pair, options))
+    self._folder, self._token = folder.absolute(), token
+    self._open: dict[Any, Group] = {}  # by submitit's job
     self.workers = workers or 1
     try:
       self._executor = submitit.AutoExecutor(
-          self._folder / 'slurm', cluster=options.pop('cluster', 'slurm'))
+          self._folder / 'slurm', cluster=given.pop('cluster', 'slurm'))
       self._executor.update_parameters(
-          name='vidleak', slurm_array_parallelism=self.workers, **options)
+          name='vidleak', slurm_array_parallelism=self.workers, **given)
     except (NameError, RuntimeError, TypeError, ValueError) as error:
       raise UserError(f'submitit does not take --slurm: {error}') from error
 

@@ -100,7 +100,7 @@ def _spread(low, high, count=5):
 
 def _thinned(xs, across, gap=34):
   """Values whose labels do not run into each other."""
-  kept = []
+  kept: list[Any] = []
   for x in xs:
     if not kept or across(x) - across(kept[-1]) >= gap:
       kept.append(x)

@@ -118,7 +118,7 @@ def _curves(rows, fields, metric):
 def _lines(rows, name, fields, metric):
   others = [each for each in fields
             if each != name and len(_values(rows, each)) > 1]
-  split = [({}, '')]
+  split: list[tuple[dict[str, Any], str]] = [({}, '')]
   if len(others) == 1 and len(_values(rows, others[0])) <= charts.MAX_LINES:
     split = [({others[0]: value}, f'{others[0]} {charts.words(value)}')
              for value in _values(rows, others[0])]
@@ -166,4 +166,4 @@ def _page_style():
   """The style of a trial's report."""
   text = resources.files('vidleak_jax.evaluation.report').joinpath(
       'page.html').read_text()
-  return re.search('<style>(.*?)</style>', text, re.DOTALL)[1]
+  return ''.join(re.findall('<style>(.*?)</style>', text, re.DOTALL))

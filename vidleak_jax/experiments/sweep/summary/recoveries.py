@@ -43,7 +43,9 @@ def link(name: str) -> str:
 
 
 def _score(row, metric):
-  return float(statistics.values(row, metric).mean())
+  values = statistics.values(row, metric)
+  assert values is not None  # of trials that have this metric
+  return float(values.mean())
 
 
 def _figure(folder, kind, row, fields, metric):

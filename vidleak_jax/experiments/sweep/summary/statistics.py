@@ -16,7 +16,7 @@ class Estimate(NamedTuple):
   mean: float
   low: float
   high: float
-  count: int  # of the values behind it
+  count: int  # type: ignore[assignment]  # of the values; a tuple's is hidden
 
 
 class Setting(NamedTuple):
@@ -28,7 +28,7 @@ class Setting(NamedTuple):
 def settings(rows: Sequence[dict[str, Any]], fields: Sequence[str],
              over: Sequence[str]) -> list[Setting]:
   """Done trials by the values of `fields`, without those averaged over."""
-  found = {}
+  found: dict[str, Setting] = {}
   for row in rows:
     if row['status'] == 'done':
       own = {name: row.get(name) for name in fields if name not in over}
@@ -43,7 +43,7 @@ def values(row: dict[str, Any], metric: str) -> np.ndarray | None:
   """[N] of a trial's clips; [1] where a metric is of the trial as a whole."""
   if metric == ABOVE:
     psnr = values(row, 'psnr')
-    floors = [values(row, name) for name in FLOORS if name in row]
+    floors: list[Any] = [values(row, name) for name in FLOORS if name in row]
     return None if psnr is None else psnr - np.max(floors, axis=0)
   found = row.get(f'{metric}_per_clip', row.get(metric))
   if found is None or None in np.atleast_1d(found):

@@ -1,1 +1,0 @@
-"""Recipes: `default` holds every field, the others override it."""

@@ -1,0 +1,17 @@
+"""A real video, one gradient for the whole clip, through R(2+1)D-18.
+
+  vidleak attack --config=clip_r2plus1d18:small \
+      --workdir=runs/r2plus1d18 --config.data.dir=FOLDER_OR_VIDEO
+"""
+
+from vidleak_jax.recipes import clip_c3d
+
+
+def get_config(preset='small'):
+  config = clip_c3d.of('r2plus1d18', preset, 'ig')
+  # The gradient leads nowhere by itself, see docs/victims.md: weaker ones end
+  # further below a clip of its mean colour.
+  config.attack.ig.priors.spatial_tv = 1.0
+  config.attack.ig.priors.temporal_tv = 1.0
+  config.attack.ig.priors.colour_tv = 1.0
+  return config

@@ -1,0 +1,15 @@
+"""Classifier 2 on a frozen ResNet-20, dropout active.
+
+  vidleak attack --config=paper/frozen_classifier2 \
+      --workdir=runs/classifier2 --config.data.dir=FOLDER_OR_VIDEO \
+      --config.victim.weights_file=resnet20.safetensors
+"""
+
+from vidleak_jax.recipes.paper import frozen_classifier1
+
+
+def get_config():
+  config = frozen_classifier1.get_config()
+  config.victim.head = 'classifier2'
+  config.victim.dropout_active = True
+  return config

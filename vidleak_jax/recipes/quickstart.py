@@ -1,0 +1,14 @@
+"""A first look: one clip of the embedded data set through a 3-D CNN's gradient.
+
+  vidleak attack --config=quickstart --workdir=runs/quick
+"""
+
+from vidleak_jax.recipes import default
+
+
+def get_config():
+  config = default.get_config()
+  config.attack.name = 'anchored'
+  config.superres.name = 'clip'
+  config.superres.noise = 0.0  # what this attack leaves
+  return config
