@@ -33,6 +33,12 @@ def test_frames_come_in_display_order(tmp_path, video, codec, options):
   assert frames[0].shape == (48, 64, 3) and frames[0].dtype == np.uint8
 
 
+def test_frames_may_be_asked_for_in_any_order(tmp_path, video):
+  path = video(tmp_path / 'a.avi')
+  start, frames = decode.read(path, 12, picked([9, 2, 5]))
+  assert start == 9 and brightness(frames) == [9, 2, 5]
+
+
 def test_colours_are_red_green_blue(tmp_path, video):
   path = video(tmp_path / 'a.mp4', num_frames=1, colour=(230, 30, 60))
   _, (frame,) = decode.read(path, 1, picked([0]))

@@ -66,6 +66,7 @@ def read(path: Path, count: int, pick: Pick) -> tuple[int, list[np.ndarray]]:
     Unusable: if the file cannot be decoded or has too few frames.
   """
   wanted = pick(count)
+  last = max(wanted)  # references may be asked for in any order
   frames: dict[int, np.ndarray] = {}
   good = 0
   with _open(path) as (container, stream):
@@ -75,7 +76,7 @@ def read(path: Path, count: int, pick: Pick) -> tuple[int, list[np.ndarray]]:
       if good in wanted:
         frames[good] = _upright(frame)
       good += 1
-      if good > wanted[-1]:
+      if good > last:
         return int(wanted[0]), [frames[i] for i in wanted]
   # The container promised more frames than it holds: pick among those.
   return read(path, good, pick)
