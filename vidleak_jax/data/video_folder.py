@@ -88,7 +88,8 @@ def source(dir: str | None, split: str, data_dir: str | None) -> Source:
       continue
     file = config.root / name
     read = functools.partial(decode.read, file, int(record['num_frames']))
-    videos.append(Video(name, scene(file), int(record['label']), read))
+    videos.append(Video(name, scene(file), int(record['label']), read,
+                        file))
   return Source(videos, tuple(builder.info.features['label'].names), skipped)
 
 
