@@ -55,8 +55,7 @@ def test_frames_inside_the_attacked_clip_are_refused():
 
 def test_the_distance_in_frames_is_recorded():
   sample = _load(num_references=3)
-  for name, distances in zip(sample.names, sample.reference_distances):
-    start = int(name.split('@')[1])
+  for distances in sample.reference_distances:
     assert len(distances) == 3 and all(1 <= d <= 31 - 6 for d in distances)
   assert [_distance('a@5', number) for number in (0, 4, 12, 31)] == [
       5, 1, 1, 20]

@@ -1,11 +1,19 @@
 import html.parser
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
 from vidleak_jax.evaluation import metrics, report
-from vidleak_jax.evaluation.report import curves, movie, page, pictures, verdict
+from vidleak_jax.evaluation.report import (
+  curves,
+  movie,
+  page,
+  pictures,
+  terminal,
+  verdict,
+)
 from vidleak_jax.types import UserError
 
 ROWS = [{'step': s, 'seconds': s / 10, 'match': 10.0 ** -s, 'time': .1,
@@ -224,3 +232,15 @@ def test_a_closed_form_has_no_curves(tmp_path):
 
 def test_long_lists_are_cut():
   assert '… (20 in all)' in page.facts({'layers': list(range(20))})
+
+
+def test_frames_too_small_for_ssim_get_a_dash(tmp_path):
+  truth = moving(1, 2, 8)
+  high = moving(1, 2, 10)
+  result = metrics.score(truth * .9, truth, noise(truth.shape)) | {
+      'label_accuracy': 1.0} | metrics.score_enhanced(high, high * .9, high)
+  lines = terminal.of_run(result, pathlib.Path('x')).splitlines()
+  assert [line.split()[-1] for line in lines[1:4]] == ['–'] * 3
+  assert {len(line) for line in lines[:4]} == {35}
+  text = Balance(write(tmp_path, truth, truth * .9).page.read_text()).text
+  assert '–' in text and 'nan' not in text

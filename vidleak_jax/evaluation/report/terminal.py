@@ -49,4 +49,5 @@ def of_run(result: dict[str, Any], workdir: Path) -> str:
 
 
 def _row(name, psnr, ssim):
-  return f'{name:18}{psnr:9.2f}{ssim:8.3f}'
+  similar = '–' if ssim is None else f'{ssim:.3f}'  # too small for its window
+  return f'{name:18}{psnr:9.2f}{similar:>8}'

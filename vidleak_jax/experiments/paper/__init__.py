@@ -154,7 +154,7 @@ def _frozen(sample, runs, weights_file) -> list[str]:
         f'| {row.label} | {row.printed} '
         f'| {result["feature_relative_error"]:.0e} '
         f'| {result["psnr"]:.1f}{below} '
-        f'| {result["ssim"]:.3f} | {seconds:.1f} |')
+        f'| {_ssim(result["ssim"])} | {seconds:.1f} |')
   source = Path(weights_file).name if weights_file else (
       'what configs/train_extractor.py trains')
   return [*lines, '', f'The ResNet-20 is {source}. Frames are from the '
@@ -188,6 +188,11 @@ def _line(label, printed, clips, truth, seconds=None) -> str:
   wrapped = faults.wrapped_psnr(clips, truth)
   cells = (
       label, printed, f'{wrapped:.1f}', f'{psnr.mean():.1f}',
-      f'{psnr.min():.1f}', f'{ssim.mean():.3f}',
+      f'{psnr.min():.1f}', _ssim(ssim.mean()),
       '' if seconds is None else f'{seconds:.1f}')
   return f'| {" | ".join(cells)} |'
+
+
+def _ssim(value) -> str:
+  """Three digits; a dash for frames too small for its window."""
+  return '–' if value is None or np.isnan(value) else f'{value:.3f}'
