@@ -59,6 +59,14 @@ def test_the_interval_covers_the_true_mean():
   assert 0.85 <= covered / 200 <= 0.99
 
 
+def test_the_share_of_exact_clips_is_a_metric():
+  rows = [{**_row(0, 0, seed, [100.0, 30.0]), 'num_exact': 1,
+           'exact_per_clip': [True, False]} for seed in range(3)]
+  assert 'exact' in statistics.metrics(rows)
+  found = statistics.estimate(rows, 'exact')
+  assert found.mean == 0.5 and 0 <= found.low < 0.5 < found.high <= 1
+
+
 def test_a_single_value_has_no_interval():
   found = statistics.estimate([_row(0, 0, 0, [15.0])], 'psnr')
   assert found.mean == 15.0 and np.isnan(found.low)

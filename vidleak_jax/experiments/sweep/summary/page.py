@@ -16,6 +16,7 @@ from vidleak_jax.experiments.sweep.summary.statistics import Setting
 
 LABELS = {
     'psnr': 'PSNR, dB', statistics.ABOVE: 'Above the floor, dB', 'ssim': 'SSIM',
+    'exact': 'Exact, share',
     'psnr_enhanced': 'Enhanced, dB', 'label_accuracy': 'Labels',
     'match_loss': 'Match', 'seconds_attack': 'Seconds'}
 MAX_MAPS = 6      # pairs of fields that get a heat map
@@ -57,9 +58,10 @@ def render(folder: Path, rows: Sequence[dict[str, Any]], setup: dict[str, Any],
 
 _NOTES = (
     '<footer class="quiet">Means over seeds and clips, with 95 % bootstrap '
-    'intervals that resample trials and then the clips of each. The floor is '
-    'the best answer that needs no gradient. The best of many settings looks '
-    'better than it is: confirm it on other seeds and clips.</footer>')
+    'intervals that resample trials and then the clips of each. A frame’s PSNR '
+    'ends at 100 dB, so means over exact clips say little: see their share. '
+    'The floor is the best answer that needs no gradient. The best of many '
+    'settings looks better than it is: confirm it on other seeds and clips.</footer>')
 
 
 def _state(rows):
