@@ -16,7 +16,8 @@ NOTES = (
     'error reaches half a level of 256. Floors are answers that need no '
     'gradient, scored the same way: a clip of another scene, the true clip’s '
     'own mean colour, and, where the attacker holds one, a reference frame '
-    'copied. Clips and frames are shown in order, none was picked by its score.</footer>')
+    'copied. Clips and frames are shown in order, none was picked by its '
+    'score.</footer>')
 
 
 def headline(result: dict) -> tuple[str, list[str]]:

@@ -118,7 +118,8 @@ def _intro(sample, ours) -> list[str]:
       'is the notebooks\' formula, which wraps (fault 1), applied to ours; '
       'equal bytes score infinity. PSNR and SSIM are correct ones, means over '
       f'frames; a frame has at most {metrics.CEILING:.0f} dB. DLG as '
-      'published and iDLG take 2000 L-BFGS steps in one try (the paper: 300 x 20, up to ten tries). Seconds are the attack\'s, on '
+      'published and iDLG take 2000 L-BFGS steps in one try '
+      '(the paper: 300 x 20, up to ten tries). Seconds are the attack\'s, on '
       f'{ours["num_devices"]} x {ours["device_kind"]}; other work on the '
       'machine, and compiling for the first time, makes them longer. The '
       'paper has no row where its column is empty.', '']
