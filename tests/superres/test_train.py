@@ -108,6 +108,14 @@ def test_the_rival_learns_too():
   assert not np.allclose(state.rival['w'], 0.1)
 
 
+def test_no_key_is_used_twice():
+  pool = step.Pool(jnp.zeros((3, 3, 4, 4, 3), jnp.uint8),
+                   jnp.zeros((3, 8, 8, 3), jnp.uint8))
+  draw = jax.jit(lambda key: step.draw(key, pool, 2, 0.05))
+  with jax.debug_key_reuse(True):
+    draw(jax.random.key(0))
+
+
 @pytest.mark.parametrize('loud', [1e-3, 1.0, 1e6])
 def test_a_rival_that_shouts_pulls_no_harder(loud):
   terms = {'l1': lambda x: jnp.abs(x - 1).mean(),
