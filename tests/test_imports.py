@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'vidleak_jax'
 
 # Leaves that every stage may import.
-SHARED = {'errors', 'files', 'models', 'trees', 'types'}
+SHARED = {'errors', 'files', 'models', 'photos', 'trees', 'types', 'video'}
 
 # What a stage may import besides those and itself. No path leads from the truth
 # to an attack: attacks import neither data nor evaluation nor experiments.
