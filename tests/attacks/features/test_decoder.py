@@ -115,11 +115,29 @@ def test_of_the_shipped_blends_the_one_that_suits_the_extractor():
   """Each is best for the extractor that it was trained for."""
   victim = victims.build('frozen', (1, 32, 32, 3), 10, lowering='lax',
                          weights_file='photo_motion')
-  def own(frames):
-    return victim.features(frames[:, None])[:, 0]
+  own = decoder.frame_extractor(victim)
   public = np.stack([*scenes.scenes(30, 1, 1, 32, 0, num_textures=20)])
   scale = decoder.extract_all(own, public.reshape(-1, 32, 32, 3).astype(
       np.float32) / 255).std(0)
   found = decoder._fitting(own, scale, 32, seed=3)
   ours = decoder.load(decoder.SHIPPED[0])
   np.testing.assert_array_equal(found['log_effort'], ours['log_effort'])
+
+
+def test_weights_of_the_extractor_are_arguments_of_programs():
+  """Baked in as constants they would be folded and hashed with the program."""
+  victim = victims.build('frozen', (2, 16, 16, 3), 5, preset='small')
+  params = victim.init(jax.random.key(0))
+  clips, labels = jnp.zeros((1, 2, 16, 16, 3)), jnp.array([1])
+
+  def gradient(loss, *args):
+    return jax.grad(loss)(*args)
+  passed = jax.jit(gradient).lower(victim.loss, params, clips, labels)
+  closed = jax.jit(jax.grad(victim.loss)).lower(params, clips, labels)
+  extract = decoder._run.lower(decoder.frame_extractor(victim), clips[:, 0])
+  sizes = [len(each.as_text()) for each in (passed, closed, extract)]
+  assert sizes[0] < sizes[1] - 1_000_000  # 270 000 weights in hexadecimal
+  assert sizes[2] < 500_000
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+               jax.jit(gradient)(victim.loss, params, clips, labels),
+               jax.jit(jax.grad(victim.loss))(params, clips, labels))
