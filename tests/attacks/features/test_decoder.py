@@ -79,6 +79,25 @@ def test_training_lowers_the_error():
   assert len(losses) == 2 and losses[1] > losses[0]
 
 
+def test_an_interrupted_training_ends_bit_equal(tmp_path):
+  def run(folder, log=lambda step, psnr: None):
+    return train_blend.run(
+        extract, size=SIZE, num_scenes=4, num_frames=2, num_references=2,
+        num_steps=120, batch_size=2, learning_rate=3e-3, seed=0, log=log,
+        folder=folder)
+
+  def interrupt(step, psnr):
+    del psnr
+    if step == 100:
+      raise KeyboardInterrupt
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / 'cut', interrupt)
+  resumed = []
+  cut = run(tmp_path / 'cut', lambda step, psnr: resumed.append(step))
+  assert resumed == [100, 120]  # 50 was saved
+  jax.tree.map(np.testing.assert_array_equal, cut, run(tmp_path / 'whole'))
+
+
 def test_scenes_depend_on_seed_and_number_alone():
   few = [*scenes.scenes(2, 3, 1, SIZE, seed=4, num_textures=5)]
   more = [*scenes.scenes(3, 3, 1, SIZE, seed=4, num_textures=5)]
