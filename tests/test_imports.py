@@ -1,11 +1,11 @@
 """The star: stages know only the types, the pipeline knows the stages."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 PACKAGE = ROOT / 'vidleak_jax'
 
 # Leaves that every stage may import.
