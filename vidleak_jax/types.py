@@ -5,7 +5,7 @@ frames, H rows, W columns, C colours, K classes, M updates in a leak.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ from vidleak_jax.options import Options, option
 from vidleak_jax.specs import DefenseSpec, FederatedSpec, VictimSpec
 
 __all__ = ['FORMAT_VERSION', 'Array', 'Batch', 'Guess', 'Layer', 'Leak',
-           'Observation', 'PRNGKey', 'Params', 'PublicInfo', 'Recovery',
-           'Tokens', 'UserError', 'Victim', 'attempt', 'is_off', 'pick']
+           'PRNGKey', 'Params', 'PublicInfo', 'Recovery',
+           'Target', 'Tokens', 'UserError', 'Victim', 'attempt', 'is_off', 'pick']
 
 Array = jax.Array | np.ndarray
 PRNGKey = jax.Array
@@ -41,10 +41,13 @@ class Guess(NamedTuple):
   labels: Array  # [B] int32, or [B, K] float32 logits of a soft label
 
 
-class Observation(NamedTuple):
-  """One update beside the weights it was computed at."""
-  params: Params
-  update: Params  # the same tree: a gradient, or start minus end weights
+class Target(NamedTuple):
+  """What an iterative attack matches, as it prepared it from a leak.
+
+  The terms of an objective see one update at a time, without the axis M.
+  """
+  params: Params  # the weights, the same for all updates
+  evidence: Any   # leaves [M, ...]: the update, or what follows from it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +141,6 @@ class Leak:
   def num_updates(self) -> int:
     return len(jax.tree.leaves(self.update)[0])
 
-  def observation(self, index: int) -> Observation:
-    """Returns update number `index` beside the weights."""
-    return Observation(self.params, trees.take(self.update, index))
-
   def replace(self, **changes: Any) -> 'Leak':
     """Returns a copy with some fields changed, checked again."""
     return dataclasses.replace(self, **changes)
@@ -214,6 +213,15 @@ class Victim:
   on_features: 'Victim | None' = None
   known: str = ''  # public beyond params: the frozen extractor and its weights
   spec: VictimSpec | None = None  # how to build it again
+  lowering: str = ''  # of its convolutions, where the package chose it
+
+  @property
+  def key(self) -> Hashable:
+    """What its programs depend on; victims of one spec share them."""
+    if self.spec is None or self.spec.factory:
+      return self
+    spec = self.spec.replace(checkpoint=None)
+    return spec, self.clip_shape, self.lowering, self.known
 
   def replace(self, **changes: Any) -> 'Victim':
     """Returns a copy with some fields changed."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import logging
+from PIL import Image
 
 from vidleak_jax import types
 from vidleak_jax.data import clips, decode, video_folder
@@ -31,6 +32,12 @@ def test_frames_come_in_display_order(tmp_path, video, codec, options):
   start, frames = decode.read(path, 12, picked([2, 5, 8]))
   assert start == 2 and brightness(frames) == [2, 5, 8]
   assert frames[0].shape == (48, 64, 3) and frames[0].dtype == np.uint8
+
+
+def test_frames_may_be_asked_for_in_any_order(tmp_path, video):
+  path = video(tmp_path / 'a.avi')
+  start, frames = decode.read(path, 12, picked([9, 2, 5]))
+  assert start == 9 and brightness(frames) == [9, 2, 5]
 
 
 def test_colours_are_red_green_blue(tmp_path, video):
@@ -130,6 +137,59 @@ def test_a_class_of_one_scene_is_in_test_only(load, tmp_path, video):
   video(tmp_path / 'Dance/a.avi')
   with pytest.raises(types.UserError, match=r"'train'.*one of: test, all"):
     load('video_folder', dir=str(tmp_path), split='train')
+
+
+def test_frames_of_absurd_size_are_refused(load, tmp_path, video, monkeypatch):
+  path = video(tmp_path / 'a.avi')
+  monkeypatch.setattr(decode, 'MAX_PIXELS', 64 * 48 - 1)
+  with pytest.raises(types.UserError, match='frames of 64x48, more than'):
+    load('video_folder', dir=str(path))
+
+
+def write_frames(folder, count=12, suffix='.png', size=(64, 48)):
+  """Frames of brightness 20 t as images 0, 1, ..., 10, 11."""
+  folder.mkdir(parents=True)
+  for t in range(count):
+    Image.new('RGB', size, (20 * t,) * 3).save(folder / f'frame_{t}{suffix}')
+  return folder
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.JPG'])
+def test_a_folder_of_frames_is_a_video_in_natural_order(
+    load, tmp_path, video, suffix):
+  video(tmp_path / 'Swim/a.avi')
+  write_frames(tmp_path / 'Dance/b', suffix=suffix)
+  (tmp_path / 'Dance/b/.DS_Store').write_bytes(b'x')
+  sample = load('video_folder', dir=str(tmp_path), split='all', num_clips=2,
+                num_frames=12)
+  assert sample.class_names == ('Dance', 'Swim')
+  assert {*sample.names} == {'Dance/b@0', 'Swim/a.avi@0'}
+  for clip in sample.batch.clips:
+    assert brightness(255 * clip) == [*range(12)]
+
+
+def test_one_folder_of_frames(load, tmp_path):
+  folder = write_frames(tmp_path / 'Dance/b')
+  sample = load('video_folder', dir=str(folder), references=['11'])
+  assert sample.class_names == ('Dance',) and not sample.skipped
+  start = int(sample.names[0].split('@')[1])
+  assert brightness(255 * sample.batch.clips[0]) == [*range(start, start + 4)]
+  assert brightness(255 * sample.references[0]) == [11]
+
+
+def test_broken_frames_and_mixed_folders(load, tmp_path, video):
+  folder = write_frames(tmp_path / 'Dance/b', count=4)
+  first = video_folder.find(str(tmp_path)).name
+  (folder / 'frame_2.png').write_bytes(b'no image')
+  assert video_folder.find(str(tmp_path)).name != first
+  with pytest.raises(types.UserError, match=r'2\.png that cannot be read'):
+    load('video_folder', dir=str(tmp_path))
+  Image.new('RGB', (8, 8)).save(folder / 'frame_2.png')
+  with pytest.raises(types.UserError, match='frames of several sizes'):
+    load('video_folder', dir=str(tmp_path))
+  (folder / 'notes.txt').write_text('so it is no folder of frames')
+  with pytest.raises(types.UserError, match='folders that hold only images'):
+    load('video_folder', dir=str(tmp_path))
 
 
 def test_missing_folder(load, tmp_path):

@@ -18,12 +18,11 @@ def smooth(seed, *shape):
   return gaussian_filter(noise(seed, *shape), (0, 4, 4, 0)).clip(0, 1)
 
 
-def test_unrelated_noise_scores_its_true_value_and_not_the_papers():
+def test_unrelated_noise_scores_its_true_value():
   a, b = (np.random.default_rng(s).integers(0, 256, (50, 64, 64, 3), np.uint8)
           for s in (1, 2))
   # E(a - b)^2 = 1/6 for two uniform draws: 7.78 dB.
   assert np.mean(metrics.psnr(a / 255, b / 255)) == pytest.approx(7.75, abs=.05)
-  assert metrics.psnr_uint8_wrapped(a, b) == pytest.approx(27.9, abs=.05)
 
 
 def test_psnr_agrees_with_a_hand_computed_error():
@@ -33,18 +32,41 @@ def test_psnr_agrees_with_a_hand_computed_error():
       metrics.psnr(a, b), [20, -10 * np.log10((.09 + 3 * .01) / 4)])
 
 
-@pytest.mark.parametrize('decibels', [60, 125, 150])
-def test_psnr_is_exact_far_above_float32(decibels):
+@pytest.mark.parametrize('decibels', [60, 99, 125, 150])
+def test_errors_are_exact_far_below_float32(decibels):
   truth = noise(0, 2, 8, 8, 3).astype(np.float64) * .5 + .25
   near = truth + 10 ** (-decibels / 20)
-  np.testing.assert_allclose(metrics.psnr(near, truth), decibels, atol=1e-6)
+  np.testing.assert_allclose(
+      -10 * np.log10(metrics.squared_error(near, truth)), decibels, atol=1e-6)
+  np.testing.assert_allclose(
+      metrics.psnr(near, truth), min(decibels, 100), atol=1e-6)
 
 
 def test_equal_clips_score_the_ceiling_and_one():
   clips = noise(0, 2, 3, 16, 16, 3)
   result = metrics.score(clips, clips, clips)
-  assert result['psnr'] == metrics.CEILING
+  assert result['psnr'] == metrics.CEILING == 100
+  assert result['psnr_of_mean_error'] == metrics.CEILING
+  assert result['num_exact'] == 2
   assert result['ssim'] == pytest.approx(1)
+
+
+def test_exact_clips_are_counted_and_do_not_carry_the_mean():
+  """Three clips: equal, off by less and by more than half a level of 256."""
+  truth = np.round(255 * noise(0, 3, 2, 16, 16, 3) * .8) / 255
+  near = truth.copy()
+  near[1] += .49 / 255
+  near[2, 1, 0, 0, 0] += .51 / 255
+  result = metrics.score(near, truth, truth[::-1])
+  assert result['num_exact'] == 2
+  assert result['exact_per_clip'] == [True, True, False]
+  assert result['psnr_per_clip'][0] == 100
+  near[2] += .1
+  result = metrics.score(near, truth, truth[::-1])
+  assert result['psnr'] == pytest.approx((100 + 54.3 + 20) / 3, abs=.1)
+  mean_error = (.1 ** 2 + (.49 / 255) ** 2) / 3
+  assert result['psnr_of_mean_error'] == pytest.approx(
+      -10 * np.log10(mean_error), abs=.01)
 
 
 @pytest.mark.parametrize('make', [noise, smooth])

@@ -1,11 +1,19 @@
 import html.parser
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
 from vidleak_jax.evaluation import metrics, report
-from vidleak_jax.evaluation.report import curves, movie, page, pictures, verdict
+from vidleak_jax.evaluation.report import (
+  curves,
+  movie,
+  page,
+  pictures,
+  terminal,
+  verdict,
+)
 from vidleak_jax.types import UserError
 
 ROWS = [{'step': s, 'seconds': s / 10, 'match': 10.0 ** -s, 'time': .1,
@@ -106,6 +114,19 @@ def test_a_better_reference_frame_makes_the_floor():
   assert verdict.headline(beside)[0].startswith('Below the floor')
 
 
+def test_exact_clips_are_counted_and_the_end_of_the_scale_is_told():
+  truth = moving(3, 4)
+  result = metrics.score(np.stack([truth[0], *(truth[1:] * .9)]), truth,
+                         noise(truth.shape)) | {'label_accuracy': 1.0}
+  _, lines = verdict.headline(result)
+  assert '4 of 12 frames count as 100' in lines[0]
+  assert 'Exact to 8 bits: 1 of 3.' in lines
+  assert 'exact clips: 1 of 3' in terminal.of_run(result, pathlib.Path('x'))
+  _, lines = verdict.headline(metrics.score(
+      truth * .9, truth, noise(truth.shape)))
+  assert 'count as' not in lines[0] and len(lines) == 1
+
+
 def test_without_truth_nothing_is_scored(tmp_path):
   text = Balance(write(tmp_path, None, moving()).page.read_text()).text
   assert 'Recovered from the leak alone' in text
@@ -159,7 +180,7 @@ def test_many_clips_and_frames_are_cut_in_order(tmp_path):
   assert '8 of 20 frames, evenly spread: 0, 3, 5, 8, 11, 14, 16, 19' in (
       parsed.text)
   # Each frame shown, and the headline's mean.
-  assert parsed.text.count('200.0 dB') == 8 * report.MAX_CLIPS + 1
+  assert parsed.text.count('100.0 dB') == 8 * report.MAX_CLIPS + 1
   assert '–' in parsed.text
 
 
@@ -224,3 +245,15 @@ def test_a_closed_form_has_no_curves(tmp_path):
 
 def test_long_lists_are_cut():
   assert '… (20 in all)' in page.facts({'layers': list(range(20))})
+
+
+def test_frames_too_small_for_ssim_get_a_dash(tmp_path):
+  truth = moving(1, 2, 8)
+  high = moving(1, 2, 10)
+  result = metrics.score(truth * .9, truth, noise(truth.shape)) | {
+      'label_accuracy': 1.0} | metrics.score_enhanced(high, high * .9, high)
+  lines = terminal.of_run(result, pathlib.Path('x')).splitlines()
+  assert [line.split()[-1] for line in lines[1:4]] == ['–'] * 3
+  assert {len(line) for line in lines[:4]} == {35}
+  text = Balance(write(tmp_path, truth, truth * .9).page.read_text()).text
+  assert '–' in text and 'nan' not in text

@@ -10,6 +10,7 @@ from vidleak_jax import data
 from vidleak_jax.experiments import paper
 from vidleak_jax.experiments.paper import faults
 from vidleak_jax.models import heads
+from vidleak_jax.types import UserError
 from vidleak_jax.victims import base
 
 
@@ -51,7 +52,7 @@ def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
             'seconds_attack': 4.0, 'label_accuracy': 1.0, 'num_devices': 1,
             'device_kind': 'cpu'}
 
-  monkeypatch.setattr(paper.pipeline, 'run', run)
+  monkeypatch.setattr(paper.audit, 'run', run)
   monkeypatch.setattr(paper.faults, 'measure', lambda *_: ['a', 'b'])
   document = tmp_path / 'docs' / 'paper.md'
   paper.write(asked, tmp_path, document)
@@ -62,15 +63,25 @@ def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
   ours = rows['ours: closed form, then polish']
   assert float(ours[3]) == pytest.approx(48.1, abs=0.3)  # 20 log10(255)
   assert ours[-1] == '2.0'  # seconds a frame
-  assert rows['enhanced, no reference'][2:4] == ['inf', '200.0']
+  assert rows['enhanced, no reference'][2:4] == ['inf', '100.0']
   assert rows['feature matrix'][2:4] == [
       '3e-08', '12.3, below the floor']
   assert float(rows['floor: unrelated clip'][3]) < 20
-  assert '2. b' in document.read_text()
+  text = document.read_text()
+  assert '2. b' in text and 'at most 100 dB' in text
+  assert 'Exact clips, of 1: DLG as published 0' in text
 
 
 def _figures(sentence):
   return [float(x) for x in re.findall(r'\d+(?:\.\d+|e-\d+)?', sentence)]
+
+
+def test_the_formula_wraps_and_needs_bytes():
+  a, b = (np.random.default_rng(s).integers(0, 256, (50, 64, 64, 3), np.uint8)
+          for s in (1, 2))
+  assert faults.psnr_uint8_wrapped(a, b) == pytest.approx(27.9, abs=.05)
+  with pytest.raises(UserError, match='needs uint8'):
+    faults.psnr_uint8_wrapped(a / 255, b)
 
 
 def test_the_formula_calls_noise_a_match(sample):

@@ -10,6 +10,7 @@ import pytest
 
 from vidleak_jax import victims
 from vidleak_jax.experiments import audit, augment, training
+from vidleak_jax.leaks import storage
 from vidleak_jax.models import weights
 from vidleak_jax.types import Batch, UserError
 
@@ -126,8 +127,7 @@ def test_the_attack_takes_the_trained_weights(run, tmp_path):
   checkpoint = str(run[0] / 'params.safetensors')
   audit.run(attack_config(victim__checkpoint=checkpoint,
                              victim__num_classes=10), tmp_path)
-  leak, knowledge = audit.leak_file.load(
-      tmp_path / 'leak.safetensors')
+  leak, knowledge = storage.load(tmp_path / 'leak.safetensors')
   assert knowledge['weights'] == checkpoint
   np.testing.assert_array_equal(leak.params['head']['kernel'],
                                 _saved(run[0])['head/kernel'])

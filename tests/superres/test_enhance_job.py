@@ -60,6 +60,10 @@ def test_mistakes_are_explained(tmp_path, recovered):
   (tmp_path / 'broken.mp4').write_bytes(b'no video')
   with pytest.raises(UserError, match=r'broken\.mp4 cannot be used'):
     enhancement.run(tmp_path / 'broken.mp4', tmp_path / 'out.npz')
+  bomb = Image.new('L', (20000, 10000))  # Pillow refuses it in its own way
+  bomb.save(tmp_path / 'bomb.png')
+  with pytest.raises(UserError, match=r'bomb\.png cannot be used'):
+    enhancement.run(tmp_path / 'bomb.png', tmp_path / 'out.npz')
   with pytest.raises(UserError, match='There is no file'):
     enhancement.run(tmp_path / 'missing.mp4', tmp_path / 'out.npz')
   with pytest.raises(UserError, match=r'it can be \.npz, \.mp4, \.png'):

@@ -89,6 +89,18 @@ def test_a_truncated_file_is_refused(tmp_path, weights_file, suffix):
     weights.load(file)
 
 
+@pytest.mark.parametrize('case', ['compact_x2', 'rrdb_x2'])
+def test_a_layer_of_an_absurd_number_is_refused_before_it_is_made(
+    weights_file, case):
+  _, _, tensors = _read(f'superres_{case}')
+  prefix = 'params.' if any(k.startswith('params.') for k in tensors) else ''
+  name = {'compact_x2': 'body.999999999.weight',
+          'rrdb_x2': 'body.999999999.rdb1.conv1.weight'}[case]
+  tensors[prefix + name] = np.zeros((4, 4, 3, 3), np.float32)
+  with pytest.raises(UserError, match=r'body\.999999999; .* fewer than 512'):
+    weights.load(weights_file(tensors))
+
+
 def test_unshuffle_inverts_shuffle():
   x = np.random.default_rng(0).uniform(size=(2, 3, 5, 12)).astype(np.float32)
   large = rrdb.pixel_shuffle(x, 2)

@@ -1,6 +1,7 @@
 """Training: goes down, resumes bit by bit, agrees over devices."""
 
 import copy
+import json
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,35 @@ def test_a_resumed_run_equals_one_run(tmp_path, monkeypatch):
   resumed = _run(TINY, tmp_path / 'killed')
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   assert (tmp_path / 'whole/sample_stage1_4.png').exists()
+
+
+def test_rows_are_unique_and_the_result_is_written(tmp_path, monkeypatch):
+  """Killed in stage 2, whose steps count on from those of stage 1."""
+  config = {**TINY, 'validate_steps': 100, 'stage2': TINY['stage1']}
+
+  class Killed(Exception):
+    pass
+
+  log = train.MetricsLog.write
+
+  def write(self, step, **row):
+    log(self, step, **row)
+    if step == 8:  # its row is written, its checkpoint is not
+      raise Killed
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(train.MetricsLog, 'write', write)
+    _run(config, tmp_path)
+  assert not (tmp_path / 'result.json').exists()
+  assert (tmp_path / 'checkpoints/stage2/2').is_dir()  # at every chunk
+  _run(config, tmp_path)
+  rows = [json.loads(line) for line
+          in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert [(row['stage'], row['step']) for row in rows] == [
+      ('stage1', 2), ('stage1', 4), ('stage2', 6), ('stage2', 8)]
+  result = json.loads((tmp_path / 'result.json').read_text())
+  assert result['num_steps'] == 8 and 'psnr_enhanced' in result
+  monkeypatch.setattr(train, 'make_pool', None)  # nothing is trained again
+  _run(config, tmp_path)
 
 
 def test_devices_must_divide_the_batch(tmp_path):
@@ -106,6 +136,14 @@ def test_the_rival_learns_too():
   terms, state = _fit(3, step.Objective(l1=1.0, gan=0.1), (init, apply))
   assert {'l1', 'gan', 'rival'} == set(terms[-1])
   assert not np.allclose(state.rival['w'], 0.1)
+
+
+def test_no_key_is_used_twice():
+  pool = step.Pool(jnp.zeros((3, 3, 4, 4, 3), jnp.uint8),
+                   jnp.zeros((3, 8, 8, 3), jnp.uint8))
+  draw = jax.jit(lambda key: step.draw(key, pool, 2, 0.05))
+  with jax.debug_key_reuse(True):
+    draw(jax.random.key(0))
 
 
 @pytest.mark.parametrize('loud', [1e-3, 1.0, 1e6])

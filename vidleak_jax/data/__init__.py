@@ -8,14 +8,14 @@ own folder or file, any other name is a TFDS set. What TFDS prepares is kept in
 import functools
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vidleak_jax import types
-from vidleak_jax.data import checks, decode
+from vidleak_jax.data import checks
 from vidleak_jax.data import clips as clips_lib
+from vidleak_jax.data import references as references_lib
 from vidleak_jax.data.clips import Clip, Source, Video
 
 
@@ -25,6 +25,9 @@ class Sample(NamedTuple):
   originals: np.ndarray  # float32 [N, T, L, L, 3], the same crop, more detail
   unrelated: np.ndarray  # float32 [N, T, S, S, 3], a clip of another scene each
   references: np.ndarray  # float32 [N, R, L, L, 3], what the attacker holds
+  # [N][R] frames from a reference to the nearest one of its clip, 1 for a
+  # neighbour; None for a file of its own
+  reference_distances: tuple[tuple[int | None, ...], ...]
   names: tuple[str, ...]        # `video@start frame`
   class_names: tuple[str, ...]  # what the labels stand for
   skipped: tuple[str, ...]      # `video: why it could not be used`
@@ -60,6 +63,7 @@ def load(name: str, *, dir: str | None = None, split: str = 'test',
     num_references: R, real frames of the same video that the attacker holds,
       drawn from outside the clip.
     references: instead of those, frame numbers in the video, paths of images.
+      Numbers inside the attacked clip are refused: they would be the truth.
     data_dir: the cache folder.
 
   Returns:
@@ -78,7 +82,8 @@ def load(name: str, *, dir: str | None = None, split: str = 'test',
   videos = clips_lib.spread(source.videos, seed)
   pick = functools.partial(clips_lib.picker, num_frames, frame_stride, seed)
   cuts = clips_lib.cut(videos, itertools.count(), pick, source.skipped)
-  small, large, unrelated, held, chosen = [], [], [], [], []
+  small, large, unrelated, held, distances = [], [], [], [], []
+  chosen = []
   span = (num_frames - 1) * frame_stride + 1
   for clip in itertools.islice(cuts, num_clips):
     small.append(clips_lib.square(clip.frames, image_size))
@@ -86,8 +91,10 @@ def load(name: str, *, dir: str | None = None, split: str = 'test',
     other = _unrelated(clip.video, videos, pick, source.skipped) or _stand_in(
         len(chosen), num_frames, frame_stride, seed, data_dir)
     unrelated.append(clips_lib.square(other.frames, image_size))
-    held.append(_references(clip, span, num_references, references,
-                            original_size, seed))
+    frames, apart = references_lib.read(clip, span, num_references, references,
+                                        seed)
+    held.append(references_lib.square(frames, original_size))
+    distances.append(apart)
     chosen.append(clip._replace(frames=clip.frames[:1]))  # the rest is large
   checks.usable(source.skipped, bool(chosen))
   checks.detail(chosen, original_size)
@@ -99,6 +106,7 @@ def load(name: str, *, dir: str | None = None, split: str = 'test',
   return Sample(
       types.Batch(np.stack(small), np.array(numbers, np.int32)),
       np.stack(large), np.stack(unrelated), np.stack(held),
+      tuple(distances),
       tuple(f'{clip.video.name}@{clip.start}' for clip in chosen), class_names,
       tuple(f'{video}: {why}' for video, why in source.skipped.items()))
 
@@ -153,30 +161,6 @@ def _unrelated(video: Video, videos: list[Video], pick: clips_lib.Pick,
   at = videos.index(video)
   others = [v for v in videos[at:] + videos[:at] if v.scene != video.scene]
   return next(clips_lib.cut(others, range(len(others)), pick, skipped), None)
-
-
-def _references(clip: Clip, span: int, count: int, given: Sequence[str],
-                size: int, seed: int) -> np.ndarray:
-  """[R, L, L, 3]: frames of the clip's own video, and of the files given."""
-  numbers = [int(each) for each in given if str(each).isdigit()]
-  paths = [Path(each) for each in given if not str(each).isdigit()]
-  frames = []
-  try:
-    if numbers:
-      frames += clip.video.read(clips_lib.at(numbers))[1]
-    elif count and not given:
-      pick = clips_lib.outside(clip.start, span, count, seed, clip.start)
-      frames += clip.video.read(pick)[1]
-    for path in paths:
-      frames += decode.read(path, 1, clips_lib.at([0]))[1]
-  except clips_lib.Unusable as reason:
-    origin = ', '.join(map(str, paths)) or clip.video.name
-    raise types.UserError(
-        f'No reference frames from {origin}: it {reason}. Ask for fewer, or '
-        'name others.') from reason
-  if not frames:
-    return np.zeros((0, size, size, 3), np.float32)
-  return np.stack([clips_lib.square([frame], size)[0] for frame in frames])
 
 
 def _stand_in(i: int, num_frames: int, stride: int, seed: int,

@@ -6,6 +6,7 @@ is `num_frames` of them, `frame_stride` apart, centre-cropped to a square.
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ class Video(NamedTuple):
   label: int
   # Gives the first index and the frames picked; raises Unusable.
   read: Callable[[Pick], tuple[int, list[np.ndarray]]]
+  file: Path | None = None  # where it lies, if it is a file or folder
 
 
 class Source(NamedTuple):
@@ -72,8 +74,9 @@ def at(indices: list[int]) -> Pick:
   """Picks these frames."""
 
   def pick(count: int) -> np.ndarray:
-    if not 0 <= min(indices) <= max(indices) < count:
-      raise Unusable(f'has {count} frames, reference {max(indices)} is not '
+    missing = [i for i in indices if not 0 <= i < count]
+    if missing:
+      raise Unusable(f'has {count} frames, reference {missing[0]} is not '
                      'among them')
     return np.asarray(indices)
 

@@ -1,6 +1,7 @@
-"""Decodes video files with PyAV."""
+"""Decodes video files with PyAV, images with Pillow, and folders of frames."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,9 @@ import numpy as np
 
 from vidleak_jax import optional
 from vidleak_jax.data.clips import Pick, Unusable
+
+IMAGES = ('.bmp', '.jpeg', '.jpg', '.png')
+MAX_PIXELS = 2 ** 26  # of a frame, 8192x8192: a header may claim any size
 
 
 class Facts(NamedTuple):
@@ -27,18 +31,95 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
       if not container.streams.video:
         raise Unusable('holds no video stream')
       stream = container.streams.video[0]
+      check_size(stream.codec_context.height, stream.codec_context.width)
       stream.codec_context.thread_count = 1  # the same frames on any machine
       yield container, stream
   except av.FFmpegError as error:
     raise Unusable(f'cannot be decoded ({error.strerror})') from error
 
 
+def check_size(height: int, width: int) -> None:
+  """Raises Unusable for frames of more than MAX_PIXELS."""
+  if height * width > MAX_PIXELS:
+    raise Unusable(
+        f'has frames of {width}x{height}, more than {MAX_PIXELS} pixels. '
+        'Shrink them first: clips are small')
+
+
+def read_image(path: Path) -> np.ndarray:
+  """Returns an image file as uint8 RGB [H, W, 3], upright.
+
+  Raises:
+    Unusable: if it is no image, is cut off, or has more than MAX_PIXELS.
+  """
+  from PIL import Image, ImageOps
+  try:
+    with Image.open(path) as image:
+      check_size(image.height, image.width)
+      return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+  except (OSError, ValueError, SyntaxError,
+          Image.DecompressionBombError) as error:
+    raise Unusable(f'cannot be read as an image ({error})') from error
+
+
+def list_frames(folder: Path) -> list[Path]:
+  """Returns the images of a folder that holds nothing else, in natural order.
+
+  Names count as people count: 1, 2, 10. Hidden files are ignored.
+
+  Returns:
+    [] where the folder holds other files, or folders.
+  """
+  entries = [each for each in folder.iterdir()
+             if not each.name.startswith('.')]
+  if not all(each.is_file() and each.suffix.lower() in IMAGES
+             for each in entries):
+    return []
+  return sorted(entries, key=_natural)
+
+
+def _natural(path):
+  parts = re.split(r'(\d+)', path.name)
+  return [int(x) if x.isdigit() else x for x in parts], path.name
+
+
+def _probe_frames(folder):
+  """As `probe`: frames of one size, of no known rate."""
+  frames = list_frames(folder)
+  height, width = read_image(frames[0]).shape[:2]
+  return Facts(len(frames), 0.0, height, width)
+
+
+def _read_frames(folder, pick):
+  frames = list_frames(folder)
+  wanted = pick(len(frames))
+  images = [_named(frames[i]) for i in wanted]
+  if len({image.shape for image in images}) > 1:
+    raise Unusable('holds frames of several sizes: '
+                   f'{sorted({image.shape[:2] for image in images})}')
+  return int(wanted[0]), images
+
+
+def _named(path):
+  try:
+    return read_image(path)
+  except Unusable as error:
+    raise Unusable(f'has a frame {path.name} that {error}') from error
+
+
 def probe(path: Path) -> Facts:
   """Counts the frames by walking the file; decodes only the first one.
+
+  Args:
+    path: a video file, an image, or a folder of images.
 
   Raises:
     Unusable: if the file is no video, or was cut off.
   """
+  if path.is_dir():
+    return _probe_frames(path)
+  if path.suffix.lower() in IMAGES:
+    return Facts(1, 0.0, *read_image(path).shape[:2])
   with _open(path) as (container, stream):
     first = next(container.decode(stream), None)
     if first is None or first.is_corrupt:
@@ -60,13 +141,24 @@ def read(path: Path, count: int, pick: Pick) -> tuple[int, list[np.ndarray]]:
   It decodes from the start and never seeks: time stamps are wrong in XviD files
   with packed B-frames (such as UCF101's), the decoder's own order is right.
 
+  Args:
+    path: a video file, an image, or a folder of images.
+    count: frames that it holds, as far as is known.
+    pick: the indices wanted, in any order.
+
   Returns:
     The first index and uint8 RGB frames [H, W, 3].
 
   Raises:
     Unusable: if the file cannot be decoded or has too few frames.
   """
+  if path.is_dir():
+    return _read_frames(path, pick)
+  if path.suffix.lower() in IMAGES:
+    pick(1)
+    return 0, [read_image(path)]
   wanted = pick(count)
+  last = max(wanted)  # references may be asked for in any order
   frames: dict[int, np.ndarray] = {}
   good = 0
   with _open(path) as (container, stream):
@@ -74,9 +166,10 @@ def read(path: Path, count: int, pick: Pick) -> tuple[int, list[np.ndarray]]:
       if frame.is_corrupt:
         break
       if good in wanted:
+        check_size(frame.height, frame.width)  # it may change on the way
         frames[good] = _upright(frame)
       good += 1
-      if good > wanted[-1]:
+      if good > last:
         return int(wanted[0]), [frames[i] for i in wanted]
   # The container promised more frames than it holds: pick among those.
   return read(path, good, pick)
@@ -92,6 +185,7 @@ def stream(path: Path) -> Iterator[np.ndarray]:
     for frame in container.decode(found):
       if frame.is_corrupt:
         return
+      check_size(frame.height, frame.width)
       yield _upright(frame)
 
 

@@ -7,7 +7,6 @@ rendered when they are read, so the set takes kilobytes.
 """
 
 import functools
-import importlib.resources
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vidleak_jax import optional
+from vidleak_jax import photos
 from vidleak_jax.data import cache
 from vidleak_jax.data.clips import Pick, Source, Video
 
@@ -112,10 +111,7 @@ def camera_path(motion: str, size: tuple[int, int],
 @functools.cache
 def photograph(name: str) -> Image.Image:
   """A photograph, resized to a common short side."""
-  folder = importlib.resources.files(optional.load('skimage.data'))
-  with folder.joinpath(name).open('rb') as f:
-    image = Image.open(f)
-    image.load()
+  image = photos.load(name, mode=None)
   scale = _SHORT_SIDE / min(image.size)
   return image.resize((round(image.width * scale), round(image.height * scale)),
                       Image.Resampling.LANCZOS)

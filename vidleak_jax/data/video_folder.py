@@ -1,4 +1,6 @@
-"""`video_folder`: the user's own videos, from class folders or a single file.
+"""`video_folder`: the user's own videos, from class folders or a single one.
+
+A video is a file, or a folder that holds nothing but images: its frames.
 
 Records hold what is known about each file, never its frames: UCF101 would take
 550 GB decoded. Frames are decoded when they are read.
@@ -67,9 +69,11 @@ class VideoFolder(tfds.core.GeneratorBasedBuilder):
 
 
 def source(dir: str | None, split: str, data_dir: str | None) -> Source:
-  """The videos of `dir`: a folder of class folders, or one file.
+  """The videos of `dir`: a folder of class folders, or one video.
 
-  The class of a video is the name of the folder it lies in. Splits are made by
+  A video is a file of one of `SUFFIXES`, or a folder that holds only images,
+  whose frames are in natural order (1, 2, 10). The class of a video is the name
+  of the folder it lies in. Splits are made by
   `split_files`. What was found out about the files is cached, and looked up
   anew when a name, a size or a time has changed.
 
@@ -88,7 +92,8 @@ def source(dir: str | None, split: str, data_dir: str | None) -> Source:
       continue
     file = config.root / name
     read = functools.partial(decode.read, file, int(record['num_frames']))
-    videos.append(Video(name, scene(file), int(record['label']), read))
+    videos.append(Video(name, scene(file), int(record['label']), read,
+                        file))
   return Source(videos, tuple(builder.info.features['label'].names), skipped)
 
 
@@ -102,20 +107,30 @@ def find(dir: str | None) -> Folder:
   if not root.exists():
     raise types.UserError(
         f'data.dir {str(dir)!r} does not exist (looked for {root}).')
-  if root.is_file():
+  if root.is_file() or decode.list_frames(root):
     files, root = [root], root.parent
   else:
     files = sorted(file for pattern in ('*', '*/*')
-                   for file in root.glob(pattern)
-                   if file.suffix.lower() in SUFFIXES and file.is_file())
+                   for file in root.glob(pattern) if _is_video(file))
   if not files:
     raise types.UserError(
         f'No video in data.dir {str(dir)!r}. Videos must lie in it or in its '
-        f'class folders, and end in one of: {", ".join(SUFFIXES)}.')
-  stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns)
-           for file in files]
+        f'class folders, and end in one of: {", ".join(SUFFIXES)}; or be '
+        f'folders that hold only images ({", ".join(decode.IMAGES)}).')
+  stats = [(str(part), part.stat().st_size, part.stat().st_mtime_ns)
+           for file in files for part in (file, *_frames(file))]
   digest = hashlib.sha256(repr((root, stats)).encode()).hexdigest()[:16]
   return Folder(name=f'files_{digest}', root=root, files=tuple(files))
+
+
+def _is_video(path: Path) -> bool:
+  if path.is_dir():
+    return bool(decode.list_frames(path))
+  return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _frames(path: Path) -> list[Path]:
+  return decode.list_frames(path) if path.is_dir() else []
 
 
 def split_files(files: tuple[Path, ...]) -> dict[str, list[Path]]:

@@ -2,7 +2,10 @@
 
 Every function takes NumPy or JAX arrays of floats in [0, 1], channels last,
 and raises UserError on integers, values outside [0, 1], NaN or unequal shapes.
-PSNR is taken in float64, so that an exact recovery (125 dB) is scored exactly.
+Errors are taken in float64, so that near recoveries are scored exactly. PSNR
+ends at CEILING, far beyond what 8-bit video can show (a single wrong level in a
+frame of 32x32 is 83 dB): a mean over larger figures would be a mean of rounding
+errors. How many clips are exact is counted instead.
 """
 
 import jax
@@ -11,7 +14,8 @@ import numpy as np
 
 from vidleak_jax.types import Array, UserError
 
-CEILING = 200.0   # dB; equal frames would be infinite, which JSON cannot hold
+CEILING = 100.0   # dB of a frame or a clip; equal ones would be infinite
+HALF_LEVEL = 0.5 / 255  # errors below it vanish where pixels are rounded
 WINDOW = 11       # pixels; SSIM's Gaussian window is WINDOW x WINDOW
 TOLERANCE = 1e-6  # a clip may leave [0, 1] by rounding, no further
 
@@ -26,10 +30,36 @@ def psnr(a: Array, b: Array) -> np.ndarray:
   Returns:
     [...] float64. A clip's PSNR is the mean over its frames.
   """
+  return decibels(squared_error(a, b))
+
+
+def squared_error(a: Array, b: Array) -> np.ndarray:
+  """Mean squared error of each frame, float64 [...]; arguments as in `psnr`."""
   a, b = _checked(a, b)
-  error = np.mean(
+  return np.mean(
       np.square(np.subtract(a, b, dtype=np.float64)), axis=(-3, -2, -1))
+
+
+def decibels(error: float | np.ndarray) -> np.ndarray:
+  """PSNR of mean squared errors, at most CEILING."""
   return -10 * np.log10(np.maximum(error, 10 ** (-CEILING / 10)))
+
+
+def is_exact(recovered: Array, truth: Array) -> np.ndarray:
+  """Whether each clip has no error of half a level of 256, or more.
+
+  Rounded to 8 bits such a clip is the true one.
+
+  Args:
+    recovered: [..., T, H, W, C] in [0, 1].
+    truth: same shape.
+
+  Returns:
+    [...] bool.
+  """
+  recovered, truth = _checked(recovered, truth)
+  error = np.abs(np.subtract(recovered, truth, dtype=np.float64))
+  return error.max(axis=(-4, -3, -2, -1)) < HALF_LEVEL
 
 
 def ssim(a: Array, b: Array) -> np.ndarray:
@@ -77,11 +107,18 @@ def score(recovered: Array, truth: Array, unrelated: Array,
   Returns:
     `psnr`, `ssim`: means over clips and frames, with `*_per_clip` [N] and
     `*_per_frame` [N][T]; `psnr_FLOOR`, `ssim_FLOOR` and their `*_per_clip`
-    for FLOOR in unrelated, mean_frame and reference. Plain floats and lists;
-    SSIM is None where it is undefined.
+    for FLOOR in unrelated, mean_frame and reference. `psnr_of_mean_error`: PSNR
+    of the squared error's mean over all clips, which the worst ones decide.
+    `num_exact` and `exact_per_clip`: see `is_exact`. Plain numbers and lists;
+    every PSNR ends at CEILING, SSIM is None where it is undefined.
   """
   truth = _clips(truth)
   result = _scores('', recovered, truth)
+  exact = is_exact(recovered, truth)
+  result |= {
+      'psnr_of_mean_error': float(decibels(
+          squared_error(recovered, truth).mean())),
+      'num_exact': int(exact.sum()), 'exact_per_clip': exact.tolist()}
   mean_colour = truth.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
   floors = {'_unrelated': unrelated, '_mean_frame': mean_colour}
   if reference is not None:
@@ -149,21 +186,6 @@ def relative_error(recovered: Array, truth: Array) -> float:
   size = np.linalg.norm(truth, axis=-1)
   error = np.linalg.norm(recovered - truth, axis=-1)
   return float(np.max(error / np.maximum(size, np.finfo(float).tiny)))
-
-
-def psnr_uint8_wrapped(a: np.ndarray, b: np.ndarray) -> float:
-  """The faulty PSNR of the paper's notebooks, kept only to show the fault.
-
-  The difference of uint8 arrays wraps modulo 256, and so does its square:
-  noise against noise scores 27.9 dB instead of 7.7. Never report it.
-
-  Args:
-    a: uint8 of any shape.
-    b: uint8, same shape.
-  """
-  if a.dtype != np.uint8 or b.dtype != np.uint8:
-    raise UserError(f'The fault needs uint8, got {a.dtype} and {b.dtype}.')
-  return float(10 * np.log10(255 ** 2 / np.mean((a - b) ** 2)))
 
 
 def _scores(suffix, clips, truth):

@@ -14,7 +14,6 @@ from vidleak_jax.runtime import parallel
 from vidleak_jax.runtime.progress import Progress
 from vidleak_jax.types import UserError
 
-_IMAGES = ('.png', '.jpg', '.jpeg', '.bmp')
 _FPS = 8.0   # of what does not say
 _BLOCK = 16  # frames enlarged at once: memory does not grow with the video
 
@@ -113,9 +112,8 @@ def read(path: Path) -> Clips:
         raise UserError(f'`clips` in {path} must be [N, T, H, W, C], got '
                         f'{clips.shape}.')
       return Clips(clips, *clips.shape[:2], _FPS)
-    if path.suffix.lower() in _IMAGES:
-      from PIL import Image
-      image = np.asarray(Image.open(path).convert('RGB'), np.float32) / 255
+    if path.suffix.lower() in decode.IMAGES:
+      image = decode.read_image(path).astype(np.float32) / 255
       return Clips([[image]], 1, 1, _FPS)
     facts = decode.probe(path)
   except (Unusable, OSError, KeyError, ValueError) as error:

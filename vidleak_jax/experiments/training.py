@@ -6,7 +6,6 @@ a run that goes on draws what an uninterrupted one would have drawn.
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +19,8 @@ from jax import lax
 from vidleak_jax import data, files, victims
 from vidleak_jax.experiments import augment
 from vidleak_jax.models import weights
-from vidleak_jax.runtime import backend, parallel, workdir
-from vidleak_jax.runtime.checkpoint import Checkpoints
-from vidleak_jax.runtime.progress import MetricsLog, Progress
+from vidleak_jax.runtime import backend, parallel, trainer, workdir
+from vidleak_jax.runtime.progress import MetricsLog
 from vidleak_jax.types import (
   Array,
   Batch,
@@ -165,38 +163,29 @@ def _train(config, folder, devices, learner, tester, change, train, test):
   params = learner.init(jax.random.key(config['seed']))
   state = jax.device_get(State(
       jnp.zeros((), jnp.int32), params, optimizer.init(_learned(params))))
-  checkpoints = Checkpoints(folder / 'checkpoints')
-  saved = checkpoints.restore(state)
-  state = State(*saved[0]) if saved else state
-  done, earlier = int(state.step), saved[1]['seconds'] if saved else 0.0
-  advance = parallel.on_devices(
+  step = parallel.on_devices(
       one_step(learner, optimizer, change), devices, donate=(0,))
   key = parallel.replicate(
       jax.random.key_data(jax.random.key(config['seed'] + 1)), devices)
-  placed, began = parallel.replicate(state, devices), time.perf_counter()
   snapshots = {round(share * num_steps) for share in config['snapshots']}
-  with (MetricsLog(folder / 'metrics.jsonl') as log,
-        Progress(num_steps, 'training', done=done) as progress):
-    log.truncate_after(done)
-    try:
-      if not done:
-        _snapshot(folder, snapshots, state)
-      for stop in [stop for stop in _stops(config) if stop > done]:
-        for step in range(done, stop):
-          batch = _draw(train, config['batch_size'], config['seed'], step)
-          placed, terms = advance(
-              placed, parallel.spread(batch, devices), key)
-        state, done = jax.device_get(jax.tree.map(lambda x: x[0], placed)), stop
-        seconds = earlier + time.perf_counter() - began
-        row = {k: float(v[0]) for k, v in jax.device_get(terms).items()}
-        row['accuracy_test'] = judge(state.params, test)
-        log.write(done, seconds=seconds, **row)
-        progress.update(done, **row)
-        _snapshot(folder, snapshots, state)
-        checkpoints.save(done, state, {'seconds': seconds})
-    finally:
-      checkpoints.close()
-  return state, earlier + time.perf_counter() - began
+
+  def advance(placed, i):
+    batch = _draw(train, config['batch_size'], config['seed'], i)
+    return step(placed, parallel.spread(batch, devices), key)
+
+  def at_stop(done, state, terms):
+    row = {k: float(v[0]) for k, v in jax.device_get(terms).items()}
+    _snapshot(folder, snapshots, state)
+    return row | {'accuracy_test': judge(state.params, test)}
+
+  with MetricsLog(folder / 'metrics.jsonl') as log:
+    return trainer.train(
+        state, advance, at_stop, stops=_stops(config), log=log,
+        checkpoints=folder / 'checkpoints',
+        place=lambda state: parallel.replicate(state, devices),
+        fetch=lambda placed: jax.device_get(
+            jax.tree.map(lambda x: x[0], placed)),
+        at_start=lambda state: _snapshot(folder, snapshots, state))
 
 
 def one_step(

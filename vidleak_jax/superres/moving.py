@@ -6,46 +6,29 @@ ellipse shows another one in another motion, so that neighbours do not always
 agree.
 """
 
-import functools
-import importlib.resources
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-from vidleak_jax import optional
+from vidleak_jax import photos
 
-# Name and how often it is drawn: few photographs, so scenes before textures.
-PHOTOGRAPHS = {
-    'astronaut.png': 6, 'rocket.jpg': 4, 'coins.png': 2, 'ihc.png': 2,
-    'retina.jpg': 1, 'brick.png': 1, 'grass.png': 1, 'gravel.png': 1,
-    'page.png': 1, 'hubble_deep_field.jpg': 1, 'moon.png': 1,
-}
 _MAX_SPEED = 0.05  # of the view's side, a frame
 
 
 def clips(num_clips: int, num_frames: int, size: int,
           seed: int) -> Iterator[np.ndarray]:
   """Yields uint8 [num_frames, size, size, 3]; clip i depends on (seed, i)."""
-  odds = np.array([*PHOTOGRAPHS.values()]) / sum(PHOTOGRAPHS.values())
   for i in range(num_clips):
     rng = np.random.default_rng([seed, i])
-    photos = [photograph(name)
-              for name in rng.choice([*PHOTOGRAPHS], 2, p=odds)]
-    clip = view(photos[0], num_frames, size, rng)
+    names = rng.choice([*photos.PUBLIC], 2, p=photos.odds())
+    back, front = (photos.load(str(name)) for name in names)
+    clip = view(back, num_frames, size, rng)
     if rng.random() < 0.5:
       mask = ellipse(num_frames, size, rng)
-      front = view(photos[1], num_frames, size, rng)
-      clip = np.where(mask[..., None], front, clip)
+      moving = view(front, num_frames, size, rng)
+      clip = np.where(mask[..., None], moving, clip)
     yield clip
-
-
-@functools.cache
-def photograph(name: str) -> Image.Image:
-  """One of scikit-image's photographs, as it is, in RGB."""
-  folder = importlib.resources.files(optional.load('skimage.data'))
-  with folder.joinpath(name).open('rb') as f:
-    return Image.open(f).convert('RGB')
 
 
 def view(photo: Image.Image, num_frames: int, size: int,

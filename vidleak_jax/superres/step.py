@@ -147,8 +147,8 @@ def draw(key: PRNGKey, pool: Pool, batch_size: int, max_noise: float,
 
 def _augment(key, small, large):
   """Mirrors, turns, plays backwards, swaps colours, darkens: all at random."""
-  coins = jax.random.bernoulli(key, shape=(4,))
-  shuffle, dim = jax.random.split(key)
+  flips, shuffle, dim = jax.random.split(key, 3)
+  coins = jax.random.bernoulli(flips, shape=(4,))
   colours = jax.random.permutation(shuffle, large.shape[-1])
   gain = jax.random.uniform(dim, minval=0.6, maxval=1.0)
 

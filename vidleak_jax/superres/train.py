@@ -4,6 +4,7 @@ Real clips come from the caller; what is trained on is cut from photographs.
 """
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ import numpy as np
 import optax
 
 from vidleak_jax import files
-from vidleak_jax.runtime import parallel
-from vidleak_jax.runtime.checkpoint import Checkpoints
+from vidleak_jax.runtime import parallel, trainer
 from vidleak_jax.runtime.progress import MetricsLog, Progress
 from vidleak_jax.superres import (
   degrade,
@@ -39,7 +39,8 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
 
   Writes `stage1.safetensors`, `stage2.safetensors`, for each stage that has
   steps, `interpolated.safetensors` between stage 2 and what it started from,
-  `metrics.jsonl`, `sample_STAGE_STEP.png` and checkpoints.
+  `metrics.jsonl` (its steps count through both stages),
+  `sample_STAGE_STEP.png`, checkpoints and, last of all, `result.json`.
 
   Args:
     config: resolved to plain dicts.
@@ -49,8 +50,11 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
     folder: the workdir.
 
   Returns:
-    The last scores.
+    The content of `result.json`: the scores of the last weights, and what they
+    cost.
   """
+  if (folder / 'result.json').exists():
+    return json.loads((folder / 'result.json').read_text())
   devices = parallel.pick_devices(config['num_devices'])
   if config['batch_size'] % len(devices):
     raise UserError(f'batch_size={config["batch_size"]} does not divide over '
@@ -67,18 +71,24 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
     plain = np.asarray(upscale.bicubic(small, net.scale))
     return enhanced, plain, score(enhanced, plain, large)
 
-  scores = {}
+  scores, steps, spent = {}, 0, 0.0
   with MetricsLog(folder / 'metrics.jsonl') as log:
     for stage in ('stage1', 'stage2'):
       before = params
       if config[stage]['num_steps']:
-        params, scores = _stage(stage, config, net, before, features, pool,
-                                devices, judge, log, folder)
+        params, scores, seconds = _stage(
+            stage, config, net, before, features, pool, devices, judge, log,
+            folder, steps)
         network.save(folder / f'{stage}.safetensors', net, params)
+        steps, spent = steps + config[stage]['num_steps'], spent + seconds
   if config['stage2']['num_steps']:
     network.save(folder / 'interpolated.safetensors', net, network.interpolate(
         before, params, config['interpolation']))
-  return scores
+  result = {**scores, 'num_steps': steps, 'seconds': spent,
+            'num_devices': len(devices),
+            'device_kind': devices[0].device_kind, 'seed': config['seed']}
+  files.write_json(folder / 'result.json', result)
+  return result
 
 
 def _started(net, path):
@@ -125,8 +135,8 @@ _bicubic = functools.partial(jax.jit, static_argnums=1)(degrade.bicubic)
 
 
 def _stage(stage, config, net, params, features, pool, devices, judge, log,
-           folder):
-  """Steps of one objective; returns the averaged params and their scores."""
+           folder, steps_before):
+  """Steps of one objective: the averaged params, their scores, the seconds."""
   options = config[stage]
   objective = step.Objective(**options['objective'])
   optimizer = optax.chain(
@@ -141,35 +151,32 @@ def _stage(stage, config, net, params, features, pool, devices, judge, log,
   state = jax.device_get(step.State(
       jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
       rival_params, rival_optimizer.init(rival_params)))
-  checkpoints = Checkpoints(folder / 'checkpoints' / stage)
-  if saved := checkpoints.restore(state):
-    state = step.State(*saved[0])
   # No scan: inside one XLA's CPU convolutions are 25 times slower.
   run = parallel.on_devices(
       lambda state, pool, key: advance(
           state, pool, jax.random.wrap_key_data(key)), devices, (0,))
   key = parallel.replicate(jax.random.key_data(
       jax.random.key(config['seed'] + 1)), devices)
-  done, state = int(state.step), parallel.replicate(state, devices)
-  scores = None
-  with Progress(options['num_steps'], stage, done=done) as progress:
-    while done < options['num_steps']:
-      for _ in range(min(config['chunk_steps'], options['num_steps'] - done)):
-        state, terms = run(state, pool, key)
-      host = jax.device_get(jax.tree.map(lambda x: x[0], state))
-      done = int(host.step)
-      terms = {k: float(v[0]) for k, v in terms.items()}
-      progress.update(done, **terms)
-      row = {'stage': stage, **terms}
-      if done % config['validate_steps'] < config['chunk_steps']:
-        enhanced, plain, scores = judge(host.ema)
-        row |= {k: v for k, v in scores.items() if isinstance(v, float)}
-        _picture(folder / f'sample_{stage}_{done}.png', plain, enhanced)
-        checkpoints.save(done, host, {})
-      log.write(done, **row)
-  checkpoints.close()
-  averaged = jax.device_get(jax.tree.map(lambda x: x[0], state.ema))
-  return averaged, scores or judge(averaged)[2]
+  num_steps, chunk = options['num_steps'], config['chunk_steps']
+  last = {}  # step -> scores of the newest validation
+
+  def at_stop(done, state, terms):
+    row = {'stage': stage, **{k: float(v[0]) for k, v in terms.items()}}
+    if done % config['validate_steps'] < chunk:
+      enhanced, plain, scores = judge(state.ema)
+      row |= {k: v for k, v in scores.items() if isinstance(v, float)}
+      _picture(folder / f'sample_{stage}_{done}.png', plain, enhanced)
+      last.clear()
+      last[done] = scores
+    return row
+
+  state, seconds = trainer.train(
+      state, lambda state, _: run(state, pool, key), at_stop,
+      stops={*range(chunk, num_steps, chunk), num_steps}, log=log, what=stage,
+      checkpoints=folder / 'checkpoints' / stage, logged_before=steps_before,
+      place=lambda state: parallel.replicate(state, devices),
+      fetch=lambda state: jax.device_get(jax.tree.map(lambda x: x[0], state)))
+  return state.ema, last.get(num_steps) or judge(state.ema)[2], seconds
 
 
 def _features(config):

@@ -21,6 +21,7 @@ from vidleak_jax.superres.compact import SRVGGNetCompact
 from vidleak_jax.superres.rrdb import RRDBNet
 from vidleak_jax.types import Params, UserError
 
+_MOST = 512  # blocks or layers of a generator; the largest published has 69
 _COMPACT = (
     (r'^body\.(\d+)', lambda m: f'{"act" if int(m[1]) % 2 else "conv"}_'
                                 f'{int(m[1]) // 2}'),
@@ -99,12 +100,21 @@ def _rrdb(tensors, renamed):
             if (m := re.match(r'body_(\d+)', path))}
   scale = {1: 4, 4: 2, 16: 1}.get(inputs // channels)
   first = renamed.get('body_0/rdb1/conv1/kernel')
+  _check_depth(blocks)
   if not (blocks and scale and first):
     raise UserError(f'This RRDBNet has {inputs} input channels for {channels} '
                     f'outputs and {len(blocks)} blocks: a variant that is '
                     'not here. Plain ones of scale 1, 2 and 4 are.')
   return RRDBNet(scale=scale, width=width, growth=tensors[first].shape[0],
                  num_blocks=max(blocks) + 1, channels=channels)
+
+
+def _check_depth(numbers):
+  """Refuses a file whose names claim layers that it cannot hold."""
+  if numbers and max(numbers) >= _MOST:
+    raise UserError(
+        f'These weights name a layer body.{max(numbers)}; a network here has '
+        f'fewer than {_MOST}. The file is broken, or of another kind.')
 
 
 def _clip_net(tensors):
@@ -119,7 +129,10 @@ def _clip_net(tensors):
 
 def _compact(tensors):
   width, channels = tensors['body.0.weight'].shape[:2]
-  last = max(int(key.split('.')[1]) for key in tensors)
+  layers = {int(m[1]) for key in tensors
+            if (m := re.match(r'body\.(\d+)', key))}
+  _check_depth(layers)
+  last = max(layers)
   outputs = tensors[f'body.{last}.weight'].shape[0]
   scale = round((outputs / channels) ** 0.5)
   return SRVGGNetCompact(scale=scale, width=width, num_convs=last // 2 - 1,

@@ -17,20 +17,20 @@ from vidleak_jax.models.norms import NORMS
 from vidleak_jax.models.weights import Names
 from vidleak_jax.specs import VictimSpec
 from vidleak_jax.types import Params, UserError, Victim, pick
-from vidleak_jax.victims import (
-    cnn_gru,
-    frozen,
-    lenet,
-    resnet3d,
-    timesformer,
-    videomae,
-    vivit,
-)
 from vidleak_jax.victims import c3d as c3d_file
+from vidleak_jax.victims import (
+  cnn_gru,
+  frozen,
+  lenet,
+  resnet3d,
+  timesformer,
+  videomae,
+  vivit,
+)
 from vidleak_jax.victims.base import (
-    cross_entropy,
-    from_flax,
-    from_loss,
+  cross_entropy,
+  from_flax,
+  from_loss,
 )
 from vidleak_jax.victims.factory import from_factory
 
@@ -96,7 +96,7 @@ def build(
   if 'lowering' in allowed:  # a network without convolutions takes none
     options['lowering'] = lowering
   victim = make(tuple(clip_shape), num_classes, **options)
-  return victim.replace(spec=VictimSpec(**chosen))
+  return victim.replace(spec=VictimSpec(**chosen), lowering=lowering)
 
 
 def from_spec(

@@ -1,9 +1,18 @@
 """A frozen image network on each frame and a trained head on its features.
 
 Only the head is trained, so only the head's gradient is shared: params hold the
-head alone. The extractor is public and lives in the victim's functions as a
-constant: the one that is shipped, read from a file, or drawn from a seed;
-`Victim.known` says which. This is setting (b) of 2509.09742.
+head alone. The extractor is public: the one that is shipped, read from a file,
+or drawn from a seed; `Victim.known` says which. This is setting (b) of
+2509.09742.
+
+`logits`, `loss` and `features` are `jax.tree_util.Partial`: pytrees whose
+leaves are the weights of the extractor. A program that takes the function as
+an argument takes the weights as arguments too,
+
+  jax.jit(lambda loss, *args: loss(*args))(victim.loss, params, clips, labels)
+
+whereas one that closes over it has them baked in as constants: 100 MB of a
+ResNet-50 that are folded, hashed and cached with the program.
 """
 
 import functools
@@ -12,6 +21,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from vidleak_jax.models import weights
 from vidleak_jax.models.heads import HEADS
@@ -105,22 +115,22 @@ def frozen(
   in_shape = clip_shape[0], size.widths[-1]
   module = spec.make(*choices)
 
-  def features(clips):
+  def features(variables, clips):
     frames = clips.reshape(-1, *clips.shape[2:])
     return network.apply(variables, frames).reshape(*clips.shape[:2], -1)
 
   on_features = base.from_module(
       module, in_shape, num_classes, layers=spec.layers(*choices, in_shape))
 
-  def logits(params, clips):
-    return on_features.logits(params, features(clips))
+  def logits(variables, params, clips):
+    return on_features.logits(params, features(variables, clips))
 
-  def loss(params, clips, labels, key=None):
-    return on_features.loss(params, features(clips), labels, key)
+  def loss(variables, params, clips, labels, key=None):
+    return on_features.loss(params, features(variables, clips), labels, key)
 
   return on_features.replace(
-      clip_shape=tuple(clip_shape), logits=logits, loss=loss,
-      features=features,
+      clip_shape=tuple(clip_shape), logits=Partial(logits, variables),
+      loss=Partial(loss, variables), features=Partial(features, variables),
       feature_layer=('dense0',) if spec.takes_mean else (), layers=(),
       on_features=on_features, statistics=None,
       known=f'frozen {extractor}, input scale {inputs}, {source}')

@@ -1,9 +1,6 @@
 """LeNet with sigmoids, the victim of DLG (1906.08935) and of the paper."""
 
-import jax
-import jax.numpy as jnp
-
-from vidleak_jax.models import stack
+from vidleak_jax.models import heads, stack
 from vidleak_jax.types import UserError, Victim, pick
 from vidleak_jax.victims import base
 
@@ -38,15 +35,9 @@ def lenet(
         'federated.message=frame, so that each frame has its own gradient.')
   width = pick(PRESETS, preset, 'preset of lenet')
   specs = tuple(stack.ConvSpec(width, (5, 5), s) for s in _STRIDES)
-  uniform = _symmetric_uniform(0.5)
+  uniform = heads.uniform(0.5)
   module = stack.Stack(specs, num_classes, activation, lowering,
                        kernel_init=uniform, bias_init=uniform)
   return base.from_module(
       module, clip_shape, num_classes,
       layers=stack.list_layers(module, tuple(frame_shape)))
-
-
-def _symmetric_uniform(scale):
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -scale, scale)
-  return init

@@ -76,6 +76,17 @@ def test_what_is_not_to_be_had_is_refused(videomae, leak):
     subspace.recover_spans(videomae, noisy(leak, 0.1), SHAPE)
 
 
+@pytest.mark.parametrize('path', [
+    ('embed', 'kernel'), ('block0', 'attention', 'query', 'kernel')])
+def test_a_leaf_that_a_defence_zeroed_is_told(videomae, leak, path):
+  def zeroed(tree, name, *below):
+    part = tree[name]
+    return tree | {name: zeroed(part, *below) if below else np.zeros_like(part)}
+  update = zeroed(leak.update, *path)
+  with pytest.raises(UserError, match=f'{"/".join(path)} is zero'):
+    subspace.recover_spans(videomae, leak._replace(update=update), SHAPE)
+
+
 def test_networks_without_patches_are_refused():
   shape = (1, 8, 8, 3)
   lenet = victims.build('lenet', shape, 7)

@@ -51,6 +51,21 @@ def test_whole_clips_with_a_class_token(vivit, clips, leak):
   assert found.report[0]['rank'] == found.report[0]['unknowns'] == 8
 
 
+def _without(update, *path):
+  """The update with the leaves below a path set to zero."""
+  name, *below = path
+  return update | {name: _without(update[name], *below) if below
+                   else jax.tree.map(jnp.zeros_like, update[name])}
+
+
+@pytest.mark.parametrize('part', ['kernel', 'positions'])
+def test_a_leaf_that_a_defence_zeroed_is_told(vivit, leak, part):
+  path = {'kernel': ('embed', 'kernel'), 'positions': vivit.tokens.positions}
+  update = _without(leak.update, *path[part])
+  with pytest.raises(UserError, match=r'is zero in 2 of 2 messages'):
+    analytic.recover_tokens(vivit, leak._replace(update=update))
+
+
 def test_noise_is_measured_and_said(vivit, clips, leak):
   kernel = leak.update['embed']['kernel']
   rms = jnp.sqrt(jnp.mean(kernel ** 2, axis=(1, 2), keepdims=True))

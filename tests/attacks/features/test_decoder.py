@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidleak_jax import victims
+from vidleak_jax import photos, victims
 from vidleak_jax.attacks.features import (
   decoder,
   mixture,
@@ -13,6 +13,7 @@ from vidleak_jax.attacks.features import (
   scenes,
 )
 from vidleak_jax.attacks.features import train as train_blend
+from vidleak_jax.data import photo_motion
 from vidleak_jax.types import UserError
 
 SIZE = 12
@@ -78,6 +79,25 @@ def test_training_lowers_the_error():
   assert len(losses) == 2 and losses[1] > losses[0]
 
 
+def test_an_interrupted_training_ends_bit_equal(tmp_path):
+  def run(folder, log=lambda step, psnr: None):
+    return train_blend.run(
+        extract, size=SIZE, num_scenes=4, num_frames=2, num_references=2,
+        num_steps=120, batch_size=2, learning_rate=3e-3, seed=0, log=log,
+        folder=folder)
+
+  def interrupt(step, psnr):
+    del psnr
+    if step == 100:
+      raise KeyboardInterrupt
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / 'cut', interrupt)
+  resumed = []
+  cut = run(tmp_path / 'cut', lambda step, psnr: resumed.append(step))
+  assert resumed == [100, 120]  # 50 was saved
+  jax.tree.map(np.testing.assert_array_equal, cut, run(tmp_path / 'whole'))
+
+
 def test_scenes_depend_on_seed_and_number_alone():
   few = [*scenes.scenes(2, 3, 1, SIZE, seed=4, num_textures=5)]
   more = [*scenes.scenes(3, 3, 1, SIZE, seed=4, num_textures=5)]
@@ -86,8 +106,7 @@ def test_scenes_depend_on_seed_and_number_alone():
 
 
 def test_public_scenes_show_no_photograph_that_is_attacked():
-  attacked = {'camera.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png'}
-  assert not attacked & {*scenes.PHOTOGRAPHS}
+  assert not {*photo_motion.PHOTOS['test']} & {*photos.PUBLIC}
 
 
 @pytest.mark.parametrize('held', [0, 2])
@@ -115,11 +134,29 @@ def test_of_the_shipped_blends_the_one_that_suits_the_extractor():
   """Each is best for the extractor that it was trained for."""
   victim = victims.build('frozen', (1, 32, 32, 3), 10, lowering='lax',
                          weights_file='photo_motion')
-  def own(frames):
-    return victim.features(frames[:, None])[:, 0]
+  own = decoder.frame_extractor(victim)
   public = np.stack([*scenes.scenes(30, 1, 1, 32, 0, num_textures=20)])
   scale = decoder.extract_all(own, public.reshape(-1, 32, 32, 3).astype(
       np.float32) / 255).std(0)
   found = decoder._fitting(own, scale, 32, seed=3)
   ours = decoder.load(decoder.SHIPPED[0])
   np.testing.assert_array_equal(found['log_effort'], ours['log_effort'])
+
+
+def test_weights_of_the_extractor_are_arguments_of_programs():
+  """Baked in as constants they would be folded and hashed with the program."""
+  victim = victims.build('frozen', (2, 16, 16, 3), 5, preset='small')
+  params = victim.init(jax.random.key(0))
+  clips, labels = jnp.zeros((1, 2, 16, 16, 3)), jnp.array([1])
+
+  def gradient(loss, *args):
+    return jax.grad(loss)(*args)
+  passed = jax.jit(gradient).lower(victim.loss, params, clips, labels)
+  closed = jax.jit(jax.grad(victim.loss)).lower(params, clips, labels)
+  extract = decoder._run.lower(decoder.frame_extractor(victim), clips[:, 0])
+  sizes = [len(each.as_text()) for each in (passed, closed, extract)]
+  assert sizes[0] < sizes[1] - 1_000_000  # 270 000 weights in hexadecimal
+  assert sizes[2] < 500_000
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+               jax.jit(gradient)(victim.loss, params, clips, labels),
+               jax.jit(jax.grad(victim.loss))(params, clips, labels))

@@ -1,5 +1,6 @@
 """The page's figures are those of the rows, and it needs no network."""
 
+import html
 import json
 import re
 
@@ -59,6 +60,14 @@ def test_the_interval_covers_the_true_mean():
   assert 0.85 <= covered / 200 <= 0.99
 
 
+def test_the_share_of_exact_clips_is_a_metric():
+  rows = [{**_row(0, 0, seed, [100.0, 30.0]), 'num_exact': 1,
+           'exact_per_clip': [True, False]} for seed in range(3)]
+  assert 'exact' in statistics.metrics(rows)
+  found = statistics.estimate(rows, 'exact')
+  assert found.mean == 0.5 and 0 <= found.low < 0.5 < found.high <= 1
+
+
 def test_a_single_value_has_no_interval():
   found = statistics.estimate([_row(0, 0, 0, [15.0])], 'psnr')
   assert found.mean == 15.0 and np.isnan(found.low)
@@ -80,6 +89,24 @@ def test_the_page_shows_every_part(rows, tmp_path):
     assert f'href="trials/{row["trial"]}/report.html"' in page
   assert 'ValueError: &lt;too large&gt;' in page
   assert not re.search(r'(src|href)="(http|//)', page) and '<script' not in page
+
+
+@pytest.mark.parametrize('value', ['<img src=x onerror=alert(1)>', 'a<b'])
+def test_swept_values_are_escaped_everywhere(rows, tmp_path, value):
+  for i, row in enumerate(rows):
+    row['data.dir'] = value if i % 2 else 'plain'
+    row['trial'] = f'{value}{i}' if i < 2 else row['trial']
+  failed = {**rows[0], 'trial': 'bad', 'status': 'failed', 'error': value}
+  folder = tmp_path / 'sweep'
+  folder.mkdir()
+  (folder / 'results.jsonl').write_text(
+      ''.join(json.dumps(row) + '\n' for row in [*rows, failed]))
+  (folder / 'sweep.json').write_text(json.dumps(
+      {'fields': [RATE, 'data.dir', value], 'command': ['python', value]}))
+  page = summary.write(folder, over=('seed', value)).read_text()
+  assert value not in page
+  assert html.escape(value) in page
+  assert '<small>' in page and '<a href=' in page  # what is meant as HTML
 
 
 def test_pictures_stand_inside_the_page(rows, tmp_path):

@@ -54,7 +54,8 @@ def recover_tokens(
     whole_levels: whether the clips are known to have 256 levels.
 
   Raises:
-    UserError: no learned positions, or more than one clip per message.
+    UserError: no learned positions, more than one clip per message, or a
+      gradient that is all zero.
   """
   if victim.tokens is None:
     raise UserError(
@@ -68,6 +69,8 @@ def recover_tokens(
   deltas = deltas.reshape(len(labels), *deltas.shape[-2:])
   deltas = deltas[:, tokens.num_special:]
   kernels = _leaf(leak.update, (*tokens.embedding, 'kernel'))
+  for path, leaf in ((tokens.positions, deltas), (tokens.embedding, kernels)):
+    _check_alive(path, leaf)
   grey = _grey_patches(tokens, deltas.shape[1], kernels.shape[1])
   scale = _levels(tokens, grey.shape) if whole_levels else None
   solved = [_solve(*pair, grey, noise, scale)
@@ -82,6 +85,16 @@ def recover_tokens(
   return TokenRecovery(
       clips[:, None], labels, list(spans), report,
       _note(worst, *deltas.shape[1:]))
+
+
+def _check_alive(path, leaf):
+  """Refuses messages [M, ...] that are all zero at a leaf."""
+  dead = ~np.any(leaf, axis=tuple(range(1, leaf.ndim)))
+  if np.any(dead):
+    raise UserError(
+        f'The gradient of {"/".join(path)} is zero in {np.sum(dead)} of '
+        f'{len(dead)} messages: a defence zeroed it (heavy pruning does), so '
+        'the closed form has nothing to solve. Use attack.name=ig instead.')
 
 
 def _solve(delta, kernel, grey, relative_noise, scale):

@@ -6,10 +6,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from vidleak_jax.attacks.features import mixture, scenes
 from vidleak_jax.models import weights
-from vidleak_jax.types import Array
+from vidleak_jax.types import Array, Victim
 
 # Trained by launch/train_blend.py for 32x32 frames and the features of two
 # ResNet-20s: ours, and the one for CIFAR-10.
@@ -66,12 +67,39 @@ def recover_frames(
   return np.clip(np.stack(clips), 0, 1)
 
 
+def frame_extractor(victim: Victim) -> Partial:
+  """Returns a victim's extractor for frames, [B, S, S, 3] to [B, F].
+
+  It is a pytree of the extractor's weights where the victim's is one, so that
+  programs take them as arguments.
+  """
+  whole = victim.features
+  return Partial(_of_frames, whole if isinstance(whole, Partial)
+                 else Partial(whole))
+
+
+def _of_frames(whole, frames):
+  return whole(frames[:, None])[:, 0]
+
+
+@jax.jit
+def _run(extract, frames):
+  return extract(frames)
+
+
 def extract_all(
     extract: Callable[[Array], Array], frames: np.ndarray) -> np.ndarray:
-  """Features [B, F] of float frames [B, S, S, 3], in batches of one shape."""
-  run = jax.jit(extract)
+  """Returns features [B, F] of float frames [B, S, S, 3].
+
+  Args:
+    extract: of `frame_extractor`, or any function of frames.
+    frames: they run in batches of one shape.
+  """
+  if not isinstance(extract, Partial):
+    extract = Partial(extract)
   padded = np.pad(frames, [(0, -len(frames) % _BATCH), *[(0, 0)] * 3])
-  found = [run(padded[i:i + _BATCH]) for i in range(0, len(padded), _BATCH)]
+  found = [_run(extract, padded[i:i + _BATCH])
+           for i in range(0, len(padded), _BATCH)]
   return np.concatenate(found)[:len(frames)]
 
 

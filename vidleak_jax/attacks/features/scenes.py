@@ -6,21 +6,13 @@ test on, with dead leaves (discs that hide one another, whose statistics are
 those of natural pictures) or with 1/f noise, and light varies.
 """
 
-import functools
-import importlib.resources
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vidleak_jax import optional
+from vidleak_jax import photos
 
-# Name and how often it is drawn: few photographs, so scenes before textures.
-PHOTOGRAPHS = {
-    'astronaut.png': 6, 'rocket.jpg': 4, 'coins.png': 2, 'ihc.png': 2,
-    'retina.jpg': 1, 'brick.png': 1, 'grass.png': 1, 'gravel.png': 1,
-    'page.png': 1, 'hubble_deep_field.jpg': 1, 'moon.png': 1,
-}
 _SIDE = 128  # of a texture
 _DRAWN = 2   # a frame is drawn this much larger, then averaged
 
@@ -137,16 +129,8 @@ def _light(rng):
       [table[frame[..., c], c] for c in range(3)], -1)
 
 
-@functools.cache
-def _photograph(name):
-  folder = importlib.resources.files(optional.load('skimage.data'))
-  with folder.joinpath(name).open('rb') as f:
-    return Image.open(f).convert('RGB')
-
-
 def _photo(rng):
-  odds = np.array([*PHOTOGRAPHS.values()]) / sum(PHOTOGRAPHS.values())
-  photo = _photograph(rng.choice([*PHOTOGRAPHS], p=odds))
+  photo = photos.load(str(rng.choice([*photos.PUBLIC], p=photos.odds())))
   side = min(photo.size) * rng.uniform(0.25, 1)
   x, y = rng.uniform(0, 1, 2) * (np.array(photo.size) - side)
   photo = photo.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC,

@@ -1,6 +1,10 @@
 """Training of the blend, on public scenes alone."""
 
+import contextlib
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,18 @@ import optax
 
 from vidleak_jax.attacks.features import mixture, scenes
 from vidleak_jax.attacks.features.decoder import extract_all
+from vidleak_jax.runtime import trainer
+from vidleak_jax.runtime.progress import MetricsLog
 from vidleak_jax.types import Array, Params
+
+_CHUNK = 50  # steps between logs and checkpoints
+
+
+class State(NamedTuple):
+  """All that training changes."""
+  step: Array  # [] int32
+  params: Params
+  opt_state: optax.OptState
 
 
 def run(
@@ -24,6 +39,7 @@ def run(
     learning_rate: float,
     seed: int,
     log: Callable[[int, float], None],
+    folder: Path | None = None,
 ) -> Params:
   """Trains the params of `blend.blend` for an extractor.
 
@@ -37,11 +53,14 @@ def run(
     batch_size: scenes a step.
     learning_rate: at the start; it falls to 0.
     seed: of scenes, params and order.
-    log: called with the step and the mean PSNR over the last 50 steps.
+    log: called with the step and the mean PSNR over the steps since the last
+      call, 50 at most.
+    folder: gets `metrics.jsonl` and `checkpoints/`, and training goes on from
+      what stands there; None: it cannot go on.
   """
-  drawn = np.stack([*scenes.scenes(
+  public = np.stack([*scenes.scenes(
       num_scenes, num_frames, num_references, size, seed)])
-  clips, references = drawn[:, :num_frames], drawn[:, num_frames:]
+  clips, references = public[:, :num_frames], public[:, num_frames:]
   features = _extract(extract, clips)
   banks = np.stack([
       _extract(extract, np.asarray(mixture.variants(held)))
@@ -49,27 +68,54 @@ def run(
   scale = features.reshape(-1, features.shape[-1]).std(0) + 1e-6
   params = mixture.init(jax.random.key(seed))
   optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-  state = optimizer.init(params)
+  state = jax.device_get(State(
+      jnp.zeros((), jnp.int32), params, optimizer.init(params)))
 
   @jax.jit
-  def step(params, state, clips, features, references, banks, held):
+  def step(state, clips, features, references, banks, held):
     error, slope = jax.value_and_grad(mixture.error)(
-        params, scale, clips / 255.0, features, references / 255.0, banks, held)
-    moves, state = optimizer.update(slope, state)
-    return optax.apply_updates(params, moves), state, error
+        state.params, scale, clips / 255.0, features, references / 255.0,
+        banks, held)
+    moves, opt_state = optimizer.update(slope, state.opt_state)
+    return State(state.step + 1, optax.apply_updates(state.params, moves),
+                 opt_state), error
 
-  rng, errors = np.random.default_rng(seed), []
-  for i in range(num_steps):
-    rows = rng.integers(num_scenes, size=batch_size)
-    counts = rng.integers(1, num_references + 1, size=batch_size)
-    order = rng.random((batch_size, num_references)).argsort(1)
-    params, state, error = step(
-        params, state, clips[rows], features[rows], references[rows],
-        banks[rows], jnp.asarray(order < counts[:, None]))
+  batches, errors = enumerate(_batches(
+      seed, num_scenes, num_references, batch_size)), []
+
+  def advance(state, i):  # batches of steps done before are skipped
+    rows, held = next(batch for n, batch in batches if n == i)
+    state, error = step(state, clips[rows], features[rows], references[rows],
+                        banks[rows], jnp.asarray(held))
     errors.append(error)
-    if (i + 1) % 50 == 0:
-      log(i + 1, -10 / np.log(10) * float(np.mean(errors[-50:])))
-  return params
+    return state, error
+
+  def at_stop(done, state, _):
+    del state
+    psnr = -10 / np.log(10) * float(np.mean(errors))
+    errors.clear()
+    log(done, psnr)
+    return {'psnr': psnr}
+
+  with contextlib.ExitStack() as stack:
+    if folder is None:
+      folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    metrics = stack.enter_context(MetricsLog(folder / 'metrics.jsonl'))
+    state, _ = trainer.train(
+        state, advance, at_stop, what='blend', log=metrics,
+        stops={*range(_CHUNK, num_steps, _CHUNK), num_steps},
+        checkpoints=folder / 'checkpoints')
+  return state.params
+
+
+def _batches(seed, num_scenes, num_references, size):
+  """Yields (scenes [B], which references are held [B, R]) without end."""
+  rng = np.random.default_rng(seed)
+  while True:
+    rows = rng.integers(num_scenes, size=size)
+    counts = rng.integers(1, num_references + 1, size=size)
+    order = rng.random((size, num_references)).argsort(1)
+    yield rows, order < counts[:, None]
 
 
 def _extract(extract, frames):

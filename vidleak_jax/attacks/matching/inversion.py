@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vidleak_jax.types import Array, Guess, Leak, PRNGKey
+from vidtarget_jax.types import Array, Guess, Target, PRNGKey
 
 Weight = float | optax.Schedule
 Objective = Callable[..., tuple[Array, Array, dict[str, Array]]]
@@ -28,24 +28,24 @@ class AttackState(NamedTuple):
 class Attack(NamedTuple):
   """What `restarts.run` needs."""
   init: Callable[[PRNGKey, Guess], AttackState]
-  update: Callable[[AttackState, Leak], tuple[AttackState, dict[str, Array]]]
+  update: Callable[[AttackState, Target], tuple[AttackState, dict[str, Array]]]
 
 
 def weighted_sum(num_steps: int, **terms: tuple[Weight, Callable]) -> Objective:
-  """The sum of named terms, each `(guess, leak) -> []`.
+  """The sum of named terms, each `(guess, target) -> []`.
 
   Args:
     num_steps: of the attack: the weights at its end define the score.
     **terms: name=(weight, term); a weight is a number or an optax schedule.
 
   Returns:
-    `(guess, leak, step) -> (value, score, each term)`: the value is what a step
+    `(guess, target, step) -> (value, score, each term)`: the value is what a step
     descends; the score ranks guesses of different steps and restarts, since
     its weights do not move.
   """
 
-  def objective(guess, leak, step):
-    values = {name: term(guess, leak) for name, (_, term) in terms.items()}
+  def objective(guess, target, step):
+    values = {name: term(guess, target) for name, (_, term) in terms.items()}
     def total(step):
       return sum(_at(weight, step) * values[name]
                  for name, (weight, _) in terms.items())
@@ -79,10 +79,10 @@ def gradient_inversion(
         best=guess,
         best_loss=jnp.full((), jnp.inf))
 
-  def update(state, leak):
+  def update(state, target):
     def value_fn(moving):
       value, score, terms = objective(
-          _with_moving(state.guess, moving), leak, state.step)
+          _with_moving(state.guess, moving), target, state.step)
       return value, (score, terms)
 
     moving = _moving(state.guess)

@@ -1,7 +1,7 @@
 """The match: how far the guess's gradient is from the leaked one.
 
 A distance maps two trees of the same structure to a scalar. `gradient_match`
-turns one into a term of the objective, `(guess, leak) -> []`.
+turns one into a term of the objective, `(guess, target) -> []`.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vidleak_jax.types import Array, Guess, Leak, Params, UserError, is_off
+from vidleak_jax import trees
+from vidleak_jax.types import (
+    Array,
+    Guess,
+    Params,
+    Target,
+    UserError,
+    is_off,
+)
 
 Distance = Callable[[Params, Params], Array]
-Term = Callable[[Guess, Leak], Array]
+Term = Callable[[Guess, Target], Array]
 
 _TINY = 1e-20  # keeps values and slopes finite where a norm is 0
 
@@ -25,14 +33,14 @@ def squared_l2(update: Params, target: Params) -> Array:
 
 def relative_l2(update: Params, target: Params) -> Array:
   """`squared_l2` over the target's squared norm: holds scale and contrast."""
-  return squared_l2(update, target) / (_dot(target, target) + _TINY)
+  return squared_l2(update, target) / (trees.dot(target, target) + _TINY)
 
 
 def cosine(update: Params, target: Params) -> Array:
   """1 - cosine over all parameters: Inverting Gradients (2003.14053), eq. 4."""
-  scale = (lax.rsqrt(_dot(update, update) + _TINY)
-           * lax.rsqrt(_dot(target, target) + _TINY))
-  return 1.0 - _dot(update, target) * scale
+  scale = (lax.rsqrt(trees.dot(update, update) + _TINY)
+           * lax.rsqrt(trees.dot(target, target) + _TINY))
+  return 1.0 - trees.dot(update, target) * scale
 
 
 DISTANCES: dict[str, Distance] = {
@@ -73,14 +81,14 @@ def gradient_match(loss: Callable[..., Array], distance: Distance) -> Term:
     is zero, so use it with first-order optimizers.
   """
 
-  def term(guess, leak):
+  def term(guess, target):
     moving, rebuild = _differentiable(guess)
     gradient = jax.grad(
-        lambda params: loss(params, *rebuild(moving)))(leak.params)
-    value, v = jax.value_and_grad(distance)(gradient, leak.update)
+        lambda params: loss(params, *rebuild(moving)))(target.params)
+    value, v = jax.value_and_grad(distance)(gradient, target.evidence)
     inner = jax.grad(lambda moved, params: loss(params, *rebuild(moved)))
     slope = jax.jvp(
-        lambda params: inner(moving, params), (leak.params,), (v,))[1]
+        lambda params: inner(moving, params), (target.params,), (v,))[1]
     return _with_gradient(value, slope, moving)
   return term
 
@@ -95,9 +103,9 @@ def update_match(
     distance: between updates.
   """
 
-  def term(guess, leak):
+  def term(guess, target):
     moving, rebuild = _differentiable(guess)
-    return distance(client(leak.params, *rebuild(moving)), leak.update)
+    return distance(client(target.params, *rebuild(moving)), target.evidence)
   return term
 
 
@@ -114,10 +122,6 @@ def _with_gradient(value, slope, moving):
       lambda s, x: jnp.vdot(lax.stop_gradient(s), x - lax.stop_gradient(x)),
       slope, moving)
   return lax.stop_gradient(value) + _sum(terms)
-
-
-def _dot(a, b):
-  return _sum(jax.tree.map(jnp.vdot, a, b))
 
 
 def _sum(tree):

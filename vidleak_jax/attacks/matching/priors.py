@@ -1,46 +1,46 @@
 """Priors: how unlike a natural clip a guess is, without the gradient.
 
-Each is `(guess, leak) -> []`, 0 for a still clip of one colour, with a finite
+Each is `(guess, target) -> []`, 0 for a still clip of one colour, with a finite
 gradient everywhere.
 """
 
 import jax.numpy as jnp
 from jax import lax
 
-from vidleak_jax.types import Array, Guess, Leak
+from vidleak_jax.types import Array, Guess, Target
 
 _REACH = 2   # pixels a frame, in each direction, that motion may take
 _WINDOW = 3  # pixels of a side that move together
 
 
-def spatial_tv(guess: Guess, leak: Leak) -> Array:
+def spatial_tv(guess: Guess, target: Target) -> Array:
   """Total variation over height and width, mean absolute difference each."""
-  del leak
+  del target
   return _variation(guess.clips, 2) + _variation(guess.clips, 3)
 
 
-def temporal_tv(guess: Guess, leak: Leak) -> Array:
+def temporal_tv(guess: Guess, target: Target) -> Array:
   """Total variation over time: mean absolute difference of frames."""
-  del leak
+  del target
   return _variation(guess.clips, 1)
 
 
-def colour_tv(guess: Guess, leak: Leak) -> Array:
+def colour_tv(guess: Guess, target: Target) -> Array:
   """Spatial total variation of the differences between colours.
 
   Edges of natural images are edges of all colours at once.
   """
-  del leak
+  del target
   clips = guess.clips - jnp.roll(guess.clips, 1, axis=-1)
   return _variation(clips, 2) + _variation(clips, 3)
 
 
-def motion_tv(guess: Guess, leak: Leak) -> Array:
+def motion_tv(guess: Guess, target: Target) -> Array:
   """Mean absolute difference from the frame before, motion compensated.
 
   Each window of a frame counts with the shift that suits it best.
   """
-  del leak
+  del target
   before, after = guess.clips[:, :-1], guess.clips[:, 1:]
   height, width = after.shape[2:4]
   reach = (_REACH, _REACH)

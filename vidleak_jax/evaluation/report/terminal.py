@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from vidleak_jax.evaluation import metrics
 from vidleak_jax.types import Leak
 
 
@@ -33,6 +34,10 @@ def of_run(result: dict[str, Any], workdir: Path) -> str:
              result['ssim_mean_frame']),
         f'labels right: {result["label_accuracy"]:.0%}',
     ]
+  if result.get('num_exact'):
+    lines.append(f'exact clips: {result["num_exact"]} of '
+                 f'{len(result["psnr_per_clip"])} (a frame has at most '
+                 f'{metrics.CEILING:.0f} dB)')
   if result.get('psnr_enhanced') is not None:
     lines += [
         _row('enhanced', result['psnr_enhanced'], result['ssim_enhanced']),
@@ -49,4 +54,5 @@ def of_run(result: dict[str, Any], workdir: Path) -> str:
 
 
 def _row(name, psnr, ssim):
-  return f'{name:18}{psnr:9.2f}{ssim:8.3f}'
+  similar = '–' if ssim is None else f'{ssim:.3f}'  # too small for its window
+  return f'{name:18}{psnr:9.2f}{similar:>8}'

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
+from vidleak_jax.evaluation.metrics import CEILING
+
 FLOORS = {'unrelated': 'Unrelated clip', 'mean_frame': 'Mean colour',
           'reference': 'Reference copied'}
 SCALE = 60  # dB, the full length of a gauge
@@ -10,10 +12,12 @@ SCALE = 60  # dB, the full length of a gauge
 NOTES = (
     '<footer class="quiet">PSNR in dB and SSIM against the clip at the '
     'attacked resolution, each frame by itself, then averaged; both from '
-    'floats in [0, 1]. Floors are answers that need no gradient, scored the '
-    'same way: a clip of another scene, the true clip’s own mean colour, and, '
-    'where the attacker holds one, a reference frame copied. Clips and frames '
-    'are shown in order, none was picked by its score.</footer>')
+    'floats in [0, 1]. A frame’s PSNR ends at 100 dB; a clip is exact where no '
+    'error reaches half a level of 256. Floors are answers that need no '
+    'gradient, scored the same way: a clip of another scene, the true clip’s '
+    'own mean colour, and, where the attacker holds one, a reference frame '
+    'copied. Clips and frames are shown in order, none was picked by its '
+    'score.</footer>')
 
 
 def headline(result: dict) -> tuple[str, list[str]]:
@@ -23,9 +27,11 @@ def headline(result: dict) -> tuple[str, list[str]]:
         'No truth was at hand: this page shows the recovery without a score.']
   margins = _margins(result)
   above, count = sum(m > 0 for m in margins), len(margins)
-  lines = [f'PSNR {result["psnr"]:.1f} dB on average, against '
+  lines = [f'PSNR {result["psnr"]:.1f} dB on average{_capped(result)}, against '
            f'{_best_floor(result):.1f} dB for the best floor, an answer that '
            'needs no gradient.']
+  if exact := result.get('num_exact'):
+    lines.append(f'Exact to 8 bits: {exact} of {count}.')
   if above < count:
     lines.append(
         f'Below the floor: {count - above} of {count}. There this attack '
@@ -40,6 +46,14 @@ def headline(result: dict) -> tuple[str, list[str]]:
     return 'The clip was recovered, above the floor', lines
   who = f'All {count}' if above == count else f'{above} of {count}'
   return f'{who} clips recovered above the floor', lines
+
+
+def _capped(result) -> str:
+  """Says where a mean holds frames at the end of the scale."""
+  frames = [x for clip in result.get('psnr_per_frame', ()) for x in clip]
+  at_end = sum(x >= CEILING for x in frames)
+  return (f' ({at_end} of {len(frames)} frames count as {CEILING:.0f}, the '
+          'most there is)' if at_end else '')
 
 
 def table(result: dict, names: Sequence[str]) -> str:

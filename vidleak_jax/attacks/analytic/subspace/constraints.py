@@ -95,9 +95,11 @@ def gather(
       otherwise its basis is orthonormal. The search takes another way each.
 
   Raises:
-    UserError: no layer's inputs stand out of the noise.
+    UserError: a gradient that is all zero, or no layer's inputs stand out of
+      the noise.
   """
   tiles = found.tiling
+  _check_alive(found, update)
   own = _leaf(update, tiles.embedding)
   grey = (tiles.black + _GREY * tiles.slope)[0]
   kernel = own['kernel'] - np.outer(grey, own['bias'])
@@ -122,6 +124,17 @@ def gather(
       members.append(which[:, which.any(0)])
   return Evidence(params, grey, mix @ left.T, spans, np.concatenate(means, 1),
                   np.concatenate(members, 1), 1.0, {}, 0.0)
+
+
+def _check_alive(found, update):
+  """Refuses a message whose gradient is all zero where it is read."""
+  kernels = [(*path, 'kernel') for paths in found.ranks for path in paths]
+  for path in [(*found.tiling.embedding, 'kernel'), *kernels, *found.shared]:
+    if not np.any(_leaf(update, path)):
+      raise UserError(
+          f'The gradient of {"/".join(path)} is zero: a defence zeroed it '
+          '(heavy pruning does), so the closed form has nothing to solve. Use '
+          'attack.name=ig instead.')
 
 
 def sharpened(

@@ -33,13 +33,14 @@ def render(folder: Path, rows: Sequence[dict[str, Any]],
     return ''
   figures = ''.join(_figure(folder, kind, row, fields, metric)
                     for kind, own in ends.items() for row in own)
-  return (f'<h2>Best and worst recoveries</h2><p class="quiet">By: {label}.</p>'
+  return (f'<h2>Best and worst recoveries</h2><p class="quiet">By: '
+          f'{escape(label)}.</p>'
           f'{figures}{_steps(folder, ends, metric)}')
 
 
 def link(name: str) -> str:
   """To a trial's own report."""
-  return f'<a href="trials/{name}/report.html">{name[:8]}</a>'
+  return f'<a href="trials/{escape(name)}/report.html">{escape(name[:8])}</a>'
 
 
 def _score(row, metric):

@@ -86,7 +86,7 @@ def _resampled_means(table, rng):
 
 def metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
   """Those of these trials that are worth a column, the main one first."""
-  names = ('psnr', ABOVE, 'ssim', 'psnr_enhanced', 'label_accuracy',
+  names = ('psnr', ABOVE, 'ssim', 'exact', 'psnr_enhanced', 'label_accuracy',
            'match_loss', 'seconds_attack')
   return [name for name in names
           if any(row['status'] == 'done' and values(row, name) is not None
