@@ -93,6 +93,36 @@ class Progress:
     return ', '.join(parts)
 
 
+class Terminal:
+  """A `session.Report` that shows each stage as a progress line.
+
+  It is a context manager: the last line ends with it.
+  """
+
+  def __init__(self, stream=None):
+    self._stream, self._stage, self._progress = stream, None, None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._end()
+
+  def __call__(self, stage: str, done: int, total: int, **values) -> None:
+    if (stage, total) != self._stage:
+      self._end()
+      self._stage = stage, total
+      self._progress = Progress(total, stage, done=done, stream=self._stream)
+      self._progress.__enter__()
+    if values or done:
+      self._progress.update(done, **values)
+
+  def _end(self):
+    if self._progress:
+      self._progress.__exit__()
+    self._stage = self._progress = None
+
+
 def _short(value):
   """Four digits of a number (also of a device's scalar); words as they are."""
   return value if isinstance(value, str) else f'{float(value):.4g}'

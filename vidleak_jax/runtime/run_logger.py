@@ -16,28 +16,36 @@ import numpy as np
 
 from vidleak_jax.runtime import parallel
 from vidleak_jax.runtime.checkpoint import Checkpoints
-from vidleak_jax.runtime.progress import MetricsLog, Progress
+from vidleak_jax.runtime.progress import MetricsLog
+from vidleak_jax.runtime.session import Report
 
 
 class RunLogger:
-  """Of one program that runs some trials; a context manager.
+  """Logs and checkpoints of a program that runs some trials.
+
+  It is a context manager. Without a folder nothing is written, and the work
+  starts anew each time.
 
   Args:
-    folder: gets checkpoints/.
+    folder: gets checkpoints/; None: nothing is written.
     trials: each gets a metrics.jsonl of its own.
     tensorboard: also writes TensorBoard events there.
     keep: how many checkpoints stay; 0: all.
+    report: hears of each chunk, see `session.Report`.
+    stage: the name of the work.
   """
 
-  def __init__(self, folder: Path, trials: Sequence[Path], *,
-               tensorboard: bool = False, keep: int = 2):
+  def __init__(self, folder: Path | None, trials: Sequence[Path | None], *,
+               tensorboard: bool = False, keep: int = 2,
+               report: Report | None = None, stage: str = 'attack'):
     self._folder, self._trials = folder, trials
     self._tensorboard, self._keep = tensorboard, keep or None
-    self._logs, self._checkpoints, self._progress = [], None, None
+    self._logs, self._checkpoints = [], None
+    self._report, self._stage, self._total = report, stage, 0
 
   def __enter__(self):
     self._stack = ExitStack()
-    if parallel.is_leader():
+    if parallel.is_leader() and self._folder is not None:
       self._checkpoints = Checkpoints(
           self._folder / 'checkpoints', self._keep, _warn)
       self._stack.callback(self._checkpoints.close)
@@ -59,7 +67,7 @@ class RunLogger:
       state: a tree of host arrays, of the shapes that were saved.
     """
     found = None
-    if parallel.is_leader():
+    if self._checkpoints is not None:
       found = self._checkpoints.restore(state)
     facts = json.loads(parallel.share(json.dumps(found and found[1]).encode()))
     if facts is None:
@@ -75,10 +83,10 @@ class RunLogger:
     return state, facts
 
   def start(self, num_steps: int, done: int) -> None:
-    """Shows a progress line from now on."""
-    if parallel.is_leader():
-      self._progress = self._stack.enter_context(
-          Progress(num_steps, 'attack', done=done))
+    """Reports progress from now on."""
+    self._total = num_steps
+    if self._report and parallel.is_leader():
+      self._report(self._stage, done, num_steps)
 
   def write(self, done: int, state: Any, seconds: float,
             rows: Sequence[dict[str, Any]], **facts: Any) -> None:
@@ -96,12 +104,14 @@ class RunLogger:
     """
     if not parallel.is_leader():
       return
-    self._checkpoints.save(
-        done, state, {'step': done, 'seconds': seconds, **facts})
-    for log, row in zip(self._logs, rows, strict=True):
-      log.write(done, seconds=seconds, **row)
-    best = float(np.mean([row['best_loss'] for row in rows]))
-    self._progress.update(done, best_match=best)
+    if self._checkpoints is not None:
+      self._checkpoints.save(
+          done, state, {'step': done, 'seconds': seconds, **facts})
+      for log, row in zip(self._logs, rows, strict=True):
+        log.write(done, seconds=seconds, **row)
+    if self._report:
+      best = float(np.mean([row['best_loss'] for row in rows]))
+      self._report(self._stage, done, self._total, best_match=best)
 
 
 def _warn(text):

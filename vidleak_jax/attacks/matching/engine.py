@@ -12,12 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vidleak_jax.attacks.base import Cost
 from vidleak_jax.attacks.matching import restarts
 from vidleak_jax.attacks.matching.inversion import AttackState
 from vidleak_jax.runtime import memory, parallel
 from vidleak_jax.runtime import programs as programs_lib
 from vidleak_jax.runtime.run_logger import RunLogger
-from vidleak_jax.types import Guess, Leak, PRNGKey, Recovery, UserError, attempt
+from vidleak_jax.runtime.session import Report
+from vidleak_jax.types import (
+    Guess,
+    PRNGKey,
+    Recovery,
+    Target,
+    UserError,
+    attempt,
+)
 
 
 class Budget(NamedTuple):
@@ -60,24 +69,17 @@ class Budget(NamedTuple):
 
 class Trial(NamedTuple):
   """One attack, and what is its own among those that share a program."""
-  leak: Leak
+  target: Target            # evidence [M, ...]
   templates: Guess          # leaves [M, ...]: clip shapes, labels to start from
   key: PRNGKey              # all its randomness; consumed
   numbers: dict[str, Any]   # of its recipe
-  folder: Path              # gets metrics.jsonl
-
-
-class Cost(NamedTuple):
-  """A trial's share of the time; earlier runs of the workdir included."""
-  seconds_compile: float
-  seconds_attack: float
-  num_steps: int
-  restart_steps: int  # of all messages and restarts
+  folder: Path | None       # gets metrics.jsonl
 
 
 def run(
     build: restarts.Build, trials: Sequence[Trial], budget: Budget,
-    folder: Path, *, tensorboard: bool = False, key: Hashable | None = None,
+    folder: Path | None, *, tensorboard: bool = False,
+    report: Report | None = None, key: Hashable | None = None,
     programs: programs_lib.ProgramCache | None = None,
 ) -> tuple[list[Recovery | UserError], Cost]:
   """Attacks every message of every trial, in one program.
@@ -92,8 +94,9 @@ def run(
     build: the attack of one try, from a trial's numbers.
     trials: of equal shapes.
     budget: restarts, steps, devices.
-    folder: gets checkpoints/.
+    folder: gets checkpoints/; None: nothing is written.
     tensorboard: also writes TensorBoard events to the trials' folders.
+    report: hears of progress.
     key: all that `build` depends on, compared by value: attacks of equal keys
       share their compiled programs. None: the function `build` stands for it.
     programs: where the compiled programs are kept; None: the runtime's cache.
@@ -119,7 +122,7 @@ def run(
   machine = _Machine(starter, step, tries, _stack(trials), budget)
   with RunLogger(folder, [trial.folder for trial in trials],
                tensorboard=tensorboard,
-               keep=budget.keep_checkpoints) as logger:
+               keep=budget.keep_checkpoints, report=report) as logger:
     state, facts = logger.resume(machine.start())
     state, alive, seconds, seconds_compile = _loop(
         machine, state, facts, budget, logger)
@@ -174,12 +177,12 @@ def _check_memory(build, trials, budget, key, programs):
   first = trials[0]
   template, update = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-      (first.templates, first.leak.update))
+      (first.templates, first.target.evidence))
   attack = build(first.numbers)
   state = jax.eval_shape(attack.init, first.key, template)
   needs = memory.Needs(
       state=memory.tree_bytes(state), working=0,
-      shared=len(trials) * memory.tree_bytes(first.leak[:2]))
+      shared=len(trials) * memory.tree_bytes(first.target))
   count = len(trials) * len(first.templates.clips)
 
   def check(needs):
@@ -193,7 +196,7 @@ def _check_memory(build, trials, budget, key, programs):
       (template, update)))
   check(needs._replace(working=programs.get(
       ('working', key, shapes), lambda: memory.working_bytes(
-          attack.update, state, Leak(first.leak.params, update, None)))))
+          attack.update, state, Target(first.target.params, update)))))
 
 
 def _programs(build, restart_batch, devices):
@@ -264,9 +267,8 @@ def _unpacked(text, count):
 
 def _stack(trials) -> restarts.Trials:
   """What the trials have of their own, leaves [K, ...]."""
-  own = [restarts.Trials(
-      Leak(t.leak.params, t.leak.update, None), t.numbers,
-      jax.random.key_data(t.key)) for t in trials]
+  own = [restarts.Trials(t.target, t.numbers, jax.random.key_data(t.key))
+         for t in trials]
   return jax.tree.map(
       lambda *leaves: np.stack([_strong(leaf) for leaf in leaves]), *own)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vidtarget_jax.types import Array, Guess, Target, PRNGKey
+from vidleak_jax.types import Array, Guess, PRNGKey, Target
 
 Weight = float | optax.Schedule
 Objective = Callable[..., tuple[Array, Array, dict[str, Array]]]

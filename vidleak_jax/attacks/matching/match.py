@@ -4,7 +4,7 @@ A distance maps two trees of the same structure to a scalar. `gradient_match`
 turns one into a term of the objective, `(guess, target) -> []`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ DISTANCES: dict[str, Distance] = {
 }
 
 
-def weighted_distance(weights: dict[str, float]) -> Distance:
+def weighted_distance(weights: Mapping[str, Array | float]) -> Distance:
   """The weighted sum of some `DISTANCES`; a weight of 0 leaves one out.
 
   Raises:

@@ -1,10 +1,10 @@
 """An iterative attack from its options: objective, optimizer, start, box.
 
-A recipe's structure makes a program; its numbers are that program's arguments,
-so that attacks of equal structure share one compile.
+A recipe's structure makes a program; its traced numbers are that program's
+arguments, so that attacks of equal structure share one compile.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,74 +12,83 @@ import jax.numpy as jnp
 from vidleak_jax.attacks.matching import inversion, optimizers
 from vidleak_jax.attacks.matching.match import Term
 from vidleak_jax.attacks.matching.priors import PRIORS
-from vidleak_jax.types import Guess, is_off, pick
+from vidleak_jax.options import Options, option
+from vidleak_jax.types import Guess, is_off
 
 
-def numbers(options: dict[str, Any]) -> dict[str, Any]:
-  """The numbers of a recipe, or of any options: floats, but not 0.
-
-  Everything else is structure; so is a 0, which leaves a term out.
-  """
-  found = {name: numbers(value) if isinstance(value, dict) else value
-           for name, value in options.items()}
-  return {name: value for name, value in found.items()
-          if value and isinstance(value, float | dict)}
+@dataclass(frozen=True)
+class Distances(Options):
+  """Weights of the distances between updates; 0 leaves one out."""
+  cosine: float = option(1.0, '1 - cosine', low=0, traced=True)
+  relative_l2: float = option(0.1, 'squared, over the leak', low=0, traced=True)
+  squared_l2: float = option(0.0, 'squared', low=0, traced=True)
 
 
-def with_numbers(options: dict[str, Any], own: dict[str, Any]
-                 ) -> dict[str, Any]:
-  """The options with those numbers in their places."""
-  return {name: with_numbers(value, own.get(name, {}))
-          if isinstance(value, dict) else own.get(name, value)
-          for name, value in options.items()}
+@dataclass(frozen=True)
+class Priors(Options):
+  """Weights of the priors; 0 leaves one out."""
+  spatial_tv: float = option(0.01, 'total variation in space', low=0,
+                             traced=True)
+  temporal_tv: float = option(0.01, 'total variation in time', low=0,
+                              traced=True)
+  colour_tv: float = option(0.03, 'total variation between colours', low=0,
+                            traced=True)
+  motion_tv: float = option(0.0, 'change along the motion', low=0, traced=True)
 
 
-def build(
-    match: Term,
-    num_steps: int,
-    *,
-    priors: dict[str, float],
-    prior_schedule: str,
-    optimizer: str,
-    learning_rate: float,
-    schedule: str,
-    warmup_steps: int,
-    beta2: float,
-    memory: int,
-    start_mean: float,
-    start_std: float,
-    box: bool,
-    coarse: float = 0.0,
-) -> inversion.Attack:
-  """A gradient-matching attack.
+@dataclass(frozen=True)
+class Recipe(Options):
+  """Options of every attack that iterates on the pixels."""
+  num_steps: int = option(2000, 'of each restart', low=1, high=10**9)
+  labels: str = option('inferred', 'or joint: optimised with the clip',
+                       choices=('inferred', 'joint'))
+  priors: Priors = option(Priors(), 'weights')
+  prior_schedule: str = option('constant', 'how they fall',
+                               choices=tuple(optimizers.SCHEDULES))
+  optimizer: str = option('adam', 'what moves the pixels',
+                          choices=tuple(optimizers.OPTIMIZERS))
+  learning_rate: float = option(0.05, 'after the warm-up', above=0, high=1e6,
+                                traced=True)
+  schedule: str = option('cosine', 'how the rate falls',
+                         choices=tuple(optimizers.SCHEDULES))
+  warmup_steps: int = option(0, 'of a linear rise from 0', low=0)
+  beta2: float = option(0.999, "Adam's memory", above=0, below=1, traced=True)
+  memory: int = option(20, 'past steps that L-BFGS keeps', low=1, high=10**4)
+  coarse: float = option(
+      0.25, 'share of the steps in which blocks of pixels and frames move as '
+      'one, large ones first', low=0, high=1, traced=True)
+  start_mean: float = option(0.5, "of the first guess's pixels", low=-10,
+                             high=10, traced=True)
+  start_std: float = option(0.05, 'their standard deviation', low=0, high=100,
+                            traced=True)
+  box: bool = option(True, 'whether pixels are held in [0, 1]')
+  polish_steps: int = option(0, 'of Gauss-Newton in float64, at the end',
+                             low=0, high=1000)
+  polish_inner_steps: int = option(200, 'conjugate gradients in each', low=1)
+
+
+def build(match: Term, num_steps: int, recipe: Recipe) -> inversion.Attack:
+  """Returns a gradient-matching attack.
 
   Args:
     match: how far a guess is from the leak.
     num_steps: of the attack; the schedules end with it.
-    priors: weights by name of `priors.PRIORS`.
-    prior_schedule: how those weights fall, of `optimizers.SCHEDULES`.
-    optimizer: of `optimizers.OPTIMIZERS`, with `learning_rate`, `schedule`,
-      `warmup_steps`, `beta2` and `memory` as there.
-    start_mean: of the first guess's pixels.
-    start_std: their standard deviation.
-    box: whether pixels are held in [0, 1].
-    coarse: share of the steps that go from coarse to fine.
-
-  Raises:
-    UserError: for an unknown name.
+    recipe: objective, optimizer and start; its numbers may be traced.
   """
   terms = {'match': (1.0, match)}
-  falling = pick(optimizers.SCHEDULES, prior_schedule, 'schedule')
-  for name, weight in priors.items():
+  falling = optimizers.SCHEDULES[recipe.prior_schedule]
+  for name, prior in PRIORS.items():
+    weight = getattr(recipe.priors, name)
     if not is_off(weight):
-      terms[name] = (falling(weight, num_steps), pick(PRIORS, name, 'prior'))
+      terms[name] = (falling(weight, num_steps), prior)
   return inversion.gradient_inversion(
       inversion.weighted_sum(num_steps, **terms),
-      optimizers.build(optimizer, learning_rate, num_steps, schedule=schedule,
-                       warmup_steps=warmup_steps, beta2=beta2, memory=memory,
-                       coarse=coarse),
-      start=_gaussian_start(start_mean, start_std),
-      project=_box if box else lambda guess: guess)
+      optimizers.build(
+          recipe.optimizer, recipe.learning_rate, num_steps,
+          schedule=recipe.schedule, warmup_steps=recipe.warmup_steps,
+          beta2=recipe.beta2, memory=recipe.memory, coarse=recipe.coarse),
+      start=_gaussian_start(recipe.start_mean, recipe.start_std),
+      project=_box if recipe.box else lambda guess: guess)
 
 
 def _gaussian_start(mean, std):

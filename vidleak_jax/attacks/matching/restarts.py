@@ -14,14 +14,14 @@ import numpy as np
 from jax import lax
 
 from vidleak_jax.attacks.matching.inversion import Attack, AttackState
-from vidleak_jax.types import Array, Guess, Leak, Recovery, UserError
+from vidleak_jax.types import Array, Guess, Recovery, Target, UserError
 
 Build = Callable[[dict[str, Array]], Attack]  # from a recipe's numbers
 
 
 class Trials(NamedTuple):
   """What K attacks of one program have of their own; leaves [K, ...]."""
-  leak: Leak               # params [K, ...], update [K, M, ...]
+  target: Target           # params [K, ...], evidence [K, M, ...]
   numbers: dict[str, Any]  # of the recipe: weights, rates, ...
   key_data: Array          # of each trial's own randomness
 
@@ -96,10 +96,10 @@ def runner(build: Build, batch_size: int) -> Callable:
     def one(state, trial, message, steps):
       own = _take(trials, trial)
       attack = build(own.numbers)
-      leak = Leak(own.leak.params, _take(own.leak.update, message), None)
-      terms = jax.eval_shape(attack.update, state, leak)[1]
+      target = Target(own.target.params, _take(own.target.evidence, message))
+      terms = jax.eval_shape(attack.update, state, target)[1]
       return lax.fori_loop(
-          0, steps, lambda _, carry: attack.update(carry[0], leak),
+          0, steps, lambda _, carry: attack.update(carry[0], target),
           (state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), terms)))
 
     def batch(rows):

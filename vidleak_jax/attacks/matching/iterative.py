@@ -1,0 +1,171 @@
+"""Attacks that iterate on the pixels, from many starts on many devices.
+
+Problems of equal structure run as one program: their traced numbers, seeds and
+updates are its arguments.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vidleak_jax import options
+from vidleak_jax.attacks import labels
+from vidleak_jax.attacks.analytic.polish import polish
+from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
+from vidleak_jax.attacks.matching import engine, recipe
+from vidleak_jax.attacks.matching.match import Term
+from vidleak_jax.types import Guess, Leak, Target, UserError, Victim
+
+
+@dataclasses.dataclass(frozen=True)
+class Iterative(recipe.Recipe, Attack):
+  """Base of attacks that descend an objective."""
+
+  def term(self, victim: Victim, leak: Leak) -> Term:
+    """Returns the match; it depends on the victim and public facts alone.
+
+    It is called on options whose traced numbers may be under trace.
+    """
+    raise NotImplementedError
+
+  def prepare(self, problems: Sequence[Problem]) -> list[Target | UserError]:
+    """Returns what each problem's match is held against; or why it cannot."""
+    return [Target(p.leak.params, p.leak.update) for p in problems]
+
+  def run(self, problem: Problem, effort: Effort) -> Outcome:
+    """See `Attack.run`."""
+    outcome, = solve([problem], [self], effort, problem.session.folder)
+    if isinstance(outcome, UserError):
+      raise outcome
+    return outcome
+
+
+def solve(
+    problems: Sequence[Problem], attacks: Sequence[Iterative], effort: Effort,
+    folder: Path | None,
+) -> list[Outcome | UserError]:
+  """Runs one attack on some problems, as one program where they allow it.
+
+  Args:
+    problems: of equal shapes and public facts, but for numbers.
+    attacks: one a problem, equal but for traced numbers.
+    effort: restarts and steps, the same for all.
+    folder: gets the checkpoints; None: nothing is written.
+
+  Returns:
+    One outcome a problem, or why there is none.
+
+  Raises:
+    UserError: where the attack does not apply to such a leak.
+  """
+  first, attack = problems[0], attacks[0]
+  attack.check(first.victim, first.leak)
+  structure, _ = options.split(attack.replace(
+      num_steps=1, polish_steps=0, polish_inner_steps=1))
+  began = time.perf_counter()
+  targets = attack.prepare(problems)
+  seconds = (time.perf_counter() - began) / len(problems)
+  outcomes: list = list(targets)
+  trials = {i: engine.Trial(
+      target, _templates(problems[i], attacks[i]), problems[i].key,
+      options.split(attacks[i])[1], problems[i].session.folder)
+            for i, target in enumerate(targets) if isinstance(target, Target)}
+  if not trials:
+    return outcomes
+  count = sum(len(trial.templates.clips) for trial in trials.values())
+  budget = engine.Budget(
+      num_restarts=effort.num_restarts,
+      num_steps=effort.num_steps or attack.num_steps,
+      chunk_steps=effort.chunk_steps,
+      restart_batch=first.session.choices.restart_batch,
+      devices=_enough(first.session.devices, count * effort.num_restarts),
+      halve_at=effort.halve_at,
+      keep_checkpoints=effort.keep_checkpoints).checked()
+  for part, rows in _programs(trials):
+    example = problems[rows[0]]
+
+    def build(numbers, example=example):
+      own = options.bind(structure, numbers)
+      return recipe.build(own.term(example.victim, example.leak),
+                          budget.last_step, own)
+
+    evidence = trials[rows[0]].target.evidence
+    found, cost = engine.run(
+        build, [trials[i] for i in rows], budget, folder and folder / part,
+        tensorboard=first.session.tensorboard, report=first.session.report,
+        key=(structure, budget.last_step, example.victim.key,
+             example.leak.public.federated, jax.tree.structure(evidence)))
+    cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
+    for i, each in zip(rows, found, strict=True):
+      outcomes[i] = (each if isinstance(each, UserError)
+                     else Outcome(each, cost, {}))
+  return [one if isinstance(one, UserError) else polished(
+      problem, one, own.polish_steps, own.polish_inner_steps)
+          for problem, one, own in zip(
+              problems, outcomes, attacks, strict=True)]
+
+
+def polished(
+    problem: Problem, outcome: Outcome, num_steps: int, inner_steps: int
+) -> Outcome:
+  """Returns the outcome after Gauss-Newton in float64, see `polish`.
+
+  Raises:
+    UserError: where clients train for several steps.
+  """
+  if not num_steps:
+    return outcome
+  if problem.leak.public.federated.algorithm != 'fedsgd':
+    raise UserError('The polish needs FedSGD. Set polish_steps=0.')
+  began = time.perf_counter()
+  recovery, cost = outcome.recovery, outcome.cost
+  found = polish(
+      problem.victim.loss, problem.leak, recovery.clips, recovery.labels,
+      num_steps=num_steps, inner_steps=inner_steps)
+  seconds = time.perf_counter() - began
+  return Outcome(
+      recovery._replace(
+          clips=np.clip(found.clips, 0.0, 1.0).astype(np.float32),
+          objective=found.after.astype(np.float32)),
+      cost._replace(seconds_attack=cost.seconds_attack + seconds),
+      outcome.findings | {
+          'residual_before_polish': float(found.before.max()),
+          'residual_after_polish': float(found.after.max())})
+
+
+def _templates(problem: Problem, attack: Iterative) -> Guess:
+  """Shapes to start from, and labels: known, inferred, or to be optimised."""
+  leak, victim = problem.leak, problem.victim
+  shape = leak.num_updates, leak.public.batch_size
+  clips = np.zeros((*shape, *leak.public.clip_shape), np.float32)
+  if attack.labels == 'joint':
+    return Guess(clips, np.zeros((*shape, victim.num_classes), np.float32))
+  if leak.labels is not None:
+    return Guess(clips, np.asarray(leak.labels))
+  return Guess(clips, labels.infer_labels(leak.update, victim.head, shape[1]))
+
+
+def _programs(trials):
+  """Yields (folder for the checkpoints, indices) of trials that run as one.
+
+  Those whose targets have equal structures do. The folder is '' for the first,
+  so that a lone trial's are where its workdir promises them.
+  """
+  parts: dict = {}
+  for i, trial in trials.items():
+    shapes = tuple(np.shape(x) for x in jax.tree.leaves(trial.target.evidence))
+    key = jax.tree.structure(trial.target.evidence), shapes
+    parts.setdefault(key, []).append(i)
+  for number, rows in enumerate(parts.values()):
+    yield str(number or ''), rows
+
+
+def _enough(devices, tries):
+  """No more than there is work for; of several processes always all."""
+  if any(d.process_index != devices[0].process_index for d in devices):
+    return devices
+  return devices[:tries]

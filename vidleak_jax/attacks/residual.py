@@ -1,0 +1,68 @@
+"""The one measure that ranks attacks: how far a recovery is from its leak.
+
+  residual = |D(u(x)) - u| / |u|
+
+u is the update that was observed, u(x) the one that the client would compute
+for the recovery x, and D what is known and not random of the client's defence:
+clipping, pruning and rounding, in that order, and no noise. Norms run over all
+entries. It is 0 for a perfect answer, about 1 for an unrelated clip, and needs
+no truth.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from vidleak_jax import options
+from vidleak_jax.clients import client_from, defenses
+from vidleak_jax.runtime import programs as programs_lib
+from vidleak_jax.specs import DefenseSpec
+from vidleak_jax.types import Leak, UserError, Victim
+
+
+def gradient_residual(
+    victim: Victim, leak: Leak, clips: np.ndarray, labels: np.ndarray, *,
+    programs: programs_lib.ProgramCache | None = None,
+) -> np.ndarray:
+  """Returns the relative residual of each update's answer, [M] float32.
+
+  Args:
+    victim: the client's network.
+    leak: M updates.
+    clips: [M, B, T, H, W, C] in [0, 1].
+    labels: [M, B].
+    programs: keeps the compiled measure; None: the runtime's.
+
+  Raises:
+    UserError: for clips or labels of another shape than the leak's.
+  """
+  shape = leak.num_updates, leak.public.batch_size
+  if np.shape(clips) != (*shape, *leak.public.clip_shape) or (
+      np.shape(labels) != shape):
+    raise UserError(f'clips {np.shape(clips)} and labels {np.shape(labels)} do '
+                    f'not fit a leak of updates and clips {shape}.')
+  defense = (leak.public.defense or DefenseSpec()).replace(noise_std=0.0)
+  structure, strengths = options.split(defense)
+  cache = programs_lib.default() if programs is None else programs
+  key = ('residual', victim.key, leak.public.federated, structure)
+  measure = cache.get(key, lambda: _program(victim, leak, structure))
+  return np.stack([np.asarray(measure(
+      leak.params, jax.tree.map(lambda u, i=i: u[i], leak.update), clips[i],
+      labels[i], strengths), np.float32) for i in range(leak.num_updates)])
+
+
+def _program(victim: Victim, leak: Leak, structure: DefenseSpec) -> Any:
+  client = client_from(leak.public.federated)
+
+  def measure(params, observed, clips, labels, strengths):
+    spec = options.bind(structure, strengths)
+    given = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+    defense = defenses.build(jax.random.key(0), **given)
+    update = client.update(victim.loss, params, clips, labels)
+    update, _ = defense.update(update, defense.init(params), params)
+    size = optax.tree.norm(observed)
+    missed = optax.tree.norm(jax.tree.map(jax.numpy.subtract, update, observed))
+    return missed / jax.numpy.maximum(size, 1e-30)
+  return jax.jit(measure)

@@ -1,0 +1,69 @@
+"""Where an attack works: devices, files, and who hears how far it has come."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import jax
+
+from vidleak_jax.runtime import backend, parallel
+
+
+class Report(Protocol):
+  """Hears of long work; called between chunks, never from a device."""
+
+  def __call__(self, stage: str, done: int, total: int, **values) -> None:
+    """`done` of `total` steps of a stage are done; values are worth showing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+  """What an attack may use of this machine.
+
+  Attributes:
+    devices: that share its restarts.
+    choices: of the backend.
+    folder: gets checkpoints and logs, so that it can be resumed; None: in
+      memory, nothing is written.
+    tensorboard: whether events are written to the folder too.
+    report: hears of progress; None: nobody does.
+  """
+  devices: tuple[jax.Device, ...]
+  choices: backend.Choices
+  folder: Path | None = None
+  tensorboard: bool = False
+  report: Report | None = None
+
+  def inside(self, name: str) -> 'Session':
+    """Returns the same session with a folder inside its folder."""
+    return dataclasses.replace(self, folder=self.folder and self.folder / name)
+
+  def on(self, devices: Sequence[jax.Device]) -> 'Session':
+    """Returns the same session on some of its devices."""
+    return dataclasses.replace(self, devices=tuple(devices))
+
+  def tell(self, stage: str, done: int, total: int, **values) -> None:
+    """Reports, where somebody listens."""
+    if self.report:
+      self.report(stage, done, total, **values)
+
+
+def session(
+    devices: Sequence[jax.Device] | None = None, *, lowering: str | None = None,
+    restart_batch: int | None = None, precision: str | None = None,
+    **options,
+) -> Session:
+  """Returns a session with what was measured as best for its backend.
+
+  Args:
+    devices: None: all.
+    lowering: of convolutions.
+    restart_batch: restarts vmapped together on a device.
+    precision: of float32 matrix products.
+    **options: of `Session`.
+  """
+  devices = tuple(devices or parallel.pick_devices())
+  choices = backend.choose(devices[0].platform, lowering=lowering,
+                           restart_batch=restart_batch, precision=precision)
+  return Session(devices, choices, **options)
