@@ -44,11 +44,13 @@ class LabelEstimate:
       estimate and the truth may be among `alternatives` or none of them.
     alternatives: further candidates, each like `labels`, best first.
     note: one sentence for the user, why the labels are (not) certain.
+    at_least: [K] int, how many clips of each class the gradient proves.
   """
   labels: np.ndarray
   certain: bool
   alternatives: tuple[np.ndarray, ...]
   note: str
+  at_least: np.ndarray
 
 
 def infer_labels(
@@ -82,7 +84,7 @@ def infer_labels(
   unit = bias is None
   slope = bias
   if unit:
-    slope = _pseudo_bias(kernel, weights, offsets, batch_size)
+    slope = implied_bias_update(kernel, weights, offsets, batch_size)
     noise *= np.linalg.norm(slope) / max(np.linalg.norm(kernel), 1e-300)
   size = np.abs(slope).max()
   lower = np.floor(
@@ -93,7 +95,7 @@ def infer_labels(
   if lower.sum() == batch_size:
     return LabelEstimate(_labels(lower), True, (), (
         'The signs of the head\'s gradient prove the labels.' if unit else
-        'The bias gradient proves the count of every label.'))
+        'The bias gradient proves the count of every label.'), lower)
   if lower.sum() > batch_size:
     note = (f'The gradient shows at least {lower.sum()} labels, more than the '
             f'batch size of {batch_size}: noise, a defence, or a batch size or '
@@ -105,7 +107,7 @@ def infer_labels(
   counts = expected_counts(kernel, slope, weights, offsets, batch_size)
   ranked = rank_counts(counts, lower, batch_size, _LISTED + 1)
   best, *others = (_labels(each) for each in ranked)
-  return LabelEstimate(best, False, tuple(others), note)
+  return LabelEstimate(best, False, tuple(others), note, lower)
 
 
 def expected_counts(
@@ -242,17 +244,19 @@ def _single(kernel, bias, noise):
   certain = bool(margin > allowed + floor)
   if not certain and bias is None:  # two classes: h is positive on the whole
     order = order[np.argsort(kernel.sum(0)[order[:2]])]
-  labels = np.sort(order[:1]).astype(np.int32)
+  labels = order[:1].astype(np.int32)
+  counts = np.zeros(len(scores), int)
   if certain:
+    counts[labels] = 1
     return LabelEstimate(
-        labels, True, (), 'Only one class has a negative error.')
+        labels, True, (), 'Only one class has a negative error.', counts)
   return LabelEstimate(
       labels, False, (order[1:2].astype(np.int32),),
       'Two classes fit equally well: noise, or a head of two classes without '
-      'a bias.')
+      'a bias.', counts)
 
 
-def _pseudo_bias(kernel, weights, offsets, batch_size):
+def implied_bias_update(kernel, weights, offsets, batch_size):
   """[K] what dL/dc would be: u dL/dW with u such that h_b u is about 1.
 
   Starts from equal entries of u, since features after a ReLU are positive, and
