@@ -31,6 +31,7 @@ from vidleak_jax.types import UserError
 
 _CERTIFIED = 1e-5   # residual; float32's rounding leaves 1e-8 to 1e-6
 _ROUNDING = 1e-7    # residual of a start that has fully converged
+_OUTGROWN = 1e3     # times the median feature: no real one
 _TOGETHER = 8       # starts between two looks at the result
 _AGREEING = 3       # starts that end at the same residual end the search,
 _EXPLAINED = 10.0   # if that is less than so many times the noise
@@ -207,7 +208,7 @@ def _search(factors, candidates, slope, fixed, smoothing, num_starts, max_steps,
           problem, starts, np.stack(chosen).astype(np.int32), smoothing,
           max_steps, fixed))
     ends += [_Found(m, y, float(r), False) for m, y, r in zip(*solved)
-             if np.isfinite(r)]
+             if np.isfinite(r) and not _saturated(m)]
     tried += _TOGETHER
     if not ends:
       continue
@@ -224,6 +225,15 @@ def _search(factors, candidates, slope, fixed, smoothing, num_starts, max_steps,
       _CERTIFIED, max(10 * best.residual, _ROUNDING))]
   rivals = any(_differ(best, end, problem.errors) for end in exact)
   return dataclasses.replace(best, rivals=rivals)
+
+
+def _saturated(mixing):
+  """Whether one feature outgrew the others until its softmax is 0 or 1.
+
+  Such rows satisfy their equations whatever the direction they grew in.
+  """
+  sizes = np.linalg.norm(np.linalg.inv(mixing), axis=0)
+  return bool(sizes.max() > _OUTGROWN * np.median(sizes))
 
 
 def _differ(one, other, basis):
