@@ -1,51 +1,300 @@
-"""Labels from the last dense layer's gradient, without any optimisation.
+"""Infers a batch's labels, repeats included, from the softmax head's gradient.
 
-With cross-entropy the bias gradient of class k is the mean over the batch of
-p_k - [label is k], so it is negative only for classes that are present (iDLG,
-2001.02610). Without a bias the kernel's columns tell nearly as much.
+For a head `logits = h W + c` under mean cross-entropy,
+
+  dL/dc_k = (P_k - n_k) / B,  P_k = sum_b p_bk,
+
+with n_k the number of clips of class k and p_b the probabilities of clip b.
+
+* Bounds. P_k > 0, so n_k > -B dL/dc_k. Where these lower bounds, rounded up,
+  add up to B, they *prove* the counts (iDLG, 2001.02610, is the case B = 1).
+* Estimate. One mean feature m_i per class, fitted to dL/dW, gives
+  p^(i) = softmax(m_i W + c); then `sum_i n_i (p^(i) - onehot_i) = B dL/dc` and
+  `sum n = B` are linear in the counts (iLRG, ICLR 2023). The variation within a
+  class is ignored, so this proves nothing: other counts that are nearly as good
+  are listed as alternatives. `analytic.head_unmixing` decides between them
+  exactly where B < K.
+* Without a bias, projections of dL/dW on a direction along which all features
+  are 1 take its place.
 """
 
-import numpy as np
+import dataclasses
+import heapq
+from collections.abc import Mapping
 
-from vidleak_jax.types import Params, UserError
+import numpy as np
+import scipy.optimize
+
+from vidleak_jax.types import UserError
+
+_ROUNDS = 20       # of the estimate's fixed point
+_RIDGE = 1e-3      # pull of class means towards the batch's mean feature
+_LISTED = 8        # alternatives in an answer
+_FLOAT32 = 1e-6    # what rounding leaves of a gradient, relative to its largest
+_SIGMAS = 5.0      # noise that a sign must exceed to count as seen
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelEstimate:
+  """The labels of one batch.
+
+  Attributes:
+    labels: [B] int32, sorted, with repeats.
+    certain: whether the gradient proves them; if not, `labels` is the best
+      estimate and the truth may be among `alternatives` or none of them.
+    alternatives: further candidates, each like `labels`, best first.
+    note: one sentence for the user, why the labels are (not) certain.
+    at_least: [K] int, how many clips of each class the gradient proves.
+  """
+  labels: np.ndarray
+  certain: bool
+  alternatives: tuple[np.ndarray, ...]
+  note: str
+  at_least: np.ndarray
 
 
 def infer_labels(
-    update: Params, head: tuple[str, ...], batch_size: int
-) -> np.ndarray:
-  """The labels in each message, in increasing order.
-
-  Exact for one clip; for more, right where the labels are distinct and the
-  probabilities are far from one-hot, as they are before training.
+    head_update: Mapping[str, np.ndarray],
+    head_params: Mapping[str, np.ndarray],
+    batch_size: int,
+) -> LabelEstimate:
+  """Infers the labels of one batch from the gradient of its softmax head.
 
   Args:
-    update: a leak's, leaves [M, ...].
-    head: path of the last dense layer.
+    head_update: 'kernel' [F, K] and, where the head has one, 'bias' [K]: the
+      gradient of the *mean* loss. A weight change must be divided by learning
+      rate times number of steps first.
+    head_params: the same entries of the parameters.
     batch_size: B.
 
   Returns:
-    [M, B] int32.
+    The labels; `certain` where they are proven. Without a bias the proof
+    supposes features that are positive on the whole, as after a ReLU.
 
   Raises:
-    UserError: when B exceeds the number of classes, so that labels repeat.
+    UserError: for shapes that do not agree, values that are not finite, a
+      gradient of zeros, or B < 1.
   """
-  layer = update
-  for key in head:
-    layer = layer[key]
-  if 'bias' in layer:
-    scores = np.asarray(layer['bias'])
+  kernel, bias, weights, offsets = _checked(
+      head_update, head_params, batch_size)
+  num_classes = kernel.shape[1]
+  noise = _noise(kernel)
+  if batch_size == 1:
+    return _single(kernel, bias, noise)
+  unit = bias is None
+  slope = bias
+  if unit:
+    slope = implied_bias_update(kernel, weights, offsets, batch_size)
+    noise *= np.linalg.norm(slope) / max(np.linalg.norm(kernel), 1e-300)
+  size = np.abs(slope).max()
+  lower = np.floor(
+      -batch_size * slope - batch_size * (_SIGMAS * noise + _FLOAT32 * size))
+  lower = np.maximum(lower + 1, 0).astype(int)
+  if unit:  # the scale is a guess, so only the signs prove something
+    lower = np.minimum(lower, 1)
+  if lower.sum() == batch_size:
+    return LabelEstimate(_labels(lower), True, (), (
+        'The signs of the head\'s gradient prove the labels.' if unit else
+        'The bias gradient proves the count of every label.'), lower)
+  if lower.sum() > batch_size:
+    note = (f'The gradient shows at least {lower.sum()} labels, more than the '
+            f'batch size of {batch_size}: noise, a defence, or a batch size or '
+            'scale that is not the client\'s.')
+    lower = np.zeros(num_classes, int)
   else:
-    scores = _kernel_scores(np.asarray(layer['kernel']), batch_size)
-  if batch_size > scores.shape[-1]:
+    note = (f'Only {lower.sum()} of {batch_size} labels are proven; how often '
+            'each one repeats is an estimate.')
+  counts = expected_counts(kernel, slope, weights, offsets, batch_size)
+  ranked = rank_counts(counts, lower, batch_size, _LISTED + 1)
+  best, *others = (_labels(each) for each in ranked)
+  return LabelEstimate(best, False, tuple(others), note, lower)
+
+
+def expected_counts(
+    kernel_update: np.ndarray,
+    bias_update: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+  """[K] real-valued label counts from one mean feature per class (iLRG).
+
+  A fixed point of three steps: class means m_i by least squares from
+  dL/dW = (1/B) sum_i n_i m_i (x) (p^(i) - onehot_i); p^(i) from m_i; counts n
+  by non-negative least squares from dL/dc.
+
+  Args:
+    kernel_update: dL/dW, [F, K].
+    bias_update: dL/dc, [K].
+    kernel: W, [F, K].
+    bias: c, [K].
+    batch_size: B.
+  """
+  num_classes = len(bias)
+  eye = np.eye(num_classes)
+  probabilities = np.full((num_classes, num_classes), 1 / num_classes)
+  counts = np.maximum(-batch_size * bias_update, 0) + batch_size / num_classes
+  counts *= batch_size / counts.sum()
+  for step in range(_ROUNDS):
+    n = np.maximum(counts, 1e-3)
+    errors = n[:, None] * (probabilities - eye) / batch_size
+    spread = np.diag(n) - np.outer(n, n) / n.sum()
+    system = errors @ errors.T
+    size = np.trace(system) / np.trace(spread)
+    system += size * (_RIDGE * spread + 1e-9 * np.diag(n))
+    means = np.linalg.solve(system, errors @ kernel_update.T)
+    probabilities = softmax(means @ kernel + bias)
+    new = scipy.optimize.nnls(
+        np.vstack([(probabilities - eye).T, np.ones(num_classes)]),
+        np.append(batch_size * bias_update, batch_size))[0]
+    counts = new if step == _ROUNDS - 1 else (counts + new) / 2
+  return counts
+
+
+def rank_counts(
+    expected: np.ndarray, lower: np.ndarray, batch_size: int, limit: int
+) -> list[np.ndarray]:
+  """Integer counts nearest to the expected ones, in the order of distance.
+
+  Args:
+    expected: [K] real counts.
+    lower: [K] int, proven lower bounds; their sum is at most B.
+    batch_size: B, the sum of every answer.
+    limit: how many answers at most.
+
+  Returns:
+    Arrays [K] int, by increasing squared distance from `expected`.
+  """
+  best = lower.copy()
+  for _ in range(batch_size - lower.sum()):  # optimal: convex and separable
+    best[np.argmin(2 * (best - expected))] += 1
+  seen, found = {tuple(best)}, []
+  heap = [(float(np.sum((best - expected) ** 2)), tuple(best))]
+  while heap and len(found) < limit:
+    cost, counts = heapq.heappop(heap)
+    counts = np.array(counts)
+    found.append(counts)
+    give = 2 * (expected - counts) + 1   # the cost of one less, of one more
+    take = 2 * (counts - expected) + 1
+    give[counts <= lower] = np.inf
+    moves = give[:, None] + take[None]
+    np.fill_diagonal(moves, np.inf)
+    for flat in np.argsort(moves, axis=None)[:limit]:
+      i, j = np.unravel_index(flat, moves.shape)
+      if not np.isfinite(moves[i, j]):
+        break
+      other = counts.copy()
+      other[i] -= 1
+      other[j] += 1
+      if tuple(other) not in seen:
+        seen.add(tuple(other))
+        heapq.heappush(heap, (cost + float(moves[i, j]), tuple(other)))
+  return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+  """Softmax over the last axis, in the precision of its input."""
+  powers = np.exp(logits - logits.max(-1, keepdims=True))
+  return powers / powers.sum(-1, keepdims=True)
+
+
+def _checked(head_update, head_params, batch_size):
+  """(dL/dW, dL/dc or None, W, c) in float64; c is 0 where there is none."""
+  kernel, weights = (np.asarray(tree['kernel'], np.float64)
+                     for tree in (head_update, head_params))
+  if kernel.ndim != 2 or kernel.shape != weights.shape:
     raise UserError(
-        f'Cannot infer {batch_size} distinct labels of {scores.shape[-1]} '
-        'classes. Set federated.labels_known=true, or use smaller batches.')
-  lowest = np.argsort(scores, axis=-1)[:, :batch_size]
-  return np.sort(lowest, axis=-1).astype(np.int32)
+        'A head\'s kernel and its gradient must both be [features, classes], '
+        f'got {weights.shape} and {kernel.shape}. Pass one message at a time.')
+  if batch_size < 1:
+    raise UserError(f'batch_size must be at least 1, got {batch_size}.')
+  bias = head_update.get('bias')
+  if bias is not None:
+    bias = np.asarray(bias, np.float64)
+    if bias.shape != kernel.shape[1:]:
+      raise UserError(
+          f'The gradient of the head\'s bias must be {kernel.shape[1:]}, got '
+          f'{bias.shape}. Pass one message at a time.')
+  offsets = head_params.get('bias')
+  offsets = (np.zeros(kernel.shape[1]) if offsets is None
+             else np.asarray(offsets, np.float64))
+  for values in (kernel, bias):
+    if values is not None and not (np.isfinite(values).all() and values.any()):
+      raise UserError(
+          'The gradient of the head is zero or not finite: it says nothing '
+          'about labels. Pass the labels, if they are known.')
+  return kernel, bias, weights, offsets
 
 
-def _kernel_scores(kernel, batch_size):
-  """[M, F, K] -> [M, K], lowest for the classes that are present."""
-  if batch_size == 1:  # |p_k - 1| of the label is the sum of all the others
-    return -np.linalg.norm(kernel, axis=1)
-  return np.sum(kernel, axis=1)  # features that are positive on the whole
+def _noise(kernel):
+  """The noise of one entry: without any, the classes' gradients cancel."""
+  return np.sqrt(np.mean(kernel.sum(1) ** 2) / kernel.shape[1])
+
+
+def _single(kernel, bias, noise):
+  """The label of a single clip: the only class whose error is negative."""
+  if bias is not None:
+    scores, allowed = bias, _SIGMAS * noise
+  else:  # |p_k - 1| of the label is the sum of all the others
+    scores, allowed = -np.linalg.norm(kernel, axis=0), (
+        _SIGMAS * noise * np.sqrt(len(kernel)))
+  order = np.argsort(scores)
+  margin = scores[order[1]] - scores[order[0]]
+  floor = _FLOAT32 * np.abs(scores).max()
+  certain = bool(margin > allowed + floor)
+  if not certain and bias is None:  # two classes: h is positive on the whole
+    order = order[np.argsort(kernel.sum(0)[order[:2]])]
+  labels = order[:1].astype(np.int32)
+  counts = np.zeros(len(scores), int)
+  if certain:
+    counts[labels] = 1
+    return LabelEstimate(
+        labels, True, (), 'Only one class has a negative error.', counts)
+  return LabelEstimate(
+      labels, False, (order[1:2].astype(np.int32),),
+      'Two classes fit equally well: noise, or a head of two classes without '
+      'a bias.', counts)
+
+
+def implied_bias_update(kernel, weights, offsets, batch_size):
+  """[K] what dL/dc would be: u dL/dW with u such that h_b u is about 1.
+
+  Starts from equal entries of u, since features after a ReLU are positive, and
+  refines u on the class means. The scale makes the absent classes' sum agree
+  with their probabilities.
+  """
+  num_classes = kernel.shape[1]
+  slope = kernel.sum(0)
+  if slope[np.argmax(np.linalg.norm(kernel, axis=0))] > 0:
+    slope = -slope  # features that are negative on the whole
+  for _ in range(3):
+    slope = slope * _scale(slope)
+    counts = expected_counts(kernel, slope, weights, offsets, batch_size)
+    present = counts > 0.3
+    if present.sum() >= min(kernel.shape):
+      break
+    eye = np.eye(num_classes)[present]
+    means = _means(kernel, eye, counts[present], batch_size)
+    gram = means @ means.T
+    gram += 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    slope = kernel.T @ (means.T @ np.linalg.solve(gram, np.ones(len(gram))))
+  return slope * _scale(slope)
+
+
+def _means(kernel, eye, counts, batch_size):
+  """Mean features of the present classes if all probabilities were equal."""
+  errors = counts[:, None] * (1 / eye.shape[1] - eye) / batch_size
+  return np.linalg.lstsq(errors.T, kernel.T, rcond=None)[0]
+
+
+def _scale(slope):
+  """What a projection must be multiplied by to be dL/dc of a blank network.
+
+  There an absent class has 1 / K; the median is over all positive entries.
+  """
+  positive = slope[slope > 0]
+  return 1 / (len(slope) * np.median(positive)) if positive.size else 1.0
+
+
+def _labels(counts):
+  return np.repeat(np.arange(len(counts)), counts).astype(np.int32)

@@ -1,0 +1,216 @@
+"""Feature matching for batches: exact targets for each clip from the head.
+
+The head's gradient tells every clip's feature h_b and dL/dh_b (one clip:
+algebra; B clips: `analytic.head_unmixing`). Of the layer below, with x_b its
+input as a function of the guess, two things are then known:
+
+  its output of each clip,  linear(W, x_b) + b = z_b,  z_b = activation^-1(h_b)
+  its kernel's gradient,    sum_b sum dz_b dlinear/dW(x_b) = dL/dW,
+                            dz_b = dL/dh_b f'(z_b)
+
+Both are linear in x. The kernel's gradient is one sum over all clips; the
+outputs say which part belongs to which clip. It is whitened by dz's second
+moments over clips and positions, so that every output channel counts, however
+little it moved the loss. `prepare` computes all this once per message;
+`residuals` and `feature_match` are pure functions of guess and target.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.analytic.head_unmixing import UnmixedHead, unmix_head
+from vidleak_jax.types import Array, Layer, Params, UserError
+
+_RIDGE = 1e-7  # of the largest eigenvalue, when whitening
+
+
+class FeatureTarget(NamedTuple):
+  """What one message says of a layer's output and kernel; float32 arrays."""
+  output: Array       # [B, ...] after the activation
+  slope: Array        # [B, ...] dL/d output, of the mean loss
+  kernel_grad: Array  # [N, C]: the layer's, one row for each tap and input
+  whitening: Array    # [C, C]; unused where the activation has no inverse
+  params: Params      # of the layers up to this one
+  labels: Array       # [B] int32, sorted; clips of the guess come in this order
+  residual: Array     # [] of the un-mixing; 0 for one clip
+
+
+def prepare(
+    layers: tuple[Layer, ...],
+    params: Params,
+    update: Params,
+    batch_size: int,
+    *,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+) -> tuple[FeatureTarget, UnmixedHead | None]:
+  """The targets of one message, and how its clips were separated.
+
+  Args:
+    layers: a victim's, the dense head last.
+    params: the weights the client started from.
+    update: the gradient of the mean loss, leaves like those of `params`.
+    batch_size: B.
+    labels: [B], where the attacker knows them.
+    seed: of the un-mixing.
+
+  Returns:
+    (target, un-mixing; None for one clip). The un-mixing says whether the
+    targets are certain.
+
+  Raises:
+    UserError: fewer than two layers, a head without a bias and one clip, or a
+      batch that cannot be separated.
+  """
+  _check_layers(layers)
+  head, grads = layers[-1].name, update[layers[-1].name]
+  if batch_size == 1:
+    if 'bias' not in grads:
+      raise UserError(
+          'Feature matching of one clip needs the gradient of the head\'s '
+          'bias, and this head has none. Choose ig.')
+    errors = np.asarray(grads['bias'], np.float64)
+    features = np.asarray(grads['kernel'], np.float64) @ errors / (
+        errors @ errors)
+    found = np.array([errors.argmin()]) if labels is None else labels
+    target = from_features(
+        layers, params, update, features[None], errors[None], found)
+    return target, None
+  unmixed = unmix_head(
+      params[head]['kernel'], params[head].get('bias'), grads['kernel'],
+      grads.get('bias'), batch_size, labels=labels, seed=seed)
+  target = from_features(
+      layers, params, update, unmixed.features, unmixed.errors, unmixed.labels)
+  return target._replace(
+      residual=np.float32(unmixed.residual)), unmixed
+
+
+def from_features(
+    layers: tuple[Layer, ...],
+    params: Params,
+    update: Params,
+    features: np.ndarray,
+    errors: np.ndarray,
+    labels: np.ndarray,
+) -> FeatureTarget:
+  """The targets, given each clip's feature and error.
+
+  Args:
+    layers: a victim's, the dense head last.
+    params: the weights at which the gradient was taken.
+    update: the gradient of the mean loss.
+    features: [B, F], the head's input of each clip.
+    errors: [B, K], dL_b/dlogits of each clip's own loss.
+    labels: [B].
+  """
+  _check_layers(layers)
+  head, layer = layers[-1], layers[-2]
+  kernel = np.asarray(params[head.name]['kernel'], np.float64)
+  shape = (len(features), *head.in_shape)
+  output = np.asarray(features).reshape(shape)
+  slope = (np.asarray(errors) @ kernel.T / len(features)).reshape(shape)
+  channels = output.shape[-1]
+  whitening = np.eye(channels)
+  if layer.activation in INVERTIBLE:
+    dz = _rows(slope * np.asarray(INVERTIBLE[layer.activation].slope(output)))
+    whitening = np.asarray(_whitening(np.float32(dz)))
+  below = {each.name: params[each.name] for each in layers[:-1]}
+  return FeatureTarget(
+      *(np.float32(each) for each in (
+          output, slope, _rows(np.asarray(update[layer.name]['kernel'])),
+          whitening)),
+      below, np.asarray(labels, np.int32), np.float32(0))
+
+
+def residuals(
+    layers: tuple[Layer, ...]
+) -> Callable[[Array, FeatureTarget], tuple[Array, Array]]:
+  """The equations as `(clips, target) -> (output's misfit, kernel's misfit)`.
+
+  Each is relative to its target, so that the sum of all squares is the sum of
+  two relative squared errors. Where the activation has no inverse, signs that
+  it hides are taken from the guess, and carry no derivative.
+
+  Args:
+    layers: a victim's, the dense head last.
+  """
+  _check_layers(layers)
+  *below, layer = layers[:-1]
+
+  def equations(clips, target):
+    x = clips.reshape(-1, *layers[0].in_shape)
+    for each in below:
+      x = each.activate(_affine(each, target.params, x))
+    z = _affine(layer, target.params, x)
+    if layer.activation in INVERTIBLE:
+      inverse = INVERTIBLE[layer.activation]
+      goal = inverse.inverse(target.output)
+      output = (z - goal) / _norm(goal)
+      dz = target.slope * inverse.slope(target.output)
+      white = target.whitening
+    else:
+      output = (layer.activate(z) - target.output) / _norm(target.output)
+      dz = lax.stop_gradient(target.slope * jax.jvp(
+          layer.activate, (z,), (jnp.ones_like(z),))[1])
+      white = lax.stop_gradient(_whitening(_rows(dz)))
+    kernel = target.params[layer.name]['kernel']
+    _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
+    grads = _rows(pull(dz)[0])
+    goal = target.kernel_grad @ white
+    return output, (grads @ white - goal) / _norm(goal)
+  return equations
+
+
+def feature_match(
+    layers: tuple[Layer, ...]
+) -> Callable[[Array, FeatureTarget], Array]:
+  """The match as a term: `(clips [B, T, H, W, C], target) -> []`.
+
+  Args:
+    layers: a victim's, the dense head last.
+
+  Returns:
+    The relative squared error of the outputs plus that of the kernel's
+    gradient: 0 at the true batch, in the order of `target.labels`.
+
+  Raises:
+    UserError: the victim does not list at least two layers.
+  """
+  equations = residuals(layers)
+
+  def term(clips, target):
+    return sum(jnp.sum(each ** 2) for each in equations(clips, target))
+  return term
+
+
+def _check_layers(layers):
+  if len(layers) < 2:
+    raise UserError(
+        'Feature matching needs a victim that lists its layers, such as c3d '
+        f'or lenet; this one lists {len(layers)}. Choose ig for this one.')
+
+
+def _affine(layer, params, x):
+  own = params[layer.name]
+  return layer.linear(own['kernel'], x) + own['bias']
+
+
+def _rows(array):
+  return array.reshape(-1, array.shape[-1])
+
+
+def _whitening(rows):
+  """The inverse square root of the rows' second moments, [C, C]."""
+  values, vectors = jnp.linalg.eigh(rows.T @ rows)
+  values = jnp.maximum(values, 0) + _RIDGE * values[-1]
+  return (vectors * lax.rsqrt(values)) @ vectors.T
+
+
+def _norm(array):
+  return jnp.sqrt(jnp.sum(array ** 2))
