@@ -1,0 +1,1 @@
+"""What an honest client computes from its clips and does before it sends."""
