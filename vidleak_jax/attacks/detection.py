@@ -45,12 +45,11 @@ def detect(update: Params) -> list[Finding]:
   leaves = [leaf for leaf in leaves if leaf.any()]
   if not leaves:
     return found
-  zeros, plateau, grid = _zeros(leaves), _plateau(leaves), _grid(leaves)
-  if plateau or zeros:
-    found.append(plateau or zeros)
-  if grid:
-    found.append(grid)
-  if not (plateau or zeros or grid):
+  # A grid has zeros and a plateau of its own: it comes first.
+  trace = _grid(leaves) or _plateau(leaves) or _zeros(leaves)
+  if trace:
+    found.append(trace)
+  if not (trace and trace.applied):
     found += _noise(leaves)
   return found
 

@@ -181,18 +181,20 @@ def _excluded(names, seen, patterns):
 
 
 def least_size(seen: Sequence[Observed]) -> float:
-  """The smallest magnitude that is not 0, of several leaves; 0 without one."""
-  sizes = np.concatenate([np.abs(each.middle).ravel() for each in seen])
-  sizes = sizes[sizes > 0]
+  """The smallest magnitude above 0 and noise, of leaves; 0 without one."""
+  sizes = np.concatenate([
+      np.abs(each.middle)[np.abs(each.middle) > _SURE * each.std]
+      for each in seen])
   return float(sizes.min()) if sizes.size else 0.0
 
 
 def _zeroed(seen, threshold):
   """Entries that are 0, or might be noise on a 0, lie within +-threshold."""
   noise = seen.std > 10 * ROUNDING * np.sqrt(np.mean(seen.middle ** 2)) + 1e-20
-  bound = np.where(noise, _SURE * seen.std, threshold)
+  bound = np.where(
+      noise, np.maximum(_SURE * seen.std, threshold), threshold)
   zero = seen.is_value & np.where(
-      noise, np.abs(seen.low) < bound, seen.low == 0)
+      noise, np.abs(seen.low) < _SURE * seen.std, seen.low == 0)
   return Observed(np.where(zero, -bound, seen.low),
                   np.where(zero, bound, seen.high),
                   np.where(zero, np.hypot(_EDGE * bound, seen.std), seen.std))

@@ -112,7 +112,8 @@ class _Solver:
     bounds = Observed(low, high, np.zeros_like(low))
     width = np.where(np.isfinite(high - low), high - low, bounds.middle)
     seen = weight > 0
-    doubt = 0.0 if self.sure.any() else _SCALE_STD  # of the softmax' scale
+    # Without an entry of the bias the scale is that of 1 - p of the label.
+    doubt = 0.0 if self.sure.any() else 1 - np.abs(error).max()
     doubt *= 1e-2 if self.guess.any() else 1.0
     std = np.where(seen, np.hypot(np.maximum(weight, _TINY) ** -0.5,
                                   doubt * np.abs(value)),
