@@ -1,23 +1,55 @@
-"""What the client does to the gradient before sharing: optax transforms.
+"""What a client does to its update before it sends it: optax transforms.
 
-Each keeps shapes and dtypes. With its strength at 0 a defence is left out.
+Each defence keeps shapes and dtypes and chains with any other:
+
+    optax.chain(clip_by_global_norm(1.0), gaussian_noise(1e-3, key))
+
+Strengths that are Python numbers are checked; traced ones pass, so one program
+serves all strengths. `DEFENSES` lists them all, with what each leaves to a
+server that knows it; an optax transform of the user's own works as well.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 import jax
-import jax.numpy as jnp
 import optax
 
+from vidleak_jax.clients.compression import (
+    prune,
+    qsgd,
+    quantize,
+    random_per_leaf,
+    sign,
+    top_k,
+)
+from vidleak_jax.clients.filters import (
+    SVTOptions,
+    exclude_vars,
+    local_dp_mod,
+    local_dp_std,
+    nvflare_percentile,
+    svt_privacy,
+)
+from vidleak_jax.clients.ranges import Strength, require
 from vidleak_jax.types import PRNGKey, is_off
+
+__all__ = [
+    'DEFENSES', 'Defense', 'SVTOptions', 'build', 'clip_by_global_norm',
+    'exclude_vars', 'gaussian_noise', 'local_dp_mod', 'local_dp_std',
+    'nvflare_percentile', 'prune', 'qsgd', 'quantize', 'sign', 'svt_privacy',
+    'top_k',
+]
 
 
 def build(
-    key: PRNGKey, *, clip_norm: float = 0.0, noise_std: float = 0.0,
-    prune_fraction: float = 0.0, quantize_bits: int = 0,
+    key: PRNGKey, *, clip_norm: Strength = 0.0, noise_std: Strength = 0.0,
+    prune_fraction: Strength = 0.0, quantize_bits: Strength = 0,
 ) -> optax.GradientTransformation:
   """The chain clip -> noise -> prune -> quantize, without those at 0."""
   chain = []
   if not is_off(clip_norm):
-    chain.append(optax.clip_by_global_norm(clip_norm))
+    chain.append(clip_by_global_norm(clip_norm))
   if not is_off(noise_std):
     chain.append(gaussian_noise(noise_std, key))
   if not is_off(prune_fraction):
@@ -27,40 +59,85 @@ def build(
   return optax.chain(*chain) if chain else optax.identity()
 
 
-def gaussian_noise(std: float, key: PRNGKey) -> optax.GradientTransformation:
-  """Adds N(0, std^2) to every entry; after clipping this is DP-SGD's noise."""
+def clip_by_global_norm(max_norm: Strength) -> optax.GradientTransformation:
+  """Scales the whole update down to a norm of at most `max_norm`.
 
-  def init(params):
-    del params
-    return key
+  This clips the mean over a batch. DP-SGD clips each example's gradient: see
+  `clients.dp_sgd`.
 
-  def update(updates, key, params=None):
-    del params
-    key, now = jax.random.split(key)
-    leaves, tree = jax.tree.flatten(updates)
-    keys = jax.random.split(now, len(leaves))
-    noisy = [leaf + std * jax.random.normal(k, leaf.shape, leaf.dtype)
-             for leaf, k in zip(leaves, keys)]
-    return jax.tree.unflatten(tree, noisy), key
-
-  return optax.GradientTransformation(init, update)
+  Raises:
+    UserError: the norm is not above 0.
+  """
+  require('clip_norm', max_norm, 0, above=True)
+  return optax.clip_by_global_norm(max_norm)
 
 
-def prune(fraction: float) -> optax.GradientTransformation:
-  """Zeroes the smallest `fraction` of each leaf by magnitude (1712.01887)."""
+def gaussian_noise(
+    std: Strength, key: PRNGKey
+) -> optax.GradientTransformation:
+  """Adds N(0, std^2) to every entry, with new noise in every update.
 
-  def one(leaf):
-    size = jnp.abs(leaf)
-    return jnp.where(size >= jnp.quantile(size, fraction), leaf, 0.0)
-  return optax.stateless(lambda updates, params: jax.tree.map(one, updates))
+  Args:
+    std: at least 0; 0 changes nothing.
+    key: consumed.
+
+  Raises:
+    UserError: the std is out of range.
+  """
+  require('noise_std', std, 0)
+  return random_per_leaf(
+      lambda leaf, key: leaf + std * jax.random.normal(
+          key, leaf.shape, leaf.dtype), key)
 
 
-def quantize(bits: int) -> optax.GradientTransformation:
-  """Rounds each leaf to 2^bits - 1 levels, symmetric about 0."""
-  levels = jnp.maximum(1.0, 2.0 ** (bits - 1) - 1)  # bits may be traced
+@dataclass(frozen=True)
+class Defense:
+  """A row of the table of defences."""
+  factory: Callable[..., optax.GradientTransformation]
+  leaves: str                # what a server that knows the defence still has
+  example: Mapping[str, object]  # usual strengths, without the key
+  off: Mapping[str, object] | None = None  # strengths that change nothing
+  has_key: bool = False      # whether the factory takes a `key`
 
-  def one(leaf):
-    scale = jnp.max(jnp.abs(leaf)) / levels
-    safe = jnp.where(scale > 0, scale, 1.0)
-    return jnp.round(leaf / safe) * scale
-  return optax.stateless(lambda updates, params: jax.tree.map(one, updates))
+
+DEFENSES: dict[str, Defense] = {
+    'clip_by_global_norm': Defense(
+        clip_by_global_norm, 'every entry, up to one common factor',
+        {'max_norm': 1.0}, {'max_norm': 1e30}),
+    'gaussian_noise': Defense(
+        gaussian_noise, 'every entry, with a known standard deviation',
+        {'std': 1e-3}, {'std': 0.0}, has_key=True),
+    'prune': Defense(
+        prune, 'the large entries exactly; an interval about 0 for the others',
+        {'fraction': 0.9}, {'fraction': 0.0}),
+    'quantize': Defense(
+        quantize, 'every entry, to half a step of a grid that it shows itself',
+        {'bits': 8}, {'bits': 0}),
+    'nvflare_percentile': Defense(
+        nvflare_percentile,
+        'most entries exactly; an interval about 0 for the smallest; a sign '
+        'and a bound for those above gamma',
+        {'percentile': 10, 'gamma': 0.01}, {'percentile': 0, 'gamma': 1e30}),
+    'svt_privacy': Defense(
+        svt_privacy, 'a few entries, clipped, with Laplace noise', {},
+        has_key=True),
+    'exclude_vars': Defense(
+        exclude_vars, 'the other leaves exactly', {'patterns': 'bias'},
+        {'patterns': ()}),
+    'local_dp_mod': Defense(
+        local_dp_mod,
+        'every entry, up to one common factor, with a known standard deviation '
+        'that does not grow with the clipping norm',
+        {'clipping_norm': 1.0, 'sensitivity': 1e-4, 'epsilon': 10.0,
+         'delta': 1e-5},
+        {'clipping_norm': 1e30, 'sensitivity': 0.0, 'epsilon': 1.0,
+         'delta': 1e-5}, has_key=True),
+    'top_k': Defense(
+        top_k, 'the largest entries exactly; an interval about 0 for the '
+        'others; with error feedback the rest comes in later rounds',
+        {'fraction': 0.1}, {'fraction': 1.0}),
+    'qsgd': Defense(
+        qsgd, 'every entry, unbiased, to one step of a grid that it shows '
+        'itself', {'levels': 127}, {'levels': 0}, has_key=True),
+    'sign': Defense(sign, 'the sign of every entry', {}),
+}

@@ -1,0 +1,106 @@
+"""The attack on tiny networks."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from vidleak_jax import victims
+from vidleak_jax.attacks.matching import defended
+from vidleak_jax.attacks.matching.defended import DefendedOptions
+from vidleak_jax.attacks.matching.defended_model import Fade, residuals
+from vidleak_jax.attacks.observation import Applied, observe_update
+from vidleak_jax.clients import defenses
+from vidleak_jax.types import UserError
+
+SHAPE = 2, 8, 8, 3
+KEY = jax.random.key(0)
+QUICK = DefendedOptions(top_steps=60, all_steps=60, newton_steps=10,
+                        newton_inner=60, chunk=30)
+
+
+@pytest.fixture(scope='module')
+def victim():
+  return victims.build('c3d', SHAPE, 7, preset='tiny')
+
+
+@pytest.fixture(scope='module')
+def clip():
+  t, y, x, c = np.meshgrid(*map(np.arange, SHAPE), indexing='ij')
+  return (0.5 + 0.4 * np.sin(x / 3 + y / 4 + t / 5 + c)).astype(np.float32)
+
+
+def gradient(victim, clip):
+  params = victim.init(jax.random.key(1))
+  update = jax.jit(jax.grad(victim.loss))(
+      params, clip[None], np.array([4], np.int32))
+  return params, jax.tree.map(np.asarray, update)
+
+
+def error(result, clip):
+  return float(np.sqrt(np.mean((result.clip - clip) ** 2)))
+
+
+def recover(victim, clip, applied, options=QUICK, **more):
+  params, update = gradient(victim, clip)
+  for each in applied:
+    row = defenses.DEFENSES[each.name]
+    key = {'key': KEY} if row.has_key else {}
+    defense = row.factory(**key, **each.strengths)
+    update, _ = defense.update(update, defense.init(update), update)
+  update = jax.tree.map(np.asarray, update)
+  return defended.recover_defended(
+      victim.layers, params, update, observe_update(update, applied), None,
+      SHAPE, KEY, options=options, **more)
+
+
+@pytest.mark.parametrize('applied', [
+    (), (Applied('gaussian_noise', {'std': 1e-3}),),
+    (Applied('nvflare_percentile', {'percentile': 10, 'gamma': 0.1}),)],
+    ids=['none', 'noise', 'percentile'])
+def test_a_smooth_clip_is_recovered(victim, clip, applied):
+  seen = []
+  result = recover(victim, clip, applied,
+                   progress=lambda *row: seen.append(row[:3]))
+  assert result.label == 4 and result.clip.shape == SHAPE
+  assert error(result, clip) < 0.5 * clip.std()
+  assert seen[0][1:] == (30, 60) and seen[-1][1] == seen[-1][2]
+  assert np.isfinite(result.chi2) and result.notes
+
+
+def test_a_second_clip_does_not_compile(victim, clip):
+  recover(victim, clip, [])
+  programs = defended._adam_chunk, defended._newton_step
+  sizes = [program._cache_size() for program in programs]
+  recover(victim, 1 - clip, [])
+  assert sizes == [program._cache_size() for program in programs]
+
+
+@pytest.mark.parametrize('activation', ['leaky_relu', 'relu', 'gelu'])
+def test_the_true_clip_has_no_misfit(clip, activation):
+  victim = victims.build(
+      'c3d', SHAPE, 7, preset='tiny', activation=activation)
+  params, update = gradient(victim, clip)
+  target, head, _ = defended.prepare(
+      victim.layers, params, update, observe_update(update, []))
+  assert head.label == 4
+  for fade in (1e-2, 1e-3):
+    found = jax.jit(lambda clip, fade=fade: residuals(
+        victim.layers, params, target, clip, Fade(fade, fade),
+        all_leaves=True, per_entry=False))(clip[None])
+    for part in found:
+      assert np.mean(np.square(part)) < 2
+
+
+def test_wrong_use_is_told(victim, clip):
+  params, update = gradient(victim, clip)
+  stacked = jax.tree.map(lambda leaf: leaf[None], update)
+  with pytest.raises(UserError, match='one message'):
+    defended.prepare(victim.layers, params, stacked, stacked)
+  with pytest.raises(UserError, match='chain of convolutions'):
+    defended.prepare(victim.layers[:1], params, update, update)
+  with pytest.raises(UserError, match='all_steps'):
+    DefendedOptions(all_steps=-1)
+  with pytest.raises(UserError, match='above 0'):
+    dataclasses.replace(QUICK, top_errors=(1.0, 0.0))
