@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vidleak_jax import optional
 from vidleak_jax.errors import UserError
+from vidleak_jax.runtime import host
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
               'scipy', 'ml_collections', 'tensorflow-datasets', 'safetensors')
@@ -55,7 +56,7 @@ def _devices() -> Iterator[tuple[str, str]]:
   for device in devices:
     yield f'device {device.id}', device.device_kind
   if jax.default_backend() == 'cpu':
-    yield 'cores', f'{os.cpu_count()}; programs use each as a device'
+    yield 'cores', f'{len(host.available_cores())}, each of them a device'
     for extra, module in _ACCELERATORS.items():
       if util.find_spec(module) is None:
         yield extra, f'not installed: pip install "vidleak_jax[{extra}]"'

@@ -39,7 +39,8 @@ def _attacks() -> dict[str, str]:
 
 def _victims() -> dict[str, str]:
   from vidleak_jax import victims
-  return {name: _first_line(make) for name, make in victims.VICTIMS.items()}
+  return {name: _first_line(network.make)
+          for name, network in victims.NETWORKS.items()}
 
 
 def _defenses() -> dict[str, str]:
