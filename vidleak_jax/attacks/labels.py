@@ -20,12 +20,13 @@ with n_k the number of clips of class k and p_b the probabilities of clip b.
 
 import dataclasses
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.optimize
 
-from vidleak_jax.types import UserError
+from vidleak_jax import trees
+from vidleak_jax.types import Leak, UserError
 
 _ROUNDS = 20       # of the estimate's fixed point
 _RIDGE = 1e-3      # pull of class means towards the batch's mean feature
@@ -51,6 +52,28 @@ class LabelEstimate:
   alternatives: tuple[np.ndarray, ...]
   note: str
   at_least: np.ndarray
+
+
+def infer_all(leak: Leak, head: Sequence[str]) -> list[LabelEstimate]:
+  """Returns the labels of every update of a leak.
+
+  A weight change is taken as a gradient, over rate times steps.
+
+  Args:
+    leak: M updates.
+    head: path of the last dense layer.
+  """
+  federated = leak.public.federated
+  scale = 1.0
+  if federated.algorithm == 'fedavg':
+    scale /= federated.local_steps * federated.local_learning_rate
+  update = {name: scale * np.asarray(leaf, np.float64) for name, leaf in
+            trees.at(leak.update, head).items()}
+  params = {name: np.asarray(leaf) for name, leaf in
+            trees.at(leak.params, head).items()}
+  return [infer_labels({name: leaf[i] for name, leaf in update.items()},
+                       params, leak.public.batch_size)
+          for i in range(leak.num_updates)]
 
 
 def infer_labels(

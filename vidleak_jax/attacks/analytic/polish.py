@@ -6,6 +6,7 @@ allows; first-order matching in float32 would crawl there.
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.attacks.analytic import linear_solvers, per_message
-from vidleak_jax.types import Array, Leak
+from vidleak_jax.attacks.base import Outcome, Problem
+from vidleak_jax.types import Array, Leak, UserError
 
 # A leaf below this share of the whole gradient is float32's rounding alone: a
 # bias of attention's keys, whose true gradient is zero. Those of initialised
@@ -60,6 +62,34 @@ def polish(
       lambda a: np.asarray(a, dtype), (leak.params, leak.update, clips))
   return Polished(*per_message.over_messages(
       step, params, (update, clips, np.asarray(labels))))
+
+
+def polished(
+    problem: Problem, outcome: Outcome, num_steps: int, inner_steps: int
+) -> Outcome:
+  """Returns the outcome after Gauss-Newton in float64, see `polish`.
+
+  Raises:
+    UserError: where clients train for several steps.
+  """
+  if not num_steps:
+    return outcome
+  if problem.leak.public.federated.algorithm != 'fedsgd':
+    raise UserError('The polish needs FedSGD. Set polish_steps=0.')
+  began = time.perf_counter()
+  recovery, cost = outcome.recovery, outcome.cost
+  found = polish(
+      problem.victim.loss, problem.leak, recovery.clips, recovery.labels,
+      num_steps=num_steps, inner_steps=inner_steps)
+  seconds = time.perf_counter() - began
+  return Outcome(
+      recovery._replace(
+          clips=np.clip(found.clips, 0.0, 1.0).astype(np.float32),
+          objective=found.after.astype(np.float32)),
+      cost._replace(seconds_attack=cost.seconds_attack + seconds),
+      outcome.findings | {
+          'residual_before_polish': float(found.before.max()),
+          'residual_after_polish': float(found.after.max())})
 
 
 def _polish_one(loss_fn, num_steps, inner_steps, params, message):

@@ -10,15 +10,25 @@ system's rows are weighted by f'(z) / rms(h): the error of f^-1 near saturation
 then weighs nothing. From float32 gradients that is worth 40 dB.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+import itertools
+import math
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.attacks.analytic import dense, linear_solvers, per_message
+from vidleak_jax.attacks.analytic import (
+    dense,
+    linear_solvers,
+    per_message,
+    recurrent,
+)
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.analytic.solver import Analytic, Solution, doubts
+from vidleak_jax.attacks.base import Problem, needs_one_clip
 from vidleak_jax.types import Layer, Leak, UserError, Victim
 
 _ROUNDING = 1e-7  # of float32, the least error assumed
@@ -26,6 +36,73 @@ _GREY = 0.5  # what unknown pixels are taken for
 _DARK = 0.3   # level of pixels below which a clip is as good as black
 _PASSES = 2   # that settle on which side of a kink outputs lie
 _DOUBT = 8.0  # median errors from a kink within which an output is in doubt
+
+
+@dataclasses.dataclass(frozen=True)
+class RGap(Analytic):
+  """Layer after layer by least squares, from the head down to the pixels.
+
+  >>> RGap(polish_steps=0).name
+  'rgap'
+  """
+  name: ClassVar[str] = 'rgap'
+  cost: ClassVar[int] = 20
+
+  def requires(self, victim: Victim, leak: Leak) -> list[str]:
+    """See `Attack.requires`; counts the equations of every layer too."""
+    reasons = needs_one_clip(leak) + needs_chain(victim)
+    if reasons:
+      return reasons
+    closed = [layer.name for layer in victim.layers[:-1]
+              if layer.activation not in INVERTIBLE]
+    if closed:
+      return [f'the activations after {", ".join(closed)} have no inverse']
+    return [f'{name} has {equations} equations for {unknowns} unknowns'
+            for name, equations, unknowns in count_equations(victim, leak)
+            if equations < unknowns]
+
+  def solve(self, problem: Problem) -> Solution:
+    """See `Analytic.solve`."""
+    return solve_chain(problem)[0]
+
+
+def needs_chain(victim: Victim) -> list[str]:
+  """Returns why a network is no chain of layers that can be walked down."""
+  if not victim.layers:
+    return ['it needs a network that is a plain chain of layers and '
+            'activations, such as c3d or lenet']
+  if any(recurrent.is_recurrent(layer) for layer in victim.layers):
+    return ['a recurrent layer stands in the chain']
+  return []
+
+
+def count_equations(
+    victim: Victim, leak: Leak) -> list[tuple[str, int, int]]:
+  """Returns (layer, equations, unknowns) below the head, the last one first.
+
+  The equations are a layer's outputs and the entries of its kernel's gradient.
+  """
+  rows = []
+  for layer, above in reversed(list(itertools.pairwise(victim.layers))):
+    entries = leak.params[layer.name]['kernel'].size
+    rows.append((layer.name, math.prod(above.in_shape) + int(entries),
+                 math.prod(layer.in_shape)))
+  return rows
+
+
+def solve_chain(problem: Problem) -> 'tuple[Solution, Walk]':
+  """Returns how far the recursion came, as a solution and as it is.
+
+  The solution holds clips where the walk reached them, else the deepest
+  activation in their place.
+  """
+  leak = problem.leak
+  walk = walk_down(problem.victim, leak, batch_size=1)
+  clips = walk.activations
+  if not walk.stopped:
+    clips = clips.reshape(leak.num_updates, 1, *leak.public.clip_shape)
+  return Solution(clips, walk.labels[:, None], walk.report,
+                  walk.stopped or doubts(walk.report)), walk
 
 
 class Walk(NamedTuple):

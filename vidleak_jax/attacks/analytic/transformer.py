@@ -9,13 +9,16 @@ Where N > D the same solve gives P x D exact linear constraints: of the N token
 directions, D are known for each of the P pixels of a patch.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.attacks.analytic import dense, rounding
+from vidleak_jax.attacks.analytic.solver import Analytic, Solution
+from vidleak_jax.attacks.base import Problem, needs_one_clip
 from vidleak_jax.types import Leak, UserError, Victim
 
 _GREY = 0.5
@@ -24,6 +27,28 @@ _ROUNDING = 1.5e-7  # of float32 matrix products, relative; the least noise
 _DAMPINGS = 10.0 ** np.linspace(-8, 0, 81)  # tried, of the largest value
 _SLACK = 2.0       # of noise, in what whole levels may leave unexplained
 _FEW = 0.5         # of the directions; below, little of a clip is to be seen
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerEmbedding(Analytic):
+  """The patches of a video transformer, from its two embeddings (APRIL)."""
+  name: ClassVar[str] = 'transformer'
+  cost: ClassVar[int] = 10
+
+  def requires(self, victim: Victim, leak: Leak) -> list[str]:
+    """See `Attack.requires`."""
+    reasons = needs_one_clip(leak)
+    if victim.tokens is None:
+      reasons.append('it needs a transformer with learned positions over '
+                     'patches, such as vivit')
+    return reasons
+
+  def solve(self, problem: Problem) -> Solution:
+    """See `Analytic.solve`."""
+    found = recover_tokens(problem.victim, problem.leak, batch_size=1,
+                           whole_levels=self.whole_levels)
+    return Solution(found.clips, found.labels[:, None], found.report,
+                    found.note)
 
 
 class TokenRecovery(NamedTuple):

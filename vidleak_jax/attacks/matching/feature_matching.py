@@ -1,39 +1,44 @@
-"""A match anchored on what the head's gradient gives away exactly.
+"""Feature matching: exact targets from the head's gradient.
 
 For one clip and cross-entropy the head's gradient tells its own input h and
-dL/dh without any iteration (`closed_form.dense`). Two things about the layer
-below are then known exactly, and say more than a distance between gradients:
+dL/dh without any iteration (`analytic.dense`). Two things about the layer below
+are then known exactly, and say more than a distance between gradients:
 
-  its output:  linear(W, x) + b = z,  z the inverse activation of h
-  its kernel's gradient, sum dz dlinear/dW(x) = dW,  with dz = dL/dh f'(z)
+  its output:             linear(W, x) + b = z,  z the inverse activation of h
+  its kernel's gradient:  sum dz dlinear/dW(x) = dW,  with dz = dL/dh f'(z)
 
 where x, the layer's input, is a function of the guess. Both are linear in x and
 first order in the guess: a step costs one forward and one backward pass. The
 second is whitened by dz's own second moments, so that every output channel
 counts, however little it moved the loss.
 
-Where a layer's equations outnumber its inputs, `deepen` solves them first and
-the match anchors on the layer below. Training makes that matter: slopes of
-leaky units, 0.01 each, hide half of the directions from a match further up. A
-recurrent layer is always solved first (`recurrent`), and the frames' features
-below it are the anchor.
+Where a layer's equations outnumber its inputs, `targets` solves them first and
+the match is held against the layer below (layer peeling). Training makes that
+matter: slopes of leaky units, 0.01 each, hide half of the directions from a
+match further up. A recurrent layer is always solved first (`recurrent`).
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidleak_jax import trees
 from vidleak_jax.attacks.analytic import linear_solvers, per_message, recurrent
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.base import Problem, needs_one_clip
+from vidleak_jax.attacks.matching.iterative import Iterative
 from vidleak_jax.attacks.matching.match import Term
-from vidleak_jax.types import Array, Layer, Leak, UserError
+from vidleak_jax.attacks.matching.recipe import Priors
+from vidleak_jax.options import option
+from vidleak_jax.types import Array, Layer, Leak, Target, UserError, Victim
 
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
-_ANCHOR = 'anchor'  # what `deepen` adds to an update, beside the layers
 _SURPLUS = 1.25     # equations for each unknown; with fewer, some stay open
 _AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
 _RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
@@ -44,41 +49,80 @@ _NO_FEATURES = (
     'attack.name=ig, or fewer frames.')
 
 
-def anchored_match(layers: tuple[Layer, ...]) -> Term:
-  """The match for messages of one clip each.
+class Seen(NamedTuple):
+  """What an update says of one layer, exactly; leaves [M, ...] of M updates."""
+  output: Array  # [*shape] after the activation
+  slope: Array   # [*shape] dL/d output
+  kernel: Array  # [N, C] the kernel's gradient, a row for each tap and input
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMatching(Iterative):
+  """Matches exact targets from the head's gradient.
+
+  Total variation that fades away takes the place of the prior. One clip an
+  update, networks that are plain chains of layers.
+
+  >>> FeatureMatching(num_steps=300).prior_schedule
+  'geometric'
+  """
+  name: ClassVar[str] = 'feature_matching'
+  cost: ClassVar[int] = 30
+  num_steps: int = option(1000, 'of each restart', low=1, high=10**9)
+  priors: Priors = option(Priors(1.0, 1.0, 0.0, 0.0), 'weights')
+  prior_schedule: str = option(
+      'geometric', 'how they fall',
+      choices=('constant', 'cosine', 'geometric', 'steps'))
+  learning_rate: float = option(0.1, 'after the warm-up', above=0, high=1e6,
+                                traced=True)
+  beta2: float = option(0.99, "Adam's memory", above=0, below=1, traced=True)
+  coarse: float = option(0.0, 'share of coarse steps', low=0, high=1,
+                         traced=True)
+
+  def requires(self, victim: Victim, leak: Leak) -> list[str]:
+    """See `Attack.requires`."""
+    reasons = needs_one_clip(leak)
+    if len(victim.layers) < 2:
+      reasons.append('it needs a network that is a plain chain of layers and '
+                     'activations, such as c3d or lenet')
+    elif 'bias' not in trees.at(leak.params, (victim.layers[-1].name,)):
+      reasons.append('it needs a bias in the last dense layer, whose gradient '
+                     'separates the feature from its error')
+    return reasons
+
+  def prepare(self, problems: Sequence[Problem]) -> list[Target | UserError]:
+    """See `Iterative.prepare`: peels layers while they are determined."""
+    return targets(problems[0].victim.layers, [p.leak for p in problems])
+
+  def term(self, victim: Victim, leak: Leak) -> Term:
+    """See `Iterative.term`."""
+    return feature_match(victim.layers)
+
+
+def feature_match(layers: tuple[Layer, ...]) -> Term:
+  """Returns the match for updates of one clip each.
+
+  It is the relative squared error of a layer's output plus that of its
+  kernel's gradient, whitened; `targets` says of which layer.
 
   Args:
     layers: a victim's, the dense head last.
-
-  Returns:
-    A term: the relative squared error of the output plus that of the kernel's
-    gradient, of the last convolution, or of the one that `deepen` came to.
-
-  Raises:
-    UserError: the victim does not list at least two layers.
   """
-  if len(layers) < 2:
-    raise UserError(
-        'The anchored match needs a victim that lists its layers, such as c3d '
-        'or lenet. Choose attack.name=ig for this one.')
+  names = [layer.name for layer in layers]
 
-  def term(guess, leak):
-    params, update = leak.params, leak.update
-    depth = len(layers) - 2
-    known, slope = _above(layers[-1], params, update)
-    if _ANCHOR in update:
-      (name, (known, slope)), = update[_ANCHOR].items()
-      known, slope = known[None], slope[None]
-      depth = [each.name for each in layers].index(name)
-    *below, layer = layers[:depth + 1]
+  def term(guess, target):
+    (name, seen), = target.evidence.items()
+    *below, layer = layers[:names.index(name) + 1]
+    params = target.params
     x = guess.clips.reshape(-1, *layers[0].in_shape)
     for each in below:
       x = each.activate(_affine(each, params, x))
     z = _affine(layer, params, x)
+    known, slope = seen.output[None], seen.slope[None]
     if layer.activation in INVERTIBLE:
       inverse = INVERTIBLE[layer.activation]
-      target = inverse.inverse(known)
-      output = _relative(z - target, target)
+      goal = inverse.inverse(known)
+      output = _relative(z - goal, goal)
       dz = slope * inverse.slope(known)
     else:  # the sign of what is lost has to come from the guess
       output = _relative(layer.activate(z) - known, known)
@@ -86,52 +130,53 @@ def anchored_match(layers: tuple[Layer, ...]) -> Term:
     kernel = params[layer.name]['kernel']
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     rows = _rows(pull(dz)[0])
-    goal = _rows(update[layer.name]['kernel'])
     white = _whitening(_rows(dz))
-    return output + _relative((rows - goal) @ white, goal @ white)
+    return output + _relative((rows - seen.kernel) @ white, seen.kernel @ white)
   return term
 
 
-def deepen(
+def targets(
     layers: tuple[Layer, ...], leaks: Sequence[Leak], max_steps: int = 4000
-) -> list[Leak | UserError]:
-  """Solves for the inputs of upper layers while they are determined.
+) -> list[Target | UserError]:
+  """Returns what `feature_match` is held against, layers peeled where possible.
 
   From the last convolution down, layer by layer, by least squares in float64:
   `linear(W, x) = z - b` and the kernel's gradient, both linear in x. A layer is
   determined if from two starts the same x comes out and the equations hold, in
-  all messages of a leak; noise and defences therefore end the descent.
+  all updates of a leak; noise and defences therefore end the descent.
 
   Args:
     layers: a victim's, the dense head last.
-    leaks: of equal shapes, messages of one clip each.
-    max_steps: of conjugate gradients, per layer.
+    leaks: of equal shapes, updates of one clip each.
+    max_steps: of conjugate gradients, a layer.
 
   Returns:
-    The leaks; their updates say besides, for `anchored_match`, the deepest
-    activation that is known, and dL/d that. Unchanged where there is none; an
-    error where a recurrent layer cannot be solved. How deep one leak goes does
-    not depend on the others.
+    One target a leak; how deep one goes does not depend on the others. An
+    error where a recurrent layer cannot be solved.
   """
-  deepened = list(leaks)
-  if len(layers) < 2:  # `anchored_match` tells that
-    return deepened
   # leak's index -> (known, dL/d known), leaves [M, ...]
   known = {i: jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(
       functools.partial(_above, layers[-1], leak.params))(leak.update))
            for i, leak in enumerate(leaks)}
+  depths, found = [len(layers) - 2] * len(leaks), dict(known)
   for depth in range(len(layers) - 2, 0, -1):
     if known and not _determinable(layers[depth], leaks[0], known):
       break
     known = _descend(layers[depth], leaks, known, max_steps)
     for i, values in known.items():
-      anchor = {layers[depth - 1].name: _float32(values)}
-      deepened[i] = leaks[i]._replace(
-          update=leaks[i].update | {_ANCHOR: anchor})
-  if not recurrent.is_recurrent(layers[-2]):
-    return deepened
-  return [leak if _ANCHOR in leak.update else UserError(_NO_FEATURES)
-          for leak in deepened]
+      found[i], depths[i] = _float32(values), depth - 1
+  if recurrent.is_recurrent(layers[-2]):
+    return [UserError(_NO_FEATURES) if depths[i] == len(layers) - 2
+            else _target(layers[depths[i]], leak, found[i])
+            for i, leak in enumerate(leaks)]
+  return [_target(layers[depths[i]], leak, found[i])
+          for i, leak in enumerate(leaks)]
+
+
+def _target(layer, leak, values) -> Target:
+  kernel = np.asarray(leak.update[layer.name]['kernel'])
+  rows = kernel.reshape(len(kernel), -1, kernel.shape[-1])
+  return Target(leak.params, {layer.name: Seen(*values, rows)})
 
 
 def _determinable(layer, leak, known) -> bool:

@@ -8,13 +8,14 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from vidleak_jax import options
 from vidleak_jax.attacks import labels
-from vidleak_jax.attacks.analytic.polish import polish
+from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.matching import engine, recipe
 from vidleak_jax.attacks.matching.match import Term
@@ -102,39 +103,12 @@ def solve(
     cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
     for i, each in zip(rows, found, strict=True):
       outcomes[i] = (each if isinstance(each, UserError)
-                     else Outcome(each, cost, {}))
+                     else Outcome(each, cost, _about_labels(
+                         problems[i], attacks[i])))
   return [one if isinstance(one, UserError) else polished(
       problem, one, own.polish_steps, own.polish_inner_steps)
           for problem, one, own in zip(
               problems, outcomes, attacks, strict=True)]
-
-
-def polished(
-    problem: Problem, outcome: Outcome, num_steps: int, inner_steps: int
-) -> Outcome:
-  """Returns the outcome after Gauss-Newton in float64, see `polish`.
-
-  Raises:
-    UserError: where clients train for several steps.
-  """
-  if not num_steps:
-    return outcome
-  if problem.leak.public.federated.algorithm != 'fedsgd':
-    raise UserError('The polish needs FedSGD. Set polish_steps=0.')
-  began = time.perf_counter()
-  recovery, cost = outcome.recovery, outcome.cost
-  found = polish(
-      problem.victim.loss, problem.leak, recovery.clips, recovery.labels,
-      num_steps=num_steps, inner_steps=inner_steps)
-  seconds = time.perf_counter() - began
-  return Outcome(
-      recovery._replace(
-          clips=np.clip(found.clips, 0.0, 1.0).astype(np.float32),
-          objective=found.after.astype(np.float32)),
-      cost._replace(seconds_attack=cost.seconds_attack + seconds),
-      outcome.findings | {
-          'residual_before_polish': float(found.before.max()),
-          'residual_after_polish': float(found.after.max())})
 
 
 def _templates(problem: Problem, attack: Iterative) -> Guess:
@@ -146,7 +120,18 @@ def _templates(problem: Problem, attack: Iterative) -> Guess:
     return Guess(clips, np.zeros((*shape, victim.num_classes), np.float32))
   if leak.labels is not None:
     return Guess(clips, np.asarray(leak.labels))
-  return Guess(clips, labels.infer_labels(leak.update, victim.head, shape[1]))
+  return Guess(clips, np.stack(
+      [each.labels for each in labels.infer_all(leak, victim.head)]))
+
+
+def _about_labels(problem: Problem, attack: Iterative) -> dict[str, Any]:
+  """Whether inferred labels are proven, for result.json."""
+  if attack.labels == 'joint' or problem.leak.labels is not None:
+    return {}
+  found = labels.infer_all(problem.leak, problem.victim.head)
+  notes = sorted({each.note for each in found if not each.certain})
+  return {'labels_certified': not notes} | (
+      {'labels_note': ' '.join(notes)} if notes else {})
 
 
 def _programs(trials):

@@ -1,5 +1,8 @@
-"""Closed evidence of transformers: the spans of what their layers saw."""
+"""The subspace attack: spans of what a transformer's layers saw."""
 
-from vidleak_jax.attacks.analytic.subspace.recover import recover_spans
+from vidleak_jax.attacks.analytic.subspace.recover import (
+    Subspace,
+    recover_spans,
+)
 
-__all__ = ['recover_spans']
+__all__ = ['Subspace', 'recover_spans']

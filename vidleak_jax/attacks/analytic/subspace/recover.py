@@ -1,19 +1,23 @@
 """Clips of transformers without learned positions, from spans alone."""
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vidleak_jax import files
+from vidleak_jax import files, trees
 from vidleak_jax.attacks.analytic import dense
-from vidleak_jax.attacks.analytic.subspace import constraints, search
+from vidleak_jax.attacks.analytic.solver import Analytic, Solution
+from vidleak_jax.attacks.analytic.subspace import constraints, reading, search
+from vidleak_jax.attacks.base import Problem, needs_head, needs_one_clip
+from vidleak_jax.options import option
 from vidleak_jax.types import Array, Leak, Params, UserError, Victim
 
 _SOLVED = 1e-3   # of the gradient: no other start would come nearer
@@ -22,6 +26,48 @@ _RETRIES = 4
 _EXACT = 3e-5    # of the gradient; rounding leaves 1e-5 and less
 # (cap, slack) of `evidence.sharpened`, one search after the other.
 _SHARPER = (10.0, 1e-12), (100.0, 1e-13), (1000.0, 1e-14)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subspace(Analytic):
+  """A transformer's clip from the spans of what its first layers saw.
+
+  DAGER (2405.15586) for video: no learned positions and no label are needed.
+  """
+  name: ClassVar[str] = 'subspace'
+  cost: ClassVar[int] = 40
+  sharpen_steps: int = option(
+      0, 'slow steps, where the clip is not exact, that weigh the directions of '
+      'the gradient by how well they show', low=0, high=10**6)
+
+  def requires(self, victim: Victim, leak: Leak) -> list[str]:
+    """See `Attack.requires`: runs the network once on shapes."""
+    reasons = needs_one_clip(leak) + needs_head(victim)
+    if victim.tokens is not None:
+      reasons.append('learned positions: use transformer')
+    if victim.logits is None:
+      reasons.append('it needs the logits, and only a loss is known')
+    if reasons:
+      return reasons
+    try:
+      with jax.enable_x64(True):
+        reading.tiling(victim.logits, trees.to_float64(leak.params),
+                       leak.public.clip_shape)
+    except UserError:
+      reasons.append('it needs a video transformer, whose first dense layer '
+                     'sees every pixel once, as patches')
+    return reasons
+
+  def solve(self, problem: Problem) -> Solution:
+    """See `Analytic.solve`."""
+    count = problem.leak.num_updates
+    found = recover_spans(
+        problem.victim, problem.leak, problem.leak.public.clip_shape,
+        sharpen_steps=self.sharpen_steps, folder=problem.session.folder,
+        report=lambda done, **values: problem.session.tell(
+            'subspace attack', done, count, **values))
+    return Solution(found.clips, found.labels[:, None], found.report,
+                    found.note)
 
 
 class SpanRecovery(NamedTuple):

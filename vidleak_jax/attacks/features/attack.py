@@ -1,0 +1,79 @@
+"""The attack on a frozen extractor: features from the head, then frames."""
+
+import dataclasses
+import time
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from vidleak_jax.attacks import features
+from vidleak_jax.attacks.analytic.solver import doubts
+from vidleak_jax.attacks.base import (
+    Attack,
+    Cost,
+    Effort,
+    Outcome,
+    Problem,
+    needs_one_clip,
+)
+from vidleak_jax.options import option
+from vidleak_jax.types import Leak, Recovery, Victim
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenFeatures(Attack):
+  """Every frame's feature exactly, then frames like public ones.
+
+  Only the head's gradient is shared. Real frames of the scene that the attacker
+  holds are mixed to fit the features.
+  """
+  name: ClassVar[str] = 'features'
+  cost: ClassVar[int] = 15
+  weights: str | None = option(None, 'of the mixture; None: shipped ones')
+  num_scenes: int = option(1000, 'public ones, for statistics', low=2,
+                           high=10**6)
+  seed: int = option(0, 'of those', low=0)
+
+  def requires(self, victim: Victim, leak: Leak) -> list[str]:
+    """See `Attack.requires`."""
+    reasons = needs_one_clip(leak)
+    if victim.on_features is None:
+      reasons.append('it needs a frozen extractor with a trained head, such as '
+                     'victim.name=frozen')
+    elif not victim.feature_layer and not victim.on_features.layers:
+      reasons.append('the head mixes the frames before its first dense layer, '
+                     'and is no chain of invertible layers')
+    return reasons
+
+  def run(self, problem: Problem, effort: Effort) -> Outcome:
+    """See `Attack.run`."""
+    del effort
+    victim, leak, public = problem.victim, problem.leak, problem.leak.public
+    self.check(victim, leak)
+    began = time.perf_counter()
+    found = features.recover_features(victim, leak, batch_size=1)
+    num_frames, size = public.clip_shape[:2]
+    # Of a whole clip a classifier shows the mean: it stands for each frame.
+    values = np.repeat(found.values, num_frames // found.values.shape[1], 1)
+    frames = features.recover_frames(
+        extractor(victim),
+        values.reshape(-1, public.frames_per_clip, values.shape[-1]), size,
+        _shrunk(leak.references, size), path=self.weights,
+        num_scenes=self.num_scenes, seed=self.seed)
+    clips = frames.reshape(len(found.values), 1, *public.clip_shape)
+    residual = max(row['residual'] for row in found.report)
+    recovery = Recovery(clips, found.labels[:, None],
+                        np.full(len(clips), residual, np.float32),
+                        found.values)
+    return Outcome(
+        recovery, Cost(seconds_attack=time.perf_counter() - began),
+        {'closed_form': found.report, 'closed_form_note': doubts(found.report)})
+
+
+def _shrunk(references, size) -> np.ndarray | None:
+  """Frames [N, R, L, L, C] at the attacked resolution."""
+  if references is None or references.shape[2] == size:
+    return references
+  shape = (*references.shape[:2], size, size, references.shape[-1])
+  return np.clip(jax.image.resize(references, shape, 'cubic'), 0, 1)

@@ -1,0 +1,44 @@
+"""Runs one attack on one or many problems, and measures every answer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
+from vidleak_jax.attacks.matching import iterative
+from vidleak_jax.attacks.matching.iterative import Iterative
+from vidleak_jax.attacks.residual import gradient_residual
+from vidleak_jax.types import UserError, attempt
+
+
+def solve(
+    problems: Sequence[Problem], attacks: Sequence[Attack], effort: Effort,
+    folder: Path | None = None,
+) -> list[Outcome | UserError]:
+  """Returns of each problem what came of it: an outcome, or why there is none.
+
+  Args:
+    problems: of equal shapes and equal public facts, but for numbers.
+    attacks: one a problem, of one kind, equal but for traced numbers.
+    effort: restarts and steps of each.
+    folder: gets the checkpoints where the attack iterates.
+
+  Raises:
+    UserError: where the attack does not apply to such a leak.
+  """
+  if isinstance(attacks[0], Iterative):
+    outcomes = iterative.solve(problems, attacks, effort, folder)
+  else:
+    outcomes = [attempt(attack.run, problem, effort)
+                for problem, attack in zip(problems, attacks, strict=True)]
+  return [one if isinstance(one, UserError) else _measured(problem, one)
+          for problem, one in zip(problems, outcomes, strict=True)]
+
+
+def _measured(problem: Problem, outcome: Outcome) -> Outcome:
+  """The outcome with its gradient residual, if it has none yet."""
+  found = outcome.recovery
+  if found.gradient_residual is not None:
+    return outcome
+  return outcome._replace(recovery=found._replace(
+      gradient_residual=gradient_residual(
+          problem.victim, problem.leak, found.clips, found.labels)))

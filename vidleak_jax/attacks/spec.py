@@ -1,0 +1,68 @@
+"""The group `attack` of a config, made from the registry."""
+
+import dataclasses
+import json
+from typing import Any
+
+from vidleak_jax import options
+from vidleak_jax.attacks.auto import AutoWith
+from vidleak_jax.attacks.base import Attack, Effort
+from vidleak_jax.attacks.registry import ATTACKS
+from vidleak_jax.options import option
+from vidleak_jax.specs import DefenseSpec
+
+# What attacks were called before; told to those who ask for them.
+_FORMER = {'anchored': 'feature_matching', 'spans': 'subspace'}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice(Effort):
+  """What all attacks share."""
+  name: str = option('auto', 'which attack; auto: those that apply, ranked',
+                     choices=tuple(ATTACKS))
+  num_references: int = option(
+      0, "frames of the clip's video, from outside it, that the attacker holds",
+      low=0)
+
+  def __post_init__(self):
+    if self.name in _FORMER:
+      raise options.UserError(
+          f'attack.name={self.name} is now called {_FORMER[self.name]}.')
+    super().__post_init__()
+
+  def effort(self) -> Effort:
+    """Returns the restarts and steps."""
+    return Effort(**{field.name: getattr(self, field.name)
+                     for field in dataclasses.fields(Effort)})
+
+  def chosen(self) -> Attack:
+    """Returns the attack by its name, with its options."""
+    attack = getattr(self, self.name)
+    if self.name != 'auto':
+      return attack
+    return AutoWith(**attack.to_dict(), attacks=tuple(
+        getattr(self, name) for name in ATTACKS))
+
+
+# One group of options an attack.
+AttackSpec = dataclasses.make_dataclass(
+    'AttackSpec',
+    [(name, attack, option(attack(), (attack.__doc__ or '').split('\n')[0]))
+     for name, attack in ATTACKS.items()],
+    bases=(_Choice,), frozen=True, namespace={'__doc__': _Choice.__doc__})
+AttackSpec.__module__ = __name__
+
+
+def shape_of(spec: Any, defense: DefenseSpec) -> dict[str, Any]:
+  """Returns what of these options makes a program, and not its arguments.
+
+  Args:
+    spec: an `AttackSpec`.
+    defense: what the client does.
+  """
+  attack, _ = options.split(spec.chosen())
+  shape, _ = options.split(defense)
+  return {'attack': spec.name, 'effort': spec.effort().to_dict(),
+          'num_references': spec.num_references,
+          'options': json.loads(json.dumps(attack.to_dict(), default=repr)),
+          'defense': shape.to_dict()}
