@@ -2,15 +2,15 @@
 
 import math
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 
+from tests.helpers import ROOT
 from vidleak_jax import recipes, victims
 from vidleak_jax.errors import UserError
 
-SHIMS = Path(__file__).parents[1] / 'configs'
+SHIMS = ROOT / 'configs'
 
 NAMES = ('c3d', 'cnn_gru', 'r2plus1d18', 'r3d18', 'timesformer', 'videomae',
          'vivit')
@@ -95,3 +95,18 @@ def test_without_a_size_c3d_stays_small():
 def test_an_unknown_size_is_told():
   with pytest.raises(ValueError, match='tiny, small, full'):
     _config('vivit', 'huge')
+
+
+@pytest.mark.parametrize('name', recipes.names())
+def test_every_recipe_names_what_there_is(name):
+  config = recipes.load(name).to_dict()
+  default = recipes.load('default').to_dict()
+  assert isinstance(config['seed'], int) and config['seed'] >= 0
+  if 'attack' not in config:
+    return
+  assert config.keys() - {'sweep'} <= default.keys()
+  for group in ('data', 'victim', 'federated', 'superres', 'backend'):
+    assert config[group].keys() == default[group].keys(), group
+  assert config['victim']['name'] in victims.NETWORKS
+  attack = config['attack']['name']
+  assert attack == 'none' or isinstance(default['attack'][attack], dict)

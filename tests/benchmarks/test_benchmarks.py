@@ -5,13 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from tests.helpers import ROOT
 from vidleak_jax.types import UserError
 
 CASE = (2, 8, 8, 3), 2, ('c3d', 'tiny')
@@ -23,7 +23,7 @@ KEYS = {'name', 'shape', 'restarts', 'ms_per_restart_step', 'peer', 'ratio',
 @pytest.fixture(scope='module')
 def load():
   """Imports a benchmark as its own command line does."""
-  folder = str(Path(__file__).parents[2] / 'benchmarks')
+  folder = str(ROOT / 'benchmarks')
   sys.path.insert(0, folder)
   yield importlib.import_module
   sys.path.remove(folder)
@@ -152,7 +152,7 @@ def test_the_page_has_a_table_of_each_and_keeps_its_notes(load, tmp_path):
 
 def test_a_quick_run_prints_rows():
   """In a process of its own, as `make bench` starts it."""
-  root = Path(__file__).parents[2]
+  root = ROOT
   done = subprocess.run(
       [sys.executable, 'benchmarks/limits.py', '--quick'], cwd=root,
       env=os.environ | {'PYTHONPATH': str(root)}, check=True,

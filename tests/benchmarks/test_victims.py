@@ -3,13 +3,12 @@
 import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.helpers import ROOT
 from vidleak_jax import recipes
 
-ROOT = Path(__file__).parents[2]
 _SPEC = importlib.util.spec_from_file_location(
     'benchmark_victims', ROOT / 'benchmarks' / 'victims.py')
 

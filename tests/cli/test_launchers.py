@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+
 TINY = ['--config=configs/default.py', '--config.data.num_frames=4',
         '--config.data.image_size=16', '--config.victim.preset=tiny',
         '--config.backend.num_devices=1']

@@ -7,12 +7,9 @@ import pytest
 from absl import logging
 from PIL import Image
 
+from tests.helpers import CLIPS, needs_clips
 from vidleak_jax import types
 from vidleak_jax.data import clips, decode, video_folder
-
-SHARED = Path(__file__).parents[2] / '../shared/data/videos'
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f'no real videos at {SHARED}')
 
 
 def brightness(frames):
@@ -243,9 +240,9 @@ def test_a_file_with_sound_only(load, tmp_path):
     load('video_folder', dir=str(path))
 
 
-@needs_shared
+@needs_clips
 def test_real_clips(load):
-  sample = load('video_folder', dir=str(SHARED), num_clips=4, num_frames=16,
+  sample = load('video_folder', dir=str(CLIPS), num_clips=4, num_frames=16,
                 image_size=32, original_size=128)
   assert sorted(sample.batch.labels) == [0, 1, 2, 3] and not sample.skipped
   assert sample.class_names == ('ApplyEyeMakeup', 'Archery', 'ArmWrestling',
@@ -253,10 +250,10 @@ def test_real_clips(load):
   assert (sample.batch.clips.std((1, 2, 3, 4)) > 0.05).all()
 
 
-@needs_shared
+@needs_clips
 def test_packed_b_frames_are_in_order():
   # Sorted by their (wrong) time stamps these frames jump 1.6 times as much.
-  path = SHARED / 'ApplyEyeMakeup/clip_01.avi'
+  path = CLIPS / 'ApplyEyeMakeup/clip_01.avi'
   _, frames = decode.read(path, 164, picked(range(60)))
   grey = np.stack(frames).astype(float).mean(-1)
   assert np.abs(np.diff(grey, axis=0)).mean() < 3

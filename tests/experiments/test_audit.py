@@ -3,16 +3,15 @@
 import importlib
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import ROOT
 from vidleak_jax.experiments import audit
 from vidleak_jax.leaks import storage
 from vidleak_jax.types import UserError
 
-ROOT = Path(__file__).parents[2]
 FILES = {'config.json', 'leak.safetensors', 'leak.json', 'recovered.npz',
          'result.json', 'metrics.jsonl', 'comparison.mp4', 'comparison.png',
          'report.html', 'checkpoints'}

@@ -6,14 +6,14 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import ROOT
+
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parents[2]
 TINY = ['--config.victim.preset=tiny', '--config.data.image_size=16',
         '--config.data.num_frames=4', '--config.data.original_size=32',
         '--config.attack.num_steps=30', '--config.attack.chunk_steps=5',

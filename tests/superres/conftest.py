@@ -1,13 +1,11 @@
 """A clip of a moving photograph, small and large; stored references."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import REFERENCES
 from vidleak_jax.superres import degrade, moving
-
-REFERENCES = Path(__file__).parents[1] / 'references'
 
 
 def read_reference(case):

@@ -200,16 +200,20 @@ def test_weights_come_back_from_disk(tmp_path, name):
 def test_perceptual_features_come_from_a_file(tmp_path):
   """Random weights in torchvision's names; equal frames cost nothing."""
   rng, tensors = np.random.default_rng(0), {}
-  like = jax.eval_shape(perceptual.ResNet20().init, jax.random.key(0),
-                        jnp.zeros((1, 32, 32, 3)))['params']
-  for name, leaves in like.items():
-    key = name.replace('_', '.')
-    for leaf, value in leaves.items():
-      array = rng.uniform(0.1, 1, value.shape).astype(np.float32)
-      leaf = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean',
-              'var': 'running_var'}.get(leaf, leaf)
-      tensors[f'module.{key}.{leaf}'] = (
-          array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+
+  def add(conv, norm, outputs, inputs):
+    tensors[f'module.{conv}.weight'] = rng.uniform(
+        0.1, 1, (outputs, inputs, 3, 3)).astype(np.float32)
+    for leaf in ('weight', 'bias', 'running_mean', 'running_var'):
+      tensors[f'module.{norm}.{leaf}'] = rng.uniform(
+          0.1, 1, outputs).astype(np.float32)
+  add('conv1', 'bn1', 16, 3)
+  for stage, width in enumerate((16, 32, 64), 1):
+    for i in range(3):
+      before = width // 2 if stage > 1 and not i else width
+      name = f'layer{stage}.{i}'
+      add(f'{name}.conv1', f'{name}.bn1', width, before)
+      add(f'{name}.conv2', f'{name}.bn2', width, width)
   np.savez(tmp_path / 'resnet20.npz', **tensors)
   features = perceptual.features('resnet20', tmp_path / 'resnet20.npz')
   frames = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import CLIPS
 from vidleak_jax.models.heads import HEADS
 from vidleak_jax.models.layers import INPUTS, max_pool
 from vidleak_jax.models.norms import Norm
@@ -17,8 +18,7 @@ from vidleak_jax.victims import base, build, weights
 from vidleak_jax.victims.frozen import EXTRACTORS, NAMES
 
 SHAPE = 4, 16, 16, 3
-CIFAR = (Path(__file__).parents[2] /
-         '../shared/data/weights/resnet20-cifar10.th')
+CIFAR = CLIPS.parent / 'weights/resnet20-cifar10.th'
 CIFAR_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog',
                  'frog', 'horse', 'ship', 'truck')
 

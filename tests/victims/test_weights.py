@@ -1,13 +1,13 @@
 """Victims answer as the implementations that others wrote and people use."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import REFERENCES
 from vidleak_jax import victims
 from vidleak_jax.models import resnet
 from vidleak_jax.types import UserError
@@ -15,7 +15,6 @@ from vidleak_jax.victims import base, weights
 from vidleak_jax.victims.frozen import EXTRACTORS
 from vidleak_jax.victims.frozen import NAMES as RESNET_NAMES
 
-REFERENCES = Path(__file__).parents[1] / 'references'
 CASES = {  # reference -> victim and its options
     'c3d': ('c3d', {'preset': 'tiny_pooled'}),
     'cnn_gru': ('cnn_gru', {}),

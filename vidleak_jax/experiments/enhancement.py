@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidleak_jax import files, optional, superres
+from vidleak_jax import files, superres, video
 from vidleak_jax.data import decode
 from vidleak_jax.data.clips import Unusable
 from vidleak_jax.runtime import parallel
@@ -169,25 +169,9 @@ def _png_writer(target, found):
 
 @contextmanager
 def _mp4_writer(target, found):
-  from fractions import Fraction
-
-  av = optional.load('av')
-  codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
-  with files.replacing(target) as partial, av.open(
-      str(partial), 'w') as container:
-    rate = Fraction(found.fps).limit_denominator(1000)
-    stream = container.add_stream(codec, rate)
-    stream.pix_fmt, stream.bit_rate = 'yuv420p', 16_000_000
-
-    def write(frames):  # chroma is stored at half size: sides must be even
-      height, width = (n - n % 2 for n in frames.shape[1:3])
-      if not stream.codec_context.is_open:
-        stream.height, stream.width = height, width
-      for frame in frames:
-        pixels = _pixels(frame[:height, :width])
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
-    yield write
-    container.mux(stream.encode())
+  with files.replacing(target) as partial, video.writer(
+      partial, found.fps) as append:
+    yield lambda frames: [append(_pixels(frame)) for frame in frames]
 
 
 def _pixels(frame):

@@ -24,6 +24,28 @@ class Size(NamedTuple):
   stem_middle: int = 0           # channels between space and time in the stem
 
 
+# CIFAR's network of 20 layers.
+RESNET20 = Size((3, 3), (1, 1), 16, (16, 32, 64), (3, 3, 3), projection=False)
+
+# From torchvision's names, which the CIFAR networks share, and transformers'.
+NAMES = (
+    (r'^resnet\.', ''),
+    (r'^embedder\.embedder', 'stem'),
+    (r'^encoder\.stages\.(\d+)\.layers\.(\d+)', r'stage\1_\2'),
+    (r'\.layer\.(\d+)', r'.unit\1'),
+    (r'convolution', 'conv'),
+    (r'normalization', 'norm'),
+    (r'^layer(\d+)\.(\d+)', lambda m: f'stage{int(m[1]) - 1}_{m[2]}'),
+    (r'^conv1', 'stem.conv'),
+    (r'^bn1', 'stem.norm'),
+    (r'\.conv(\d+)', lambda m: f'.unit{int(m[1]) - 1}.conv'),
+    (r'\.bn(\d+)', lambda m: f'.unit{int(m[1]) - 1}.norm'),
+    (r'downsample\.0', 'shortcut.conv'),
+    (r'downsample\.1', 'shortcut.norm'),
+    (r'^(linear|fc|classifier\.1)\.', 'head.'),
+)
+
+
 class Style(NamedTuple):
   """Choices that every layer of a network has in common."""
   activation: str
@@ -82,6 +104,7 @@ class Block(nn.Module):
       y = Unit(*spec, style, middle, name=f'unit{i}')(y)
     if x.shape != y.shape:
       x = self._shortcut(x, strides)
+    self.sow('intermediates', 'before', x + y)  # dropped, unless asked for
     return ACTIVATIONS[style.activation](x + y)
 
   def _shortcut(self, x, strides):

@@ -1,8 +1,6 @@
 """The frozen networks whose features the perceptual loss compares."""
 
-import functools
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,17 +8,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vidleak_jax.models import weights
+from vidleak_jax.models import resnet, weights
+from vidleak_jax.models.layers import standardize
 from vidleak_jax.types import Array, UserError, pick
 
 # The victims' extractor, of configs/train_extractor.py.
 _SHIPPED = {'photo_motion': Path(__file__).parents[1].joinpath(
     'victims', 'photo_motion.safetensors')}
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG19 = (64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4
 # Real-ESRGAN's: the last convolution of each stage, before its activation.
 _VGG19_WEIGHTS = {'conv1_2': 0.1, 'conv2_2': 0.1, 'conv3_4': 1.0,
                   'conv4_4': 1.0, 'conv5_4': 1.0}
+_RESNET20 = resnet.ResNet(
+    resnet.RESNET20, resnet.Style('relu', 'fixed', 'lax'), inputs='imagenet')
 _RESNET20_WEIGHTS = {'stage0': 1.0, 'stage1': 1.0, 'stage2': 1.0}
 
 
@@ -40,9 +40,9 @@ def features(network: str, weights_file: str | os.PathLike | None,
   """
   if network == 'none':
     return None
-  module, names, kept = pick(
-      {'vgg19': (VGG19(), _vgg19_names(), _VGG19_WEIGHTS),
-       'resnet20': (ResNet20(), _RESNET20_NAMES, _RESNET20_WEIGHTS)},
+  module, names, kept, outputs = pick(
+      {'vgg19': (VGG19(), _vgg19_names(), _VGG19_WEIGHTS, _of_vgg19),
+       'resnet20': (_RESNET20, resnet.NAMES, _RESNET20_WEIGHTS, _of_resnet20)},
       network, 'perceptual network')
   if weights_file is None:
     raise UserError(
@@ -51,19 +51,29 @@ def features(network: str, weights_file: str | os.PathLike | None,
         'perceptual.network=none to train without.')
   like = jax.eval_shape(module.init, jax.random.key(0),
                         jnp.zeros((1, 32, 32, 3)))
+  statistics = {k: v for k, v in like.items() if k == 'batch_stats'}
   weights_file = _SHIPPED.get(str(weights_file), weights_file)
-  tensors = weights.read(weights_file)
-  if 'stem/conv/kernel' in tensors:  # in our axes too: no name is left to map
-    tensors = {_own(key): tensor for key, tensor in tensors.items()}
-  params, report = weights.fill(like['params'], tensors, names)
+  params, report = weights.load(like['params'] | statistics, weights_file,
+                                names)
   weights.require_all(report, weights_file)
-  return functools.partial(_weighted, module, params, kept)
+  variables = {k: params.pop(k) for k in statistics} | {'params': params}
+
+  def weighted(frames):
+    found = outputs(module, variables, frames)
+    return [(weight, found[layer]) for layer, weight in kept.items()]
+  return weighted
 
 
-def _weighted(module, params, kept, frames):
-  frames = (frames - jnp.asarray(_MEAN)) / jnp.asarray(_STD)
-  found = module.apply({'params': params}, frames)
-  return [(weight, found[layer]) for layer, weight in kept.items()]
+def _of_vgg19(module, variables, frames):
+  return module.apply(variables, standardize(frames, 'imagenet'))
+
+
+def _of_resnet20(module, variables, frames):
+  """The sums that end the stages, before their activation."""
+  _, state = module.apply(variables, frames, mutable='intermediates')
+  last = resnet.RESNET20.depths[0] - 1
+  return {stage: state['intermediates'][f'{stage}_{last}']['before'][0]
+          for stage in _RESNET20_WEIGHTS}
 
 
 class VGG19(nn.Module):
@@ -91,57 +101,3 @@ def _vgg19_names():
       at += 2
     at += 1
   return tuple(names)
-
-
-class ResNet20(nn.Module):
-  """CIFAR's ResNet-20 with frozen statistics; gives the stages' outputs."""
-
-  @nn.compact
-  def __call__(self, x: Array) -> dict[str, Array]:
-    norm = Frozen
-    x = nn.relu(norm(name='bn1')(
-        nn.Conv(16, (3, 3), use_bias=False, name='conv1')(x)))
-    found = {}
-    for stage, width in enumerate((16, 32, 64)):
-      for i in range(3):
-        stride = 2 if stage and not i else 1
-        name = f'layer{stage + 1}_{i}'
-        inner = nn.Conv(width, (3, 3), stride, padding=1, use_bias=False,
-                        name=f'{name}_conv1')(x)
-        inner = nn.relu(norm(name=f'{name}_bn1')(inner))
-        inner = nn.Conv(width, (3, 3), use_bias=False,
-                        name=f'{name}_conv2')(inner)
-        grow = (width - x.shape[-1]) // 2
-        short = jnp.pad(x[:, ::stride, ::stride],
-                        ((0, 0),) * 3 + ((grow, grow),))
-        x = norm(name=f'{name}_bn2')(inner) + short
-        found[f'stage{stage}'] = x
-        x = nn.relu(x)
-    return found
-
-
-class Frozen(nn.Module):
-  """BatchNorm at inference."""
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    ones, zeros = nn.initializers.ones, nn.initializers.zeros
-    get = lambda name, init: self.param(name, init, x.shape[-1:])  # noqa: E731
-    scale = get('scale', ones) * jax.lax.rsqrt(get('var', ones) + 1e-5)
-    return (x - get('mean', zeros)) * scale + get('bias', zeros)
-
-
-_RESNET20_NAMES = (
-    (r'^layer(\d)\.(\d)\.', r'layer\1_\2_'),
-    (r'running_', ''),
-)
-
-
-def _own(key):
-  """The name here of a weight of the victims' ResNet-20."""
-  key = key.removeprefix('batch_stats/').replace('stem/conv', 'conv1')
-  key = key.replace('stem/norm', 'bn1')
-  return re.sub(
-      r'^stage(\d)_(\d)/unit(\d)/(conv|norm)',
-      lambda m: f'layer{int(m[1]) + 1}_{m[2]}_'
-                f'{"conv" if m[4] == "conv" else "bn"}{int(m[3]) + 1}', key)

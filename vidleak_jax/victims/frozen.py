@@ -25,15 +25,14 @@ from jax.tree_util import Partial
 
 from vidleak_jax.models import weights
 from vidleak_jax.models.heads import HEADS
-from vidleak_jax.models.resnet import ResNet, Size, Style
+from vidleak_jax.models.resnet import NAMES, RESNET20, ResNet, Size, Style
 from vidleak_jax.types import Victim, pick
 from vidleak_jax.victims import base
 
 _IMAGENET_STEM = (7, 7), (2, 2), 64
-_CIFAR_STEM = (3, 3), (1, 1), 16
 EXTRACTORS = {
     'resnet_tiny': Size((3, 3), (1, 1), 4, (4, 8), (1, 1), projection=False),
-    'resnet20': Size(*_CIFAR_STEM, (16, 32, 64), (3, 3, 3), projection=False),
+    'resnet20': RESNET20,
     'resnet18': Size(*_IMAGENET_STEM, (64, 128, 256, 512), (2, 2, 2, 2),
                      pool=True),
     'resnet50': Size(*_IMAGENET_STEM, (256, 512, 1024, 2048), (3, 4, 6, 3),
@@ -42,25 +41,6 @@ EXTRACTORS = {
 PRESETS = {'tiny': 'resnet_tiny', 'small': 'resnet20', 'full': 'resnet50'}
 # Names that stand for files: what configs/train_extractor.py makes.
 SHIPPED = {'photo_motion': Path(__file__).with_name('photo_motion.safetensors')}
-
-# From torchvision's names, which the CIFAR networks share, and transformers'.
-NAMES = (
-    (r'^resnet\.', ''),
-    (r'^embedder\.embedder', 'stem'),
-    (r'^encoder\.stages\.(\d+)\.layers\.(\d+)', r'stage\1_\2'),
-    (r'\.layer\.(\d+)', r'.unit\1'),
-    (r'convolution', 'conv'),
-    (r'normalization', 'norm'),
-    (r'^layer(\d+)\.(\d+)', lambda m: f'stage{int(m[1]) - 1}_{m[2]}'),
-    (r'^conv1', 'stem.conv'),
-    (r'^bn1', 'stem.norm'),
-    (r'\.conv(\d+)', lambda m: f'.unit{int(m[1]) - 1}.conv'),
-    (r'\.bn(\d+)', lambda m: f'.unit{int(m[1]) - 1}.norm'),
-    (r'downsample\.0', 'shortcut.conv'),
-    (r'downsample\.1', 'shortcut.norm'),
-    (r'^(linear|fc|classifier\.1)\.', 'head.'),
-)
-
 
 def frozen(
     clip_shape: tuple[int, ...],

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.experiments.sweep.conftest import rows
+from tests.helpers import ROOT
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.engines import local, seats
 from vidleak_jax.experiments.sweep.groups import Group
@@ -21,7 +22,6 @@ from vidleak_jax.runtime.progress import read_rows
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parents[3]
 CONFIG = '''
 """Four trials."""
 from vidleak_jax.recipes import sweeps

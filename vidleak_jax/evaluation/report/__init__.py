@@ -13,6 +13,7 @@ import numpy as np
 
 from vidleak_jax import files
 from vidleak_jax.evaluation.report import movie, page, pictures
+from vidleak_jax.superres import degrade
 from vidleak_jax.types import Array, UserError
 
 MAX_CLIPS = 8   # shown; the first ones, never the best
@@ -29,8 +30,8 @@ class Report(NamedTuple):
 def write(workdir: str | os.PathLike, *, truth: Array | None,
           recovered: Array, result: dict, metrics_rows: Sequence[dict],
           knowledge: dict, names: Sequence[str], fps: float,
-          enhanced: Array | None = None, bicubic: Array | None = None,
-          original: Array | None = None, setup: dict | None = None) -> Report:
+          enhanced: Array | None = None, original: Array | None = None,
+          setup: dict | None = None) -> Report:
   """Writes the three files of a report, each whole or not at all.
 
   Args:
@@ -43,8 +44,8 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
     knowledge: the object of leak.json: what the attacker knew.
     names: a name for each of the N clips.
     fps: frames per second of the clips.
-    enhanced: [N, T, H', W', C], the super-resolved recovery.
-    bicubic: same shape, the recovery enlarged without a network.
+    enhanced: [N, T, H', W', C], the super-resolved recovery; shown beside the
+      recovery enlarged by bicubic interpolation.
     original: same shape, the truth at high resolution.
     setup: the object of config.json. Its `command` (words, or one line) is
       shown as the command to repeat, its `versions` beside the device.
@@ -54,7 +55,7 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
   """
   workdir = Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  views = _views(truth, recovered, bicubic, enhanced, original)
+  views = _views(truth, recovered, enhanced, original)
   if len(names) != len(recovered):
     raise UserError(f'Got {len(names)} names for {len(recovered)} clips.')
   if not 0 < fps < 1000:
@@ -75,14 +76,21 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
   return paths
 
 
-def _views(truth, recovered, bicubic, enhanced, original):
+def _views(truth, recovered, enhanced, original):
   """What is shown of each clip, by name: uint8 [n, T, H, W, 3], in order."""
-  given = {'truth': truth, 'recovery': recovered, 'bicubic': bicubic,
-           'enhanced': enhanced, 'original': original}
+  given = {'truth': truth, 'recovery': recovered, 'enhanced': enhanced,
+           'original': original}
   clips = {k: np.asarray(v) for k, v in given.items() if v is not None}
   for name, value in clips.items():
     _check(name, value, clips['recovery'].shape)
   clips = {k: v[:MAX_CLIPS].astype(np.float32) for k, v in clips.items()}
+  if enhanced is not None:
+    large = degrade.resize(clips['recovery'],
+                           *clips['enhanced'].shape[2:4])
+    order = [*clips]
+    order.insert(order.index('enhanced'), 'bicubic')
+    clips['bicubic'] = np.asarray(large)
+    clips = {k: clips[k] for k in order}
   views = {k: pictures.to_uint8(v) for k, v in clips.items()}
   if truth is None:
     return views

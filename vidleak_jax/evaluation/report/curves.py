@@ -3,8 +3,9 @@
 import math
 from html import escape
 
-WIDTH, HEIGHT = 440, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 30
+from vidleak_jax.evaluation.report import svg
+
+HEIGHT, TOP, BOTTOM = 240, 10, 30
 MAX_POINTS = 400
 ASIDE = ('step', 'seconds', 'message')  # columns that are no curve
 
@@ -37,22 +38,19 @@ def chart(series: dict[str, list[tuple[float, float]]]) -> str:
 
   def at(x, y):
     share = (scale(y) - y_low) / (y_high - y_low)
-    return (LEFT + (WIDTH - LEFT - RIGHT) * x / last,
+    return (svg.LEFT + (svg.WIDTH - svg.LEFT - svg.RIGHT) * x / last,
             HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share)
 
-  axes = [_y_tick(at(0, y)[1], y) for y in ticks]
-  axes += [_x_tick(at(x, ticks[0])[0], x) for x in _round_ticks(0, last)
-           if x <= last]
+  axes = [svg.y_tick(at(0, y)[1], y) for y in ticks]
+  axes += [svg.text(at(x, ticks[0])[0], HEIGHT - 10, f'{x:g}')
+           for x in _round_ticks(0, last) if x <= last]
   lines = [_line(i, name, [at(x, y) for x, y in line])
            for i, (name, line) in enumerate(drawn.items())]
-  legend = ''.join(
-      f'<li class="s{i % 6}">{escape(name.replace("_", " "))} '
-      f'<b>{line[-1][1]:.3g}</b></li>'
-      for i, (name, line) in enumerate(series.items()))
   kind = ', logarithmic' if log else ''
-  return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="'
-          f'{escape(", ".join(series))} over steps{kind}">'
-          f'{"".join(axes + lines)}</svg><ul class="legend">{legend}</ul>')
+  return svg.chart(
+      HEIGHT, f'{", ".join(series)} over steps{kind}', axes + lines,
+      [(i, f'{escape(name.replace("_", " "))} <b>{line[-1][1]:.3g}</b>')
+       for i, (name, line) in enumerate(series.items())])
 
 
 def _points(rows, name):
@@ -69,7 +67,7 @@ def _line(index, name, points):
   for x, y in points:
     parts.append(f'{"M" if x < before else "L"}{x:.1f} {y:.1f}')
     before = x
-  return (f'<path class="s{index % 6}" d="{"".join(parts)}">'
+  return (f'<path class="{svg.colour(index)}" d="{"".join(parts)}">'
           f'<title>{escape(name)}</title></path>')
 
 
@@ -88,14 +86,3 @@ def _round_ticks(low, high):
   unit *= next(m for m in (1, 2, 5, 10) if unit * m * 5 >= span)
   return [n * unit for n in range(
       math.floor(low / unit), math.ceil(high / unit) + 1)]
-
-
-def _y_tick(y, value):
-  return (f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" '
-          f'y2="{y:.1f}"/><text x="{LEFT - 6}" y="{y + 4:.1f}" '
-          f'text-anchor="end">{value:.3g}</text>')
-
-
-def _x_tick(x, value):
-  return (f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">'
-          f'{value:g}</text>')

@@ -1,12 +1,11 @@
 """comparison.mp4: truth, recovery and enhancement side by side."""
 
 import math
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from vidleak_jax import optional
+from vidleak_jax import video
 from vidleak_jax.evaluation.report import pictures
 
 PANELS = ('truth', 'recovery', 'enhanced')
@@ -26,27 +25,15 @@ def save(path: Path, views: dict[str, np.ndarray], names, fps: float) -> str:
     names: of the n clips.
     fps: frames per second; the clip is repeated for SECONDS or more.
   """
-  av = optional.load('av')
   views = {k: views[k][:MAX_ROWS] for k in PANELS if k in views}
-  codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
   base, panels = _background(views, names)
   length = next(iter(views.values())).shape[1]
   repeats = math.ceil(SECONDS * fps / length)
   still = [_frame(base, panels, views, t) for t in range(length)]
-  rate = Fraction(float(fps)).limit_denominator(1000)
-  with av.open(str(path), 'w', format='mp4',
-               options={'movflags': 'faststart'}) as file:
-    stream = file.add_stream(codec, rate)
-    stream.width, stream.height = base.size
-    stream.pix_fmt = 'yuv420p'
-    if codec == 'libx264':
-      stream.options = {'crf': '16', 'preset': 'veryfast'}
-    else:
-      stream.bit_rate = 8_000_000
+  with video.writer(path, fps) as append:
     for picture in still * repeats:
-      file.mux(stream.encode(av.VideoFrame.from_image(picture)))
-    file.mux(stream.encode())
-  return 'h264' if codec == 'libx264' else codec
+      append(np.asarray(picture))
+  return video.codec()
 
 
 def _background(views, names):

@@ -4,11 +4,11 @@ import math
 from html import escape
 from typing import Any
 
+from vidleak_jax.evaluation.report import svg
 from vidleak_jax.experiments.sweep.summary.statistics import Estimate
 
-WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 12, 44
-MAX_LINES = 6  # colours of the page's style
+HEIGHT, TOP, BOTTOM = 260, 12, 44
+MAX_LINES = svg.COLOURS
 
 
 def words(value: Any) -> str:
@@ -61,19 +61,19 @@ def curve(lines: dict[str, list[tuple[float, Estimate]]], field: str) -> str:
   ys = [y for line in lines.values() for _, each in line
         for y in each[:3] if not math.isnan(y)]
   log = min(xs) > 0 and max(xs) >= 10 * min(xs)
-  across = _scale(xs, LEFT, WIDTH - RIGHT, math.log10 if log else float)
+  across = _scale(xs, svg.LEFT, svg.WIDTH - svg.RIGHT,
+                  math.log10 if log else float)
   up = _scale(ys, HEIGHT - BOTTOM, TOP, float)
-  parts = [_y_tick(up(y), y) for y in _spread(min(ys), max(ys))]
-  parts += [_x_tick(across(x), x) for x in _thinned(sorted(set(xs)), across)]
+  parts = [svg.y_tick(up(y), y) for y in _spread(min(ys), max(ys))]
+  parts += [svg.text(across(x), HEIGHT - 26, f'{x:.3g}')
+            for x in _thinned(sorted(set(xs)), across)]
   parts += [_line(i, name, line, across, up)
             for i, (name, line) in enumerate(lines.items())]
-  legend = ''.join(f'<li class="s{i % MAX_LINES}">{escape(name)}</li>'
-                   for i, name in enumerate(lines) if name)
-  title = escape(field) + (', logarithmic' if log else '')
-  return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="means '
-          f'over {title}">{"".join(parts)}<text x="{(LEFT + WIDTH) / 2}" '
-          f'y="{HEIGHT - 6}" text-anchor="middle">{title}</text></svg>'
-          f'<ul class="legend">{legend}</ul>')
+  title = field + (', logarithmic' if log else '')
+  parts.append(svg.text((svg.LEFT + svg.WIDTH) / 2, HEIGHT - 6, title))
+  return svg.chart(
+      HEIGHT, f'means over {title}', parts,
+      [(i, escape(name)) for i, name in enumerate(lines) if name])
 
 
 def _scale(found, start, end, by):
@@ -90,7 +90,7 @@ def _line(index, name, points, across, up):
       for x, each in points if not math.isnan(each.low))
   dots = ''.join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
                  for x, y in places)
-  return (f'<g class="s{index % MAX_LINES}"><title>{escape(name)}</title>'
+  return (f'<g class="{svg.colour(index)}"><title>{escape(name)}</title>'
           f'<path d="{path}"/>{bars}{dots}</g>')
 
 
@@ -105,14 +105,3 @@ def _thinned(xs, across, gap=34):
     if not kept or across(x) - across(kept[-1]) >= gap:
       kept.append(x)
   return kept
-
-
-def _y_tick(y, value):
-  return (f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" '
-          f'y2="{y:.1f}"/><text x="{LEFT - 6}" y="{y + 4:.1f}" '
-          f'text-anchor="end">{value:.3g}</text>')
-
-
-def _x_tick(x, value):
-  return (f'<text x="{x:.1f}" y="{HEIGHT - 26}" text-anchor="middle">'
-          f'{value:.3g}</text>')
