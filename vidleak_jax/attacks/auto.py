@@ -19,6 +19,7 @@ from vidleak_jax.attacks.residual import gradient_residual
 from vidleak_jax.options import option
 from vidleak_jax.types import Leak, Recovery, UserError, Victim
 
+ATTEMPTS = 'checkpoints'  # a folder an attack in here, with all it writes
 RECOVERED = 'recovered'
 PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
@@ -151,7 +152,7 @@ def _residual(outcome: Outcome) -> float:
 def _attempt(attack: Attack, problem: Problem, effort: Effort
              ) -> Outcome | UserError:
   """The answer of one attack, found again where it is in the workdir."""
-  session = problem.session.inside(f'attempts/{attack.name}')
+  session = problem.session.inside(f'{ATTEMPTS}/{attack.name}')
   if session.folder:
     session.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     kept = _load(session.folder)

@@ -12,14 +12,17 @@ from vidleak_jax.options import option
 from vidleak_jax.specs import DefenseSpec
 
 # What attacks were called before; told to those who ask for them.
-_FORMER = {'anchored': 'feature_matching', 'spans': 'subspace'}
+_FORMER = {'anchored': 'feature_matching', 'features': 'frozen_features',
+           'spans': 'subspace'}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Choice(Effort):
   """What all attacks share."""
-  name: str = option('auto', 'which attack; auto: those that apply, ranked',
-                     choices=tuple(ATTACKS))
+  name: str = option(
+      'auto', 'which attack; auto: those that apply, ranked; none: true frames '
+      'are enlarged, to judge super-resolution alone',
+      choices=(*ATTACKS, 'none'))
   num_references: int = option(
       0, "frames of the clip's video, from outside it, that the attacker holds",
       low=0)

@@ -5,64 +5,84 @@ from typing import Any
 import numpy as np
 
 from vidleak_jax import data, superres
-from vidleak_jax.clients import federated
+from vidleak_jax.clients import join, split
 from vidleak_jax.evaluation import metrics
-from vidleak_jax.types import Recovery, Victim
+from vidleak_jax.models.resize import resized
+from vidleak_jax.types import Leak, Recovery, Victim
 
 _ENLARGED = (
     'psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic',
     'flicker_enhanced', 'flicker_bicubic')
 
 
-def score(
-    sample: data.Sample, recovery: Recovery, references: np.ndarray | None,
-    victim: Victim, config: dict[str, Any],
-) -> tuple[Recovery, dict[str, Any]]:
-  """What an attack recovered, per clip, with the floors beside it.
+def alignment(
+    sample: data.Sample, recovery: Recovery, leak: Leak) -> np.ndarray:
+  """Returns which recovered clip is which true one, [M, B].
 
-  The clips of one gradient come back in any order, so they are aligned within
-  their message; the files keep that order.
+  The clips of one update come back in any order. Nothing of this may return to
+  an attack.
+  """
+  truth = split(sample.batch, leak.public.federated.message)
+  return metrics.assign(recovery.clips, truth.clips)
+
+
+def in_order(
+    order: np.ndarray, recovery: Recovery, enhanced: np.ndarray | None
+) -> tuple[Recovery, np.ndarray | None]:
+  """Returns a recovery, and its enlarged clips, in the truth's order.
+
+  Args:
+    order: of `alignment`.
+    recovery: of M updates.
+    enhanced: [N, T, S, S, C] as the attack left them, or None.
+  """
+  rows = np.arange(len(order))[:, None]
+  aligned = recovery._replace(clips=recovery.clips[rows, order],
+                              labels=recovery.labels[rows, order])
+  if enhanced is not None and order.shape[1] > 1:  # whole clips, some a message
+    apart = enhanced.reshape(*order.shape, *enhanced.shape[1:])
+    enhanced = apart[rows, order].reshape(enhanced.shape)
+  return aligned, enhanced
+
+
+def score(
+    sample: data.Sample, recovery: Recovery, leak: Leak, victim: Victim,
+) -> dict[str, Any]:
+  """Returns what an attack recovered, per clip, with the floors beside it.
 
   Args:
     sample: N clips, and what scores the floors.
-    recovery: of M messages.
-    references: [N, R, S, S, C] that the attacker held, or None.
+    recovery: of M updates, in the truth's order.
+    leak: what the attacker saw: how clips form updates, and references held.
     victim: computes the true features, where those were recovered.
-    config: resolved.
-
-  Returns:
-    (the recovery aligned, scores for result.json).
   """
-  truth = federated.split(sample.batch, config['federated']['message'])
-  rows = np.arange(len(truth.clips))[:, None]
-  order = metrics.assign(recovery.clips, truth.clips)
-  aligned = recovery._replace(clips=recovery.clips[rows, order],
-                              labels=recovery.labels[rows, order])
-  clips = federated.join(aligned.clips, config['data']['num_frames'])
-  more = {}
+  truth = split(sample.batch, leak.public.federated.message)
+  clips = join(recovery.clips, leak.public.frames_per_clip)
+  more: dict[str, Any] = {}
   if recovery.features is not None:  # of frames, or of whole clips their mean
     features = victim.features(truth.clips[:, 0])
     if recovery.features.shape[1] < features.shape[1]:
       features = features.mean(1, keepdims=True)
     more['feature_relative_error'] = metrics.relative_error(
         recovery.features, features)
-  return aligned, {
+  return {
       **metrics.score(clips, sample.batch.clips, sample.unrelated,
-                      _best_copy(references, sample.batch.clips)),
+                      _best_copy(leak.references, sample.batch.clips)),
       **more,
-      'label_accuracy': metrics.label_accuracy(aligned.labels, truth.labels),
+      'label_accuracy': metrics.label_accuracy(recovery.labels, truth.labels),
   }
 
 
 def _best_copy(references, truth) -> np.ndarray | None:
   """[N, 1, S, S, C]: of each clip's references the one that is nearest it."""
-  if references is None:
+  if references is None or not references.shape[1]:
     return None
+  references = resized(references, truth.shape[2])
   best = []
   for held, clip in zip(references, truth, strict=True):
-    scores = [metrics.psnr(np.broadcast_to(one, clip.shape), clip).mean()
+    values = [metrics.psnr(np.broadcast_to(one, clip.shape), clip).mean()
               for one in held]
-    best.append(held[np.argmax(scores)])
+    best.append(held[np.argmax(values)])
   return np.stack(best)[:, None]
 
 

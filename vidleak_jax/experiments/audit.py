@@ -1,10 +1,12 @@
 """The main job, and the file to read first.
 
-Data flows one way: clips -> `client` (gradient, defence) -> leak -> `attacks`
--> `judge` (metrics) -> report. Only this file knows them all; the attacks see
-the leak and the victim's public loss, and only the judge truth and recovery.
+Data flows one way: clips -> `clients` (update, defence) -> leak -> `attacks`
+-> super-resolution -> `evaluation` -> report. Only this file knows them all;
+attacks see the leak and the victim's public functions, and only the evaluation
+sees truth and recovery.
 """
 
+import dataclasses
 import json
 import resource
 from collections.abc import Callable, Sequence
@@ -15,44 +17,56 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vidleak_jax import data, files, superres
-from vidleak_jax.attacks import dispatch
-from vidleak_jax.clients import federated, observe
+from vidleak_jax import attacks, data, files, superres
+from vidleak_jax.attacks.auto import ATTEMPTS
+from vidleak_jax.clients import join
 from vidleak_jax.evaluation import report, scores
 from vidleak_jax.evaluation.report import terminal
+from vidleak_jax.experiments.leaking import (
+    Audit,
+    Door,
+    load_data,
+    obtain_leak,
+    victim_of,
+)
 from vidleak_jax.leaks import storage
-from vidleak_jax.runtime import backend, parallel, progress, workdir
-from vidleak_jax.types import UserError, attempt, pick
+from vidleak_jax.runtime import backend, parallel, workdir
+from vidleak_jax.runtime import progress as progress_lib
+from vidleak_jax.runtime.session import Report, Session
+from vidleak_jax.types import UserError, attempt
 
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 
 
 class _Job(NamedTuple):
   """One audit, ready to be attacked."""
-  config: dict[str, Any]
+  audit: Audit
   folder: Path
   sample: data.Sample | None  # None: nobody here knows the truth
-  case: dispatch.Case
+  problem: attacks.Problem
 
 
 def run(
-    config: dict[str, Any], folder: Path, *,
-    leak_path: Path | None = None, tensorboard: bool = False,
-    say: Callable[[str], None] = print,
+    audit: Audit | dict[str, Any], folder: str | Path, *,
+    leak_path: str | Path | None = None, tensorboard: bool = False,
+    allow_code: bool = False, say: Callable[[str], None] = lambda text: None,
+    progress: Report | None = None,
 ) -> dict[str, Any]:
   """Runs one audit and writes all its files under `folder`.
 
-  Started again with the same config it goes on where it stopped; a finished
-  run just returns its result. Where JAX runs in several processes, all of them
-  call this; only the leader reads data and writes.
+  Started again with the same audit it goes on where it stopped; a finished run
+  just returns its result. Where JAX runs in several processes, all of them call
+  this; only the leader reads data and writes.
 
   Args:
-    config: as `configs/default.py`, resolved to plain dicts.
+    audit: what to run, or its fields as a config holds them.
     folder: the workdir.
     leak_path: attacks this leak file instead of computing one; no data set is
       touched, and nothing is scored.
     tensorboard: also writes TensorBoard events.
-    say: where the threat model is told before the attack starts.
+    allow_code: whether a network of the leak's own may be run as code.
+    say: told the threat model before the attack starts; `print`, for example.
+    progress: hears how far the work has come, see `session.Report`.
 
   Returns:
     The content of `result.json`; nothing where another process is the leader.
@@ -60,91 +74,102 @@ def run(
   Raises:
     UserError: for anything the user can mend.
   """
+  audit = audit if isinstance(audit, Audit) else Audit.from_dict(audit)
   if not parallel.is_leader():
-    return _assist(config)
-  result, = _run([config], [folder], folder, leak_path, tensorboard, say)
+    return _assist(audit)
+  source = leak_path and Path(leak_path)
+  result, = _run([audit], [Path(folder)], Path(folder),
+                 Door(source, allow_code), tensorboard, say, progress)
   if isinstance(result, UserError):
     raise result
   return result
 
 
 def run_many(
-    configs: Sequence[dict[str, Any]], folders: Sequence[Path], shared: Path, *,
-    say: Callable[[str], None] = print,
+    configs: Sequence[Audit | dict[str, Any]], folders: Sequence[Path],
+    shared: Path, *, say: Callable[[str], None] = lambda text: None,
+    progress: Report | None = None,
 ) -> list[dict[str, Any] | UserError]:
   """Runs audits that differ in numbers only, as one program.
 
-  Called again with the same configs it goes on where it stopped.
+  Called again with the same audits it goes on where it stopped.
 
   Args:
     configs: of one `shape_of`.
     folders: a workdir each.
     shared: gets the checkpoints of them all.
-    say: where the first one's threat model is told.
+    say: told the first one's threat model.
+    progress: hears how far the work has come.
 
   Returns:
     Of each its result, or what was wrong with it.
 
   Raises:
-    UserError: when the configs differ in shape, or there are other processes.
+    UserError: when the audits differ in shape, or there are other processes.
   """
-  if len({shape_of(config) for config in configs}) > 1:
+  audits = [each if isinstance(each, Audit) else Audit.from_dict(each)
+            for each in configs]
+  if len({shape_of(audit) for audit in audits}) > 1:
     raise UserError('Audits of different shapes cannot share one program.')
   if jax.process_count() > 1:
     raise UserError('Several audits share the devices of one process only.')
-  return _run(configs, folders, shared, None, False, say)
+  return _run(audits, folders, shared, Door(None, False), False, say, progress)
 
 
-def shape_of(config: dict[str, Any]) -> str:
-  """What makes its program: configs of equal shape may run as one.
+def shape_of(audit: Audit | dict[str, Any]) -> str:
+  """Returns what makes an audit's program: those of equal shape run as one.
 
   Seeds, clips, weights of a victim, strengths of priors and defences, learning
   rates and the like are numbers, which a program takes as arguments.
   """
-  parts = ('num_clips', 'num_frames', 'image_size')
-  victim = {k: v for k, v in config['victim'].items() if k != 'checkpoint'}
+  audit = audit if isinstance(audit, Audit) else Audit.from_dict(audit)
   return json.dumps({
-      'data': {name: config['data'][name] for name in parts},
-      'victim': victim,
-      'federated': config['federated'],
-      'defense': dispatch.without_numbers(config['defense']),
-      'attack': dispatch.structure(config['attack']),
-      'backend': config['backend'],
+      'data': [audit.data.num_clips, audit.data.num_frames,
+               audit.data.image_size],
+      'victim': audit.victim.replace(checkpoint=None).to_dict(),
+      'federated': audit.federated.to_dict(),
+      'attack': attacks.shape_of(audit.attack, audit.defense),
+      'backend': audit.backend.to_dict(),
   }, sort_keys=True)
 
 
-def _run(configs, folders, shared, leak_path, tensorboard, say):
+def _run(audits, folders, shared, door, tensorboard, say, report_progress):
   """Prepares each audit, attacks all at once, finishes each."""
-  devices, choices = _machine(configs[0])
+  first = audits[0]
+  devices, choices = _machine(first)
   facts = {'device_kind': devices[0].device_kind, 'num_devices': len(devices)}
   with ExitStack() as claims, parallel.leading() as share:
-    for config, folder in zip(configs, folders, strict=True):
-      asked = {**config, 'leak': leak_path and str(leak_path)}
+    claims.enter_context(backend.settings(choices))
+    for audit, folder in zip(audits, folders, strict=True):
+      asked = {**audit.to_dict(), 'leak': door.path and str(door.path)}
       claims.enter_context(workdir.claim(folder, asked, facts))
     results = [_finished(folder) for folder in folders]
     if all(results):
       return results
-    if configs[0]['attack']['name'] == 'none':
-      return [done or attempt(_only_enhance, config, folder, devices)
-              for done, config, folder in zip(results, configs, folders)]
-    jobs = [attempt(_prepare, config, folder, leak_path, devices, choices,
-                    tensorboard) for config, folder in zip(configs, folders)]
-    outcomes = iter(_attack([job for job in jobs if isinstance(job, _Job)],
-                            shared, share, say))
-    outcomes = [next(outcomes) if isinstance(job, _Job) else job
-                for job in jobs]
+    if first.attack.name == 'none':
+      return [done or attempt(_only_enhance, audit, folder, devices)
+              for done, audit, folder in zip(results, audits, folders)]
+    session = Session(tuple(devices), choices, None, tensorboard,
+                      report_progress)
+    jobs = [attempt(_prepare, audit, folder, door, session)
+            for audit, folder in zip(audits, folders)]
+    found = iter(_attack([job for job in jobs if isinstance(job, _Job)],
+                         shared, share, say))
+    outcomes = [next(found) if isinstance(job, _Job) else job for job in jobs]
     return [done or _finish(job, outcome)
             for done, job, outcome in zip(results, jobs, outcomes)]
 
 
-def _machine(config):
+def _machine(audit: Audit):
   """(devices, choices) that an attack may use."""
-  devices = parallel.pick_devices(config['backend']['num_devices'])
-  if not dispatch.iterates(config['attack']['name']):
+  devices = parallel.pick_devices(audit.backend.num_devices)
+  iterates = audit.attack.name != 'none' and isinstance(
+      audit.attack.chosen(), attacks.Iterative)
+  if not iterates:
     devices = parallel.own_part(devices)
-  choices = backend.choose(devices[0].platform, **_backend_options(config))
-  backend.apply(choices)
-  return devices, choices
+  given = audit.backend.to_dict()
+  del given['num_devices']
+  return devices, backend.choose(devices[0].platform, **given)
 
 
 def _finished(folder) -> dict[str, Any] | None:
@@ -152,154 +177,142 @@ def _finished(folder) -> dict[str, Any] | None:
   return json.loads(file.read_text()) if file.exists() else None
 
 
-def _prepare(config, folder, leak_path, devices, choices, tensorboard) -> _Job:
+def _prepare(audit, folder, door, session) -> _Job:
   """Everything before the attack: the data, and what leaks of them."""
-  _check_superres(config)
-  config = observe.with_message(config)
-  sample = None if leak_path else _load_data(config)
-  leak, knowledge = _obtain_leak(config, folder, leak_path, sample, choices)
-  case = _case(config, leak, knowledge, devices, choices, folder, tensorboard)
-  return _Job(config, folder, sample, case)
+  _check_superres(audit)
+  sample = None if door.path else load_data(audit)
+  leak = obtain_leak(audit, folder, door, sample, session.choices)
+  return _Job(audit, folder, sample, _problem(
+      audit, leak, dataclasses.replace(session, folder=folder), door))
 
 
-def _case(config, leak, knowledge, devices, choices, folder, tensorboard):
+def _problem(audit, leak, session, door) -> attacks.Problem:
   """What the attacker has."""
-  victim = observe.victim_of(knowledge, choices)
+  victim = victim_of(audit, leak, session.choices, door)
   storage.check(leak, jax.eval_shape(victim.init, jax.random.key(0)))
-  return dispatch.Case(victim, leak, knowledge, _key(config, 'attack'), devices,
-                      choices, folder, tensorboard)
+  return attacks.Problem(victim, leak, audit.keys().attack, session)
 
 
 def _attack(jobs, shared, share, say):
   """Of each job an outcome, or why there is none."""
   if not jobs:
     return []
-  options = [job.config['attack'] for job in jobs]
-  first = jobs[0].case
-  say(terminal.of_knowledge(first.leak, first.knowledge))
+  chosen = [job.audit.attack.chosen() for job in jobs]
+  say(terminal.of_leak(jobs[0].problem.leak))
   if len(jobs) > 1:
     say(f'and so on for {len(jobs)} audits that share a program.')
-  if dispatch.iterates(options[0]['name']):
+  if isinstance(chosen[0], attacks.Iterative):
     share(storage.pack(jobs[0].folder))
-  return dispatch.run([job.case for job in jobs], options, shared)
+  return attacks.solve([job.problem for job in jobs], chosen,
+                       jobs[0].audit.attack.effort(), shared)
 
 
-def _assist(config) -> dict[str, Any]:
+def _assist(audit) -> dict[str, Any]:
   """Lends this process's devices to the leader's attack."""
-  devices, choices = _machine(config)
+  devices, choices = _machine(audit)
   content = parallel.share(None)
   if content:
-    case = _case(config, *storage.unpack(content), devices, choices, Path(),
-                 tensorboard=False)
-    dispatch.run([case], [config['attack']], Path())
+    session = Session(tuple(devices), choices, Path())
+    problem = _problem(audit, storage.unpack(content), session, Door())
+    attacks.solve([problem], [audit.attack.chosen()],
+                  audit.attack.effort(), Path())
   return {}
 
 
 def _finish(job, outcome) -> dict[str, Any] | UserError:
-  """Scores, enlarges and shows one audit's recovery."""
+  """Enlarges, scores and shows one audit's recovery.
+
+  Super-resolution is a stage of the attack: it comes before anything is put
+  into an order that the truth tells.
+  """
   if isinstance(outcome, UserError):
     return outcome
-  config, folder, sample, case = job
+  audit, folder, sample, (victim, leak, _, session) = job
   recovery, cost, findings = outcome
-  scores = {}
+  clips = join(recovery.clips, leak.public.frames_per_clip)
+  enhanced = _enlarged(audit, clips, leak.references,
+                       parallel.own_part(session.devices))
+  scored: dict[str, Any] = {}
   if sample is not None:
-    recovery, scores = scores.score(
-        sample, recovery, case.leak.references, case.victim, config)
-  clips = federated.join(recovery.clips, case.knowledge['num_frames'])
-  own = parallel.own_part(case.devices)
-  enhanced, enlarged = _enhance(config, sample, clips, own)
+    order = scores.alignment(sample, recovery, leak)
+    recovery, enhanced = scores.in_order(order, recovery, enhanced)
+    clips = join(recovery.clips, leak.public.frames_per_clip)
+    scored = scores.score(sample, recovery, leak, victim)
+  originals = sample.originals if sample is not None else None
+  residual = float(np.mean(recovery.gradient_residual))
+  objective = float(np.mean(recovery.objective))
+  if not np.isfinite(objective):  # linear algebra has none of its own
+    objective = residual
   result = {
-      **scores, **enlarged,
-      'match_loss': float(np.mean(recovery.match_loss)),
-      **_spent(config, cost, case.devices), **findings}
+      'attack': audit.attack.name, **scored,
+      **scores.score_enlarged(enhanced, clips, originals),
+      'objective': objective, 'match_loss': objective,
+      'gradient_residual': residual,
+      **_spent(audit, cost, session.devices), **findings}
   _publish(folder, sample, clips, enhanced, recovery.labels, result,
-           case.knowledge)
+           leak.public.to_dict())
   return result
 
 
-def _only_enhance(config, folder, devices) -> dict[str, Any]:
+def _only_enhance(audit, folder, devices) -> dict[str, Any]:
   """No attack: the true small frames enlarged, to judge that stage alone."""
-  _check_superres(config)
-  sample = _load_data(config)
+  _check_superres(audit)
+  sample = load_data(audit)
   truth = sample.batch.clips
-  enhanced, result = _enhance(config, sample, truth, devices)
+  enhanced = _enlarged(audit, truth, sample.references, devices)
+  result = scores.score_enlarged(enhanced, truth, sample.originals)
   _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
            {'attack': 'none: these are true frames, enlarged'})
   return result
 
 
-def _load_data(config) -> data.Sample:
-  options = dict(config['data'])
-  held = config['superres']
-  return data.load(options.pop('name'), seed=config['seed'],
-                   num_classes=config['victim']['num_classes'],
-                   num_references=max(held['num_references'],
-                                      config['attack']['num_references']),
-                   references=held['references'], **options)
-
-
-def _obtain_leak(config, folder, leak_path, sample, choices):
-  """The leak of this workdir, of the given file, or computed now."""
-  own = folder / 'leak.safetensors'
-  if own.exists():
-    return storage.load(own)
-  if leak_path:
-    leak, knowledge = storage.load(leak_path)
-  else:
-    leak, knowledge = observe.compute_leak(
-        config, sample, choices, _key(config, 'client'))
-  storage.save(folder, leak, knowledge)
-  return leak, knowledge
-
-
-def _scale(config) -> float:
-  return config['data']['original_size'] / config['data']['image_size']
-
-
-def _check_superres(config) -> None:
+def _check_superres(audit) -> None:
   """Tells what cannot be enlarged before an attack has spent its time."""
-  options = config['superres']
-  pick(dict.fromkeys(('none', 'clip')), options['name'], 'superres.name')
-  if options['name'] != 'none':
-    superres.load(options['weights'], _scale(config))
+  if audit.superres.name != 'none':
+    superres.load(audit.superres.weights,
+                  audit.data.original_size / audit.data.image_size)
 
 
-def _enhance(config, sample, clips, devices):
-  """The enlarged clips or None, and their scores against the originals."""
-  options = config['superres']
-  if options['name'] == 'none':
-    return None, scores.score_enlarged()
-  originals = references = None
-  if sample is not None:
-    originals, references = sample.originals, sample.references
-    references = references if references.shape[1] else None
-  enhanced = superres.enhance(
-      clips, references, weights=options['weights'], scale=int(_scale(config)),
-      noise=options['noise'], tile=options['tile'],
-      batch_size=options['batch_size'], devices=devices)
-  return enhanced, scores.score_enlarged(enhanced, clips, originals)
+def _enlarged(audit, clips, references, devices) -> np.ndarray | None:
+  """The enlarged clips, where that is asked for."""
+  spec = audit.superres
+  if spec.name == 'none':
+    return None
+  scale = audit.data.original_size // audit.data.image_size
+  if references is not None and not references.shape[1]:
+    references = None
+  if references is not None and (
+      references.shape[2] != scale * audit.data.image_size):
+    raise UserError(
+        f'The leak holds reference frames of side {references.shape[2]}; '
+        f'super-resolution needs {scale * audit.data.image_size}. Set '
+        'data.original_size to that of the references.')
+  return superres.enhance(
+      clips, references, weights=spec.weights, scale=scale, noise=spec.noise,
+      tile=spec.tile, batch_size=spec.batch_size, devices=devices)
 
 
-def _spent(config, cost, devices) -> dict[str, Any]:
+def _spent(audit, cost, devices) -> dict[str, Any]:
   stats = devices[0].memory_stats() or {}
   peak = stats.get('peak_bytes_in_use')  # CPU devices do not count theirs
   if peak is None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   tries = cost.restart_steps // max(1, cost.num_steps)
   return {
-      'num_restarts': config['attack']['num_restarts'],
+      'num_restarts': audit.attack.num_restarts,
       'num_steps': cost.num_steps,
       'num_devices': max(1, min(len(devices), tries)),  # that had work
       'device_kind': devices[0].device_kind,
       'seconds_compile': cost.seconds_compile,
       'seconds_attack': cost.seconds_attack,
-      'restart_steps_per_second': cost.restart_steps / cost.seconds_attack,
+      'restart_steps_per_second': cost.restart_steps / max(
+          cost.seconds_attack, 1e-9),
       'peak_memory_bytes': peak,
-      'seed': config['seed'],
+      'seed': audit.seed,
   }
 
 
-def _publish(folder, sample, clips, enhanced, labels, result, knowledge):
+def _publish(folder, sample, clips, enhanced, labels, result, public):
   """Writes recovery, report and, last of all, the result."""
   files.write_arrays(folder / 'recovered.npz', clips=clips,
                      labels=labels.reshape(-1), enhanced=enhanced)
@@ -309,8 +322,8 @@ def _publish(folder, sample, clips, enhanced, labels, result, knowledge):
       truth=None if sample is None else sample.batch.clips,
       recovered=clips,
       result={k: v for k, v in result.items() if v is not None},
-      metrics_rows=progress.read_rows(folder / 'metrics.jsonl'),
-      knowledge=knowledge,
+      metrics_rows=progress_lib.read_rows(_metrics(folder, result)),
+      knowledge=public,
       names=names if sample is None else sample.names,
       fps=_FRAMES_PER_SECOND,
       enhanced=enhanced,
@@ -319,12 +332,11 @@ def _publish(folder, sample, clips, enhanced, labels, result, knowledge):
   files.write_json(folder / 'result.json', result)
 
 
-def _backend_options(config):
-  return {k: v for k, v in config['backend'].items() if k != 'num_devices'}
-
-
-def _key(config, stage: str):
-  """Each stage's own randomness, by name."""
-  stages = ('client', 'attack')
-  key = jax.random.key(config['seed'])
-  return dict(zip(stages, jax.random.split(key, len(stages))))[stage]
+def _metrics(folder, result) -> Path:
+  """The curves of the attack whose answer stands, found in its own folder."""
+  own = folder / ATTEMPTS / str(result.get('attack')) / 'metrics.jsonl'
+  kept = folder / 'metrics.jsonl'
+  if own.exists() and not kept.exists():
+    with files.replacing(kept) as partial:
+      partial.write_bytes(own.read_bytes())
+  return kept

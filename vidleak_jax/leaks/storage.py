@@ -1,89 +1,78 @@
 """A leak on disk: `leak.safetensors` (arrays) and `leak.json` (public facts).
 
 Together they are exactly what the attacker was given; an attack needs nothing
-else, no data set in particular.
+else, no data set in particular. docs/leak_format.md describes both.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from vidleak_jax import files
-from vidleak_jax.types import Leak, Params, UserError
+from vidleak_jax import files, trees
+from vidleak_jax.types import Array, Leak, Params, PublicInfo, UserError
 
-# Facts without which an attack cannot be built.
-REQUIRED = ('victim', 'clip_shape', 'num_frames', 'batch_size', 'federated')
+_NAME = 'leak.safetensors'
 
 
-def save(folder: Path, leak: Leak, knowledge: dict[str, Any]) -> None:
-  """Writes both files; the arrays last, for they say that the leak is whole."""
+def save(folder: Path, leak: Leak) -> Path:
+  """Writes both files; the arrays last, for they say that the leak is whole.
+
+  Returns:
+    The path of the arrays.
+  """
   from safetensors.numpy import save_file
-  arrays = _flatten('params', leak.params) | _flatten('update', leak.update)
-  if leak.labels is not None:
-    arrays['labels'] = np.asarray(leak.labels)
-  if leak.references is not None:
-    arrays['references'] = np.asarray(leak.references)
-  files.write_json(folder / 'leak.json', knowledge)
-  with files.replacing(folder / 'leak.safetensors') as partial:
+  arrays = {f'params/{k}': v for k, v in trees.flatten(leak.params).items()}
+  arrays |= {f'update/{k}': v for k, v in trees.flatten(leak.update).items()}
+  for name in ('labels', 'references'):
+    if getattr(leak, name) is not None:
+      arrays[name] = getattr(leak, name)
+  folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+  files.write_json(folder / 'leak.json', _facts(leak.public))
+  with files.replacing(folder / _NAME) as partial:
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
+  return folder / _NAME
 
 
-def load(path: Path) -> tuple[Leak, dict[str, Any]]:
-  """Reads a leak.
+def load(path: str | Path) -> Leak:
+  """Returns a leak from its files.
 
   Args:
     path: `leak.safetensors`, with `leak.json` beside it, or their folder.
 
   Raises:
-    UserError: for missing, torn or incomplete files, and for NaN or Inf.
+    UserError: for missing, torn or incomplete files, for NaN or infinity, and
+      for facts that are not allowed: naming the field.
   """
+  path = Path(path)
   if path.is_dir():
-    path = path / 'leak.safetensors'
+    path = path / _NAME
   facts = path.with_suffix('.json')
   for file in (path, facts):
     if not file.is_file():
-      raise UserError(f'No leak at {file}. Give the path of a '
-                      'leak.safetensors that has its leak.json beside it.')
-  return _read(path.read_bytes(), facts.read_bytes(), path)
+      raise UserError(f'No leak at {file}. Give the path of a {_NAME} that has '
+                      'its leak.json beside it.')
+  return _read(path.read_bytes(), facts.read_bytes(), str(path))
 
 
 def pack(folder: Path) -> bytes:
-  """Both files of a folder in one, for other processes."""
+  """Returns both files of a folder in one, for other processes."""
   facts = (folder / 'leak.json').read_bytes()
   size = len(facts).to_bytes(8, 'little')
-  return size + facts + (folder / 'leak.safetensors').read_bytes()
+  return size + facts + (folder / _NAME).read_bytes()
 
 
-def unpack(content: bytes) -> tuple[Leak, dict[str, Any]]:
-  """The inverse of `pack`, as `load` would read it."""
+def unpack(content: bytes) -> Leak:
+  """Returns the leak of `pack`, as `load` would read it."""
   size = 8 + int.from_bytes(content[:8], 'little')
   return _read(content[size:], content[8:size], 'the leak of the first process')
 
 
-def _read(arrays, facts, source):
-  from safetensors import SafetensorError
-  from safetensors.numpy import load
-  try:
-    arrays, knowledge = load(arrays), json.loads(facts)
-  except (SafetensorError, json.JSONDecodeError) as error:
-    raise UserError(f'{source} or its leak.json is torn: {error}') from error
-  missing = [key for key in REQUIRED if key not in knowledge]
-  if missing:
-    raise UserError(f'The leak.json of {source} lacks {missing}; it needs '
-                    f'{list(REQUIRED)}.')
-  params, update = _nest('params', arrays), _nest('update', arrays)
-  if not params or not update:
-    raise UserError(f'{source} holds no params/... or no update/... arrays.')
-  _check_finite(source, arrays)
-  return Leak(params, update, arrays.get('labels'),
-              arrays.get('references')), knowledge
-
-
 def check(leak: Leak, params: Params) -> None:
-  """Holds a leak against the shapes of the victim it names.
+  """Holds a leak's parameters against those of the victim it names.
 
   Args:
     leak: as loaded.
@@ -92,44 +81,81 @@ def check(leak: Leak, params: Params) -> None:
   Raises:
     UserError: naming the first leaves that do not fit.
   """
-  expected = {k: v.shape for k, v in _flatten('', params).items()}
-  found = {k: v.shape for k, v in _flatten('', leak.params).items()}
-  sent = {k: v.shape[1:] for k, v in _flatten('', leak.update).items()}
-  for what, shapes in (('params', found), ('update', sent)):
-    wrong = [f'{name.strip("/")}: leak {shapes.get(name, "absent")}, '
-             f'victim {expected.get(name, "absent")}'
-             for name in sorted(expected.keys() | shapes.keys())
-             if expected.get(name) != shapes.get(name)]
-    if wrong:
-      raise UserError(
-          f'The leak\'s {what} do not fit the victim named in leak.json: '
-          f'{"; ".join(wrong[:4])}{" ..." if len(wrong) > 4 else ""}.')
+  expected = {k: v.shape for k, v in trees.flatten(params).items()}
+  found = {k: v.shape for k, v in trees.flatten(leak.params).items()}
+  wrong = [f'{name}: leak {found.get(name, "absent")}, victim '
+           f'{expected.get(name, "absent")}'
+           for name in sorted(expected.keys() | found.keys())
+           if expected.get(name) != found.get(name)]
+  if wrong:
+    more = ' ...' * (len(wrong) > 4)
+    raise UserError('The leak\'s parameters do not fit the victim named in '
+                    f'leak.json: {"; ".join(wrong[:4])}{more}.')
 
 
-def _check_finite(source, arrays):
-  bad = [name for name, array in arrays.items()
-         if array.dtype.kind == 'f' and not np.isfinite(array).all()]
-  if bad:
-    raise UserError(
-        f'{source} has NaN or Inf in {", ".join(bad[:4])}. A gradient that '
-        'overflowed cannot be inverted; share a finite one.')
+def _facts(public: PublicInfo) -> dict[str, Any]:
+  """What leak.json holds: all fields, those of the victim that are given."""
+  facts = public.to_dict()
+  if public.victim:
+    facts['victim'] = {name: value for name, value in facts['victim'].items()
+                       if value is not None}
+  return facts
 
 
-def _flatten(prefix, tree):
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {'/'.join([prefix, *(key.key for key in path)]):
-          leaf if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf)
-          for path, leaf in leaves}
-
-
-def _nest(prefix, arrays):
-  tree: dict[str, Any] = {}
+def _read(content: bytes, facts: bytes, source: str) -> Leak:
+  arrays = _arrays(content, source)
+  try:
+    public = PublicInfo.from_dict(_json(facts, source))
+  except TypeError as error:  # a field without a default is absent
+    raise UserError(f'The leak.json of {source} lacks a field: '
+                    f'{error}.') from error
+  except UserError as error:
+    raise UserError(f'The leak.json of {source}: {error}') from error
+  groups: dict[str, dict[str, Array]] = {'params': {}, 'update': {}}
   for name, array in arrays.items():
-    head, *path = name.split('/')
-    if head != prefix:
-      continue
-    node = tree
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = array
-  return tree
+    group, _, rest = name.partition('/')
+    if group in groups and rest:
+      groups[group][rest] = array
+    elif name not in ('labels', 'references'):
+      raise UserError(f'{source} has an array {name!r}; allowed are params/..., '
+                      'update/..., labels and references.')
+  if not groups['params'] or not groups['update']:
+    raise UserError(f'{source} holds no params/... or no update/... arrays.')
+  params, update = (trees.nest(groups[name]) for name in ('params', 'update'))
+  if _axes(update) == _axes(params):
+    raise UserError(f'The update of {source} has no first axis of updates; '
+                    'give each update/... array the shape [updates, ...].')
+  try:
+    return Leak(params, update, public, arrays.get('labels'),
+                arrays.get('references'))
+  except UserError as error:
+    raise UserError(f'{source}: {error}') from error
+
+
+def _axes(tree: Params) -> list[int]:
+  return [leaf.ndim for leaf in jax.tree.leaves(tree)]
+
+
+def _json(facts: bytes, source: str) -> Mapping[str, Any]:
+  def refuse(constant):
+    raise ValueError(f'{constant} is no number of JSON')
+  try:
+    found = json.loads(facts, parse_constant=refuse)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'The leak.json of {source} is torn or no JSON: '
+                    f'{error}') from error
+  if not isinstance(found, dict):
+    raise UserError(f'The leak.json of {source} must be one object of fields.')
+  return found
+
+
+def _arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
+  from safetensors import SafetensorError
+  from safetensors.numpy import load as load_arrays
+  try:
+    arrays = load_arrays(content)
+  except (SafetensorError, ValueError, KeyError, TypeError, OverflowError,
+          AttributeError, MemoryError, RecursionError) as error:
+    raise UserError(f'{source} is torn or no safetensors file: '
+                    f'{type(error).__name__}: {error}') from error
+  return arrays

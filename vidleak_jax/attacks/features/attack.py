@@ -4,7 +4,6 @@ import dataclasses
 import time
 from typing import ClassVar
 
-import jax
 import numpy as np
 
 from vidleak_jax.attacks import features
@@ -17,6 +16,7 @@ from vidleak_jax.attacks.base import (
     Problem,
     needs_one_clip,
 )
+from vidleak_jax.models.resize import resized
 from vidleak_jax.options import option
 from vidleak_jax.types import Leak, Recovery, Victim
 
@@ -28,7 +28,7 @@ class FrozenFeatures(Attack):
   Only the head's gradient is shared. Real frames of the scene that the attacker
   holds are mixed to fit the features.
   """
-  name: ClassVar[str] = 'features'
+  name: ClassVar[str] = 'frozen_features'
   cost: ClassVar[int] = 15
   weights: str | None = option(None, 'of the mixture; None: shipped ones')
   num_scenes: int = option(1000, 'public ones, for statistics', low=2,
@@ -57,9 +57,10 @@ class FrozenFeatures(Attack):
     # Of a whole clip a classifier shows the mean: it stands for each frame.
     values = np.repeat(found.values, num_frames // found.values.shape[1], 1)
     frames = features.recover_frames(
-        extractor(victim),
+        features.frame_extractor(victim),
         values.reshape(-1, public.frames_per_clip, values.shape[-1]), size,
-        _shrunk(leak.references, size), path=self.weights,
+        None if leak.references is None else resized(leak.references, size),
+        path=self.weights,
         num_scenes=self.num_scenes, seed=self.seed)
     clips = frames.reshape(len(found.values), 1, *public.clip_shape)
     residual = max(row['residual'] for row in found.report)
@@ -70,10 +71,3 @@ class FrozenFeatures(Attack):
         recovery, Cost(seconds_attack=time.perf_counter() - began),
         {'closed_form': found.report, 'closed_form_note': doubts(found.report)})
 
-
-def _shrunk(references, size) -> np.ndarray | None:
-  """Frames [N, R, L, L, C] at the attacked resolution."""
-  if references is None or references.shape[2] == size:
-    return references
-  shape = (*references.shape[:2], size, size, references.shape[-1])
-  return np.clip(jax.image.resize(references, shape, 'cubic'), 0, 1)

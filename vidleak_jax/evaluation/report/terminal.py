@@ -4,21 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from vidleak_jax import trees
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.types import Leak
 
 
-def of_knowledge(leak: Leak, knowledge: dict[str, Any]) -> str:
-  """What the attacker was given, a fact a line: this run's threat model."""
-  count = sum(leaf.size for leaf in jax.tree.leaves(leak.params))
+def of_leak(leak: Leak) -> str:
+  """Returns what the attacker was given, a fact a line: the threat model."""
+  count = trees.num_entries(leak.params)
   facts = {'parameters': f'{count}, with their update in each message',
-           **knowledge}
-  lines = [f'  {name.replace("_", " ")}: '
-           f'{value if isinstance(value, str) else json.dumps(value)}'
+           'updates': leak.num_updates,
+           'labels': 'not known' if leak.labels is None else 'known',
+           **leak.public.to_dict()}
+  lines = [f'  {name.replace("_", " ")}: {_told(value)}'
            for name, value in facts.items()]
   return '\n'.join(['The attacker knows', *lines])
+
+
+def _told(value) -> str:
+  """A fact as one line; groups without what is off or not given."""
+  if value is None:
+    return 'not known'
+  if not isinstance(value, dict):
+    return value if isinstance(value, str) else json.dumps(value)
+  given = {k: v for k, v in value.items() if v is not None and v != 0}
+  return json.dumps(given) if given else 'none'
 
 
 def of_run(result: dict[str, Any], workdir: Path) -> str:
@@ -42,6 +52,11 @@ def of_run(result: dict[str, Any], workdir: Path) -> str:
     lines += [
         _row('enhanced', result['psnr_enhanced'], result['ssim_enhanced']),
         _row('bicubic', result['psnr_bicubic'], result['ssim_bicubic'])]
+  if result.get('verdict'):
+    tried = [a['name'] for a in result['attempts'] if not a['why_not']]
+    lines.append(f'verdict: {result["verdict"]} (tried: {", ".join(tried)}; '
+                 f'best: {result["attack"]}, gradient residual '
+                 f'{result["gradient_residual"]:.2g})')
   if 'match_loss' not in result:
     return '\n'.join([*lines, f'report: {workdir / "report.html"}'])
   lines += [
