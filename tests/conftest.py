@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
@@ -21,6 +22,34 @@ from vidleak_jax.types import Batch, Guess
 backend.apply(backend.choose('cpu'))
 
 CLIP_SHAPE = (4, 16, 16, 3)
+
+# Tests of arrays: those of different ranks are broadcast by name only.
+STRICT_RANKS = ('attacks/matching', 'models', 'runtime')
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks(request):
+  """Implicit rank promotion is an error in the folders named above."""
+  folder = request.path.parent.relative_to(Path(__file__).parent)
+  if not any(folder.is_relative_to(part) for part in STRICT_RANKS):
+    yield
+    return
+  with jax.numpy_rank_promotion('raise'):
+    yield
+
+
+@pytest.fixture
+def strict_keys():
+  """A random key that is used twice is an error."""
+  with jax.debug_key_reuse(True):
+    yield
+
+
+@pytest.fixture
+def no_leaked_tracers():
+  """No value of a trace may outlive it; slow, since nothing is cached."""
+  with jax.checking_leaks():
+    yield
 
 RECIPE = {
     'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01},

@@ -103,3 +103,23 @@ def test_nan_gradients_leave_the_best_alone(templates):
     state, _ = attack.update(state, None)
   assert state.best_loss == 0.5
   np.testing.assert_array_equal(state.best.clips, template.clips + 0.5)
+
+
+def test_no_key_is_used_twice(toy_attack, toy_leak, toy_templates, strict_keys):
+  """Each try's start has randomness of its own."""
+  trials, templates = jax.tree.map(
+      lambda leaf: leaf[None],
+      (restarts.Trials(toy_leak, {}, jax.random.key_data(jax.random.key(9))),
+       toy_templates))
+  tries = restarts.plan(templates, num_restarts=2, size=6)
+  restarts.starter(lambda numbers: toy_attack)(tries, trials)
+
+
+def test_no_tracer_leaks_from_a_step(toy_attack, toy_leak, toy_templates,
+                                     no_leaked_tracers):
+  template, update = jax.tree.map(
+      lambda leaf: jnp.asarray(leaf[0]), (toy_templates, toy_leak.update))
+  state = toy_attack.init(jax.random.key(0), template)
+  state, terms = jax.jit(toy_attack.update)(
+      state, toy_leak._replace(update=update))
+  assert np.isfinite(terms['loss'])
