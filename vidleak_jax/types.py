@@ -20,7 +20,8 @@ from vidleak_jax.specs import DefenseSpec, FederatedSpec, VictimSpec
 
 __all__ = ['FORMAT_VERSION', 'Array', 'Batch', 'Guess', 'Layer', 'Leak',
            'PRNGKey', 'Params', 'PublicInfo', 'Recovery',
-           'Target', 'Tokens', 'UserError', 'Victim', 'attempt', 'is_off', 'pick']
+           'Target', 'Tokens', 'UserError', 'Victim', 'attempt', 'is_off',
+           'pick']
 
 Array = jax.Array | np.ndarray
 PRNGKey = jax.Array

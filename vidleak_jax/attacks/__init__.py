@@ -12,7 +12,8 @@ from vidleak_jax.attacks.solve import solve
 from vidleak_jax.attacks.spec import AttackSpec, shape_of
 
 __all__ = ['ATTACKS', 'Attack', 'AttackSpec', 'Effort', 'Iterative',
-           'Outcome', 'Problem',            'gradient_residual', 'shape_of', 'solve']
+           'Outcome', 'Problem', 'gradient_residual',
+           'shape_of', 'solve']
 
 # vl.attacks.ig(...) and its like: one a line of the registry. Where a folder
 # has the name of an attack, the attack goes first.

@@ -20,6 +20,7 @@ from vidleak_jax import optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.evaluation.report import terminal
 from vidleak_jax.experiments import audit
+from vidleak_jax.runtime import progress
 
 
 def define_flags() -> None:
@@ -29,6 +30,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'leak', None, 'Attack this leak.safetensors; no data set is touched.')
   flags.DEFINE_bool(
+      'allow_code_from_leak', False,
+      'Run the network that the leak itself names. Only for leaks you made.')
+  flags.DEFINE_bool(
       'tensorboard', False, 'Also write TensorBoard events to the workdir.')
 
 
@@ -37,9 +41,11 @@ def main() -> None:
   optional.require('video')  # the comparison is written at the end
   asked = flags.FLAGS
   folder = launcher.workdir()
-  result = audit.run(
-      launcher.resolved_config(), folder,
-      leak_path=asked.leak and Path(asked.leak),
-      tensorboard=asked.tensorboard)
+  with progress.Terminal() as terminal_lines:
+    result = audit.run(
+        launcher.resolved_config(), folder,
+        leak_path=asked.leak and Path(asked.leak),
+        tensorboard=asked.tensorboard, allow_code=asked.allow_code_from_leak,
+        say=print, progress=terminal_lines)
   if result:
     print(terminal.of_run(result, folder))

@@ -1,13 +1,15 @@
 """Names what a config can ask for, one a line.
 
-  vidleak list attacks|victims|defenses|configs
+  vidleak list attacks|victims|defenses|configs|fields
 """
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
 
 from vidleak_jax import recipes
 from vidleak_jax.errors import UserError, pick
+from vidleak_jax.options import Options
 
 
 def main(words: Sequence[str]) -> None:
@@ -32,9 +34,8 @@ def _configs() -> dict[str, str]:
 
 
 def _attacks() -> dict[str, str]:
-  attack = recipes.load('default').attack
-  return {name: '' for name, options in attack.items()
-          if hasattr(options, 'keys')}
+  from vidleak_jax.attacks.registry import ATTACKS
+  return {name: _first_line(attack) for name, attack in ATTACKS.items()}
 
 
 def _victims() -> dict[str, str]:
@@ -44,8 +45,23 @@ def _victims() -> dict[str, str]:
 
 
 def _defenses() -> dict[str, str]:
-  return {name: f'off at {value}'
-          for name, value in recipes.load('default').defense.items()}
+  from vidleak_jax.clients.defenses import DEFENSES
+  return {name: f'leaves {defense.leaves}'
+          for name, defense in DEFENSES.items()}
+
+
+def _fields(options=None, prefix='') -> dict[str, str]:
+  """Every field of a config: its meaning and its default."""
+  from vidleak_jax.experiments.leaking import Audit
+  rows = {}
+  for field in dataclasses.fields(options or Audit()):
+    value = getattr(options or Audit(), field.name)
+    name = f'{prefix}{field.name}'
+    if isinstance(value, Options):
+      rows |= _fields(value, f'{name}.')
+    else:
+      rows[name] = f'{value!r}: {field.metadata["help"]}'
+  return rows
 
 
 def _first_line(thing) -> str:
@@ -53,4 +69,4 @@ def _first_line(thing) -> str:
 
 
 TABLES = {'attacks': _attacks, 'victims': _victims, 'defenses': _defenses,
-          'configs': _configs}
+          'configs': _configs, 'fields': _fields}

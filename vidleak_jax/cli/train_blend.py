@@ -3,11 +3,13 @@ r"""Trains the last step of the attack on a frozen extractor, on public scenes.
   vidleak train blend --config=train_blend \
       --workdir=runs/blend --config.victim.weights_file=FILE_OF_THE_EXTRACTOR
 
-Then attack with --config.attack.features.weights=runs/blend/blend.safetensors.
+Then attack with
+--config.attack.frozen_features.weights=runs/blend/blend.safetensors.
 """
 
 from vidleak_jax import optional, victims
 from vidleak_jax.attacks.features import train
+from vidleak_jax.attacks.features.decoder import frame_extractor
 from vidleak_jax.cli import launcher
 from vidleak_jax.models import weights
 from vidleak_jax.runtime import workdir
@@ -28,10 +30,8 @@ def main() -> None:
   with workdir.claim(folder, launcher.resolved_config(), {}):
     victim = victims.build('frozen', (1, size, size, 3), 10, lowering='lax',
                            **options)
-    features = victim.features
-    assert features  # every frozen victim has an extractor
     params = train.run(
-        lambda frames: features(frames[:, None])[:, 0], size=size,
+        frame_extractor(victim), size=size, folder=folder,
         log=lambda step, psnr: print(f'step {step}: {psnr:.2f} dB'),
         **training)
     weights.save(folder / 'blend.safetensors', params)

@@ -117,8 +117,8 @@ def _read(content: bytes, facts: bytes, source: str) -> Leak:
     if group in groups and rest:
       groups[group][rest] = array
     elif name not in ('labels', 'references'):
-      raise UserError(f'{source} has an array {name!r}; allowed are params/..., '
-                      'update/..., labels and references.')
+      raise UserError(f'{source} has an array {name!r}; allowed are '
+                      'params/..., update/..., labels and references.')
   if not groups['params'] or not groups['update']:
     raise UserError(f'{source} holds no params/... or no update/... arrays.')
   params, update = (trees.nest(groups[name]) for name in ('params', 'update'))

@@ -17,12 +17,10 @@ SIZES = {'tiny': (4, 16), 'small': (8, 32), 'full': (16, 112)}
 def get_config(preset=None):
   config = of('c3d', preset or 'small')
   config.victim.preset = preset
-  if preset == 'full':  # its pooling has no layers to anchor on
-    config.attack.name = 'ig'
   return config
 
 
-def of(name, preset, attack='anchored', sizes=None):
+def of(name, preset, sizes=None):
   """A real clip through the victim `name` of the size `preset`."""
   sizes = SIZES | (sizes or {})
   if preset not in sizes:
@@ -34,5 +32,4 @@ def of(name, preset, attack='anchored', sizes=None):
   config.data.num_frames, config.data.image_size = sizes[preset]
   config.victim.name = name
   config.victim.preset = preset
-  config.attack.name = attack
   return config

@@ -8,7 +8,4 @@ from vidleak_jax.recipes import clip_c3d
 
 
 def get_config(preset='small'):
-  config = clip_c3d.of('cnn_gru', preset)
-  if preset == 'full':  # a dense layer on each frame, which is not listed
-    config.attack.name = 'ig'
-  return config
+  return clip_c3d.of('cnn_gru', preset)

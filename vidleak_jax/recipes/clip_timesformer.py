@@ -8,7 +8,4 @@ from vidleak_jax.recipes import clip_c3d
 
 
 def get_config(preset='small'):
-  attack = 'ig' if preset == 'full' else 'closed_form'
-  config = clip_c3d.of('timesformer', preset, attack, {'small': (8, 64)})
-  config.attack.closed_form.polish_steps = 0  # it would cost minutes
-  return config
+  return clip_c3d.of('timesformer', preset, {'small': (8, 64)})

@@ -11,6 +11,4 @@ from vidleak_jax.recipes import clip_c3d
 
 
 def get_config(preset='small'):
-  config = clip_c3d.of('vivit', preset, 'closed_form', {'small': (16, 64)})
-  config.attack.closed_form.polish_steps = 0
-  return config
+  return clip_c3d.of('vivit', preset, {'small': (16, 64)})

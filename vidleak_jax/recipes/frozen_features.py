@@ -22,5 +22,5 @@ def get_config():
   config.victim.head = 'classifier1'
   config.victim.weights_file = 'photo_motion'
   config.federated.message = 'auto'
-  config.attack.name = 'features'
+  config.attack.name = 'frozen_features'
   return config

@@ -8,7 +8,6 @@ from vidleak_jax.recipes import default
 
 def get_config():
   config = default.get_config()
-  config.attack.name = 'anchored'
   config.superres.name = 'clip'
   config.superres.noise = 0.0  # what this attack leaves
   return config

@@ -3,7 +3,7 @@
   vidleak attack --config=superres_clip --workdir=runs/sr \
       --config.data.dir=FOLDER_OR_VIDEO --config.superres.num_references=1
 
-The anchored attack leaves no noise worth the name, so the enhancer is told 0;
+Feature matching leaves no noise worth the name, so the enhancer is told 0;
 after `ig` say --config.superres.noise=0.015.
 """
 

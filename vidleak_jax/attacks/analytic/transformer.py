@@ -19,6 +19,7 @@ import numpy as np
 from vidleak_jax.attacks.analytic import dense, rounding
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_one_clip
+from vidleak_jax.options import option
 from vidleak_jax.types import Leak, UserError, Victim
 
 _GREY = 0.5
@@ -34,6 +35,8 @@ class TransformerEmbedding(Analytic):
   """The patches of a video transformer, from its two embeddings (APRIL)."""
   name: ClassVar[str] = 'transformer'
   cost: ClassVar[int] = 10
+  polish_steps: int = option(0, 'of Gauss-Newton in float64; minutes', low=0,
+                             high=1000)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""

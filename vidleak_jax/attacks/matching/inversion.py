@@ -39,8 +39,8 @@ def weighted_sum(num_steps: int, **terms: tuple[Weight, Callable]) -> Objective:
     **terms: name=(weight, term); a weight is a number or an optax schedule.
 
   Returns:
-    `(guess, target, step) -> (value, score, each term)`: the value is what a step
-    descends; the score ranks guesses of different steps and restarts, since
+    `(guess, target, step) -> (value, score, each term)`: the value is what a
+    step descends; the score ranks guesses of different steps and restarts, as
     its weights do not move.
   """
 

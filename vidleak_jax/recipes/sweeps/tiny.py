@@ -11,6 +11,7 @@ def get_config():
   config = default.get_config()
   config.data.num_frames, config.data.image_size = 4, 16
   config.victim.preset = 'tiny'
+  config.attack.name = 'ig'  # trials of one attack run as one program
   config.attack.num_steps = 400
   config.attack.chunk_steps = 100
   config.sweep = sweeps.space(grid={

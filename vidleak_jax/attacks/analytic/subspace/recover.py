@@ -36,9 +36,11 @@ class Subspace(Analytic):
   """
   name: ClassVar[str] = 'subspace'
   cost: ClassVar[int] = 40
+  polish_steps: int = option(0, 'of Gauss-Newton in float64; minutes', low=0,
+                             high=1000)
   sharpen_steps: int = option(
-      0, 'slow steps, where the clip is not exact, that weigh the directions of '
-      'the gradient by how well they show', low=0, high=10**6)
+      0, 'slow steps, where the clip is not exact, that weigh the directions '
+      'of the gradient by how well they show', low=0, high=10**6)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`: runs the network once on shapes."""
