@@ -45,7 +45,8 @@ TABLE: dict[str, Callable[[Array], Array]] = {
 
 @functools.cache
 def _answers() -> dict[str, np.ndarray]:
-  return {name: np.asarray(f(GRID)) for name, f in TABLE.items()}
+  return jax.device_get(jax.jit(
+      lambda: {name: f(jnp.asarray(GRID)) for name, f in TABLE.items()})())
 
 
 def recognise(values: np.ndarray) -> Activation | None:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -85,6 +84,7 @@ class Dense(Linear):
   kind: ClassVar[str] = 'dense'
   dimension_numbers: Any  # of dot_general, the data on the left
   data_first: bool        # whether the network has the data on the left
+  num_features: int       # axes of the kernel that the output keeps
 
   def product(self, kernel: Array, x: Array) -> Array:
     if self.data_first:
@@ -355,8 +355,3 @@ def _only(program: Program) -> Path | None:
   if len(program.leaves) == 1 and views.issuperset(program.primitives):
     return program.paths[0]
   return None
-
-
-def value_of(program: Program, leaves: Leaves) -> jax.Array:
-  """A constant's or a parameter's value."""
-  return jnp.asarray(program(leaves))

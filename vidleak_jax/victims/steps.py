@@ -118,7 +118,8 @@ def _linear(trace, value) -> ops.Linear | None:
     if not data_first:
       contract, batch = contract[::-1], batch[::-1]
     numbers = tuple(map(_ints, contract)), tuple(map(_ints, batch))
-    return ops.Dense(program, None, numbers, data_first)
+    kept = len(trace.shapes[kernel]) - len(contract[1])
+    return ops.Dense(program, None, numbers, data_first, kept)
   if not data_first or params['batch_group_count'] != 1:
     return None
   numbers = lax.ConvDimensionNumbers(*map(_ints, params['dimension_numbers']))

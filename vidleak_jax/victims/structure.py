@@ -1,7 +1,6 @@
 """Chains of layers and residual blocks in a layer graph."""
 
 import dataclasses
-import math
 
 from vidleak_jax.types import Array, Layer, UserError
 from vidleak_jax.victims import operations as ops
@@ -260,11 +259,6 @@ def _layer(graph, unit):
       '/'.join(node.op.kernel_path[:-1]), linear,
       activation.op.name if activation else 'identity', in_shape,
       activation.op.function if activation else lambda x: x)
-
-
-def num_outputs(node: Node) -> int:
-  """How many numbers a node answers for one clip."""
-  return math.prod(node.shape)
 
 
 def _listed(nodes):
