@@ -56,6 +56,7 @@ class PreActivation(torch.nn.Module):
 
 
 def transformer(name):
+  video_resnet()  # transformers imports torchvision where it is installed
   transformers = pytest.importorskip('transformers')
   sizes = {'image_size': 16, 'num_frames': 4, 'hidden_size': 16,
            'num_hidden_layers': 1, 'num_attention_heads': 2,

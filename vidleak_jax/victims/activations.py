@@ -51,9 +51,9 @@ def _answers() -> dict[str, np.ndarray]:
 
 def recognise(values: np.ndarray) -> Activation | None:
   """The activation that answers `values` on `GRID`; None if none does."""
-  for name, known in _answers().items():
-    if np.allclose(values, known, _TOLERANCE, _TOLERANCE):
-      return Activation(name, TABLE[name])
+  for name, function in TABLE.items():
+    if np.allclose(values, _answers()[name], _TOLERANCE, _TOLERANCE):
+      return Activation(name, function)
   below, above = GRID < 0, GRID > 0
   slope = float(np.median(values[below] / GRID[below]))
   bent = np.where(above, GRID, slope * GRID)

@@ -5,7 +5,6 @@ Usage:
   graph.head, structure.chain(graph), structure.blocks(graph)
 """
 
-import collections
 import functools
 import math
 from collections.abc import Callable
@@ -14,9 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.types import Array, Params
-from vidleak_jax.victims import activations, numpy_rules, patterns, tracing
+from vidleak_jax.victims import (
+    activations,
+    assembly,
+    numpy_rules,
+    patterns,
+    tracing,
+)
 from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.graph import LayerGraph, Node
+from vidleak_jax.victims.assembly import Plan
+from vidleak_jax.victims.graph import LayerGraph
 from vidleak_jax.victims.steps import affine_plan
 from vidleak_jax.victims.tracing import DATA, Trace
 
@@ -27,9 +33,6 @@ ELEMENTWISE = patterns.AFFINE | frozenset((
     'sign', 'floor', 'ceil', 'round', 'select_n', 'clamp', 'eq', 'ne', 'ge',
     'gt', 'le', 'lt', 'and', 'or', 'not', 'is_finite',
     'convert_element_type'))
-
-# What computes a value, from which; the operation is None of the same value.
-Plan = tuple[ops.Operation | None, tuple[int, ...]]
 
 
 def introspect(
@@ -55,9 +58,8 @@ def introspect(
   shape = tuple(clip_shape)
   traces = [tracing.trace(logits, params, shape, size * batch_size)
             for size in (1, 2)]
-  there = tracing.align(*traces)
-  planner = _Planner(*traces, there)
-  nodes = _nodes(traces, there, planner.plans(), batch_size)
+  nodes = assembly.nodes(
+      traces, [_Planner(trace).plans() for trace in traces], batch_size)
   leaf_shapes = {
       path: tuple(leaf.shape)
       for path, leaf in tracing.leaves_of(params).items()}
@@ -68,9 +70,9 @@ def introspect(
 class _Planner:
   """Decides which operation computes each value that the logits need."""
 
-  def __init__(self, trace: Trace, twice: Trace, there: dict[int, int]):
+  def __init__(self, trace: Trace):
     self.trace = trace
-    self.claims = patterns.find(trace, twice, there)
+    self.claims = patterns.find(trace)
     self.roots = _roots(trace)
 
   def plans(self) -> list[tuple[int, Plan]]:
@@ -97,7 +99,7 @@ class _Planner:
       return plan
     if self.roots[value] != value:
       return self._elementwise(value)
-    if patterns.is_move(trace, value):
+    if tracing.is_move(trace, value):
       return self._moved(value)
     single = {
         'reduce_sum': self._reduced, 'reduce_max': self._reduced,
@@ -192,7 +194,7 @@ class _Planner:
     while True:
       source = trace.made_by(source).inputs[0]
       if (trace.sole_consumer(source) is None or source in self.claims
-          or not patterns.is_move(trace, source)):
+          or not tracing.is_move(trace, source)):
         return ops.Move(trace.program((source,), value)), (source,)
 
   def _reduced(self, equation, data) -> Plan:
@@ -226,48 +228,6 @@ def _roots(trace: Trace) -> list[int]:
         for v in equation.inputs):
       roots[value] = sources.pop()
   return roots
-
-
-def _nodes(traces, there, plans, batch_size) -> tuple[Node, ...]:
-  trace = traces[0]
-  names = {trace.clip: 'clip'}
-  nodes = [Node('clip', ops.Input(), (), trace.shapes[trace.clip][1:])]
-  counts = collections.Counter(('clip',))
-  for value, (operation, inputs) in plans:
-    if operation is None:
-      names[value] = names[inputs[0]]
-      continue
-    name = _name(operation)
-    counts[name] += 1
-    if counts[name] > 1 or not operation.paths:
-      name = f'{name}#{counts[name]}'
-    names[value] = name
-    nodes.append(Node(name, operation, tuple(names[v] for v in inputs),
-                      _without_batch(
-                          traces, value, there.get(value), batch_size)))
-  return tuple(nodes)
-
-
-def _name(operation: ops.Operation) -> str:
-  if not operation.paths:
-    return getattr(operation, 'name', operation.kind)
-  path = operation.paths[0]
-  if isinstance(operation, ops.Positions):
-    return '/'.join(path)
-  return '/'.join(path[:-1]) or '/'.join(path)
-
-
-def _without_batch(traces, value, other, batch_size):
-  """The shape of one clip; frames in the batch axis stay there."""
-  once = traces[0].shapes[value]
-  if other is None:
-    return once[1:] if once[:1] == (batch_size,) else once
-  twice = traces[1].shapes[other]
-  for axis, (size, more) in enumerate(zip(once, twice)):
-    if more != size:
-      own = (size // batch_size,) if size > batch_size else ()
-      return once[:axis] + own + once[axis + 1:]
-  return once
 
 
 def _unsupported(nodes, params) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ Path = tuple[str, ...]  # of a leaf in the parameters
 Leaves = Mapping[Path, Array]
 
 CONSTANT, PARAMETER, DATA = range(3)
+MOVES = frozenset((
+    'reshape', 'transpose', 'squeeze', 'expand_dims', 'broadcast_in_dim',
+    'slice', 'pad', 'rev', 'split', 'gather', 'dynamic_slice', 'copy',
+    'stop_gradient', 'reduce_precision', 'optimization_barrier', 'tile'))
 _CALLS = ('jit', 'pjit', 'closed_call', 'core_call', 'remat', 'remat2',
           'checkpoint', 'custom_jvp_call', 'custom_vjp_call')
 
@@ -209,6 +213,16 @@ def apply(equation: Equation, arrays: list[Array]) -> list[Array]:
   return found if equation.primitive.multiple_results else [found]
 
 
+def is_move(trace: Trace, value: int) -> bool:
+  """Whether a value is other data, only moved."""
+  equation = trace.made_by(value)
+  if equation is None or equation.name not in MOVES:
+    return False
+  first, *rest = equation.inputs
+  return trace.level[first] == DATA and all(
+      trace.level[v] == CONSTANT for v in rest)
+
+
 def leaves_of(params: Params) -> dict[Path, Array]:
   """Leaves by their path, of dicts, lists, dataclasses and nnx states alike."""
   flat, _ = jax.tree_util.tree_flatten_with_path(params)
@@ -260,37 +274,6 @@ def trace(
   found.leaves = {v: path_of(keys) for v, (keys, _) in zip(weights, flat)}
   found.outputs = tuple(_inline(found, closed.jaxpr, closed.consts, values))
   return found
-
-
-def align(first: Trace, second: Trace) -> dict[int, int]:
-  """value of `first` -> the same value of `second`, a larger batch's trace.
-
-  For one clip the network may lack broadcasts along the batch.
-  """
-  there = dict(zip((*first.leaves, first.clip), (*second.leaves, second.clip)))
-  back = {v: k for k, v in there.items()}
-  others = iter(second.equations)
-  for equation in first.equations:
-    for other in others:
-      if _alike(first, equation, second, other, back):
-        there |= zip(equation.outputs, other.outputs)
-        back |= zip(other.outputs, equation.outputs)
-        break
-      source = other.inputs[0] if other.inputs else None
-      if other.name != 'broadcast_in_dim' or source not in back:
-        return there
-      back[other.outputs[0]] = back[source]
-    else:
-      return there
-  return there
-
-
-def _alike(first, equation, second, other, back):
-  if equation.name != other.name or len(equation.inputs) != len(other.inputs):
-    return False
-  return all(
-      back.get(b) == a or first.level[a] == second.level[b] == CONSTANT
-      for a, b in zip(equation.inputs, other.inputs))
 
 
 def _new(found, aval):
