@@ -9,7 +9,7 @@ from tests.victims.networks import CLIP, ZOO, agree, moved, of, zoo
 from vidleak_jax import victims
 from vidleak_jax.types import UserError
 from vidleak_jax.victims import structure
-from vidleak_jax.victims.introspection import introspect
+from vidleak_jax.victims.introspection import discrepancy, introspect
 
 
 @pytest.mark.parametrize('name', ZOO)
@@ -187,3 +187,22 @@ def test_plain_jax_channels_first():
   assert [n.op.slope for n in graph.of_kind('activation')] == [0.1]
   assert graph.head.bias == ('layers', '1', 'b')
   assert graph.by_name['layers/0'].op.bias_path == ('layers', '0', 'b')
+
+
+def test_what_an_attack_must_know_is_told():
+  def logits(params, clips):
+    x = clips.reshape(len(clips), -1)[:, :8]
+    x = jnp.sort(jnp.tanh(x @ params['w']) @ params['w'], axis=-1)
+    return jax.nn.log_softmax(x @ params['head'])
+
+  params = moved({
+      'w': jax.ShapeDtypeStruct((8, 8), jnp.float32),
+      'head': jax.ShapeDtypeStruct((8, 5), jnp.float32),
+      'phase': jax.ShapeDtypeStruct((3,), jnp.complex64)})
+  graph = introspect(logits, params | {'phase': np.ones(3, np.complex64)}, CLIP)
+  assert discrepancy(graph, logits, params, jax.random.key(0)) < 1e-6
+  notes = '; '.join(graph.unsupported)
+  for note in ('parameter phase is complex', 'kernel w is shared by 2 layers',
+               'not from a dense layer', 'sort is not understood'):
+    assert note in notes
+  assert graph.head is None

@@ -5,14 +5,17 @@ Usage:
   graph.head, structure.chain(graph), structure.blocks(graph)
 """
 
+import collections
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.types import Array, Params
+from vidleak_jax.types import Array, Params, PRNGKey
 from vidleak_jax.victims import (
     activations,
     assembly,
@@ -22,7 +25,7 @@ from vidleak_jax.victims import (
 )
 from vidleak_jax.victims import operations as ops
 from vidleak_jax.victims.assembly import Plan
-from vidleak_jax.victims.graph import LayerGraph
+from vidleak_jax.victims.graph import LayerGraph, evaluate
 from vidleak_jax.victims.steps import affine_plan
 from vidleak_jax.victims.tracing import DATA, Trace
 
@@ -63,8 +66,23 @@ def introspect(
   leaf_shapes = {
       path: tuple(leaf.shape)
       for path, leaf in tracing.leaves_of(params).items()}
-  return LayerGraph(nodes, nodes[-1].name, shape, batch_size, leaf_shapes,
-                    _unsupported(nodes, params))
+  graph = LayerGraph(nodes, nodes[-1].name, shape, batch_size, leaf_shapes, ())
+  return dataclasses.replace(graph, unsupported=_unsupported(graph, params))
+
+
+def discrepancy(
+    graph: LayerGraph, logits: Callable[[Params, Array], Array], params: Params,
+    key: PRNGKey,
+) -> float:
+  """How far the graph's logits are from the network's, on a random clip.
+
+  Relative to the largest logit. An attack that relies on the graph checks this
+  first: rounding is 1e-6 or so, a layer that was mistaken for another far more.
+  """
+  clips = jax.random.uniform(key, (graph.batch_size, *graph.clip_shape))
+  found, expected = jax.jit(lambda params: (
+      evaluate(graph, params, clips), logits(params, clips)))(params)
+  return float(jnp.max(jnp.abs(found - expected)) / jnp.max(jnp.abs(expected)))
 
 
 class _Planner:
@@ -230,12 +248,20 @@ def _roots(trace: Trace) -> list[int]:
   return roots
 
 
-def _unsupported(nodes, params) -> tuple[str, ...]:
+def _unsupported(graph, params) -> tuple[str, ...]:
   notes = [
       f'parameter {"/".join(path)} is complex'
       for path, leaf in tracing.leaves_of(params).items()
       if jnp.issubdtype(leaf.dtype, jnp.complexfloating)]
-  for node in nodes:
+  readers = collections.Counter(
+      node.op.kernel_path for node in graph.of_kind('dense', 'conv'))
+  notes += [f'kernel {"/".join(path)} is shared by {count} layers'
+            for path, count in readers.items() if path and count > 1]
+  if graph.head is None:
+    last = graph.by_name[graph.output]
+    notes.append(f'the logits come from {last.name} ({last.kind}), not from a '
+                 'dense layer')
+  for node in graph.nodes:
     if isinstance(node.op, ops.Opaque):
       notes.append(f'{node.name}: {node.op.primitive} is not understood')
     elif isinstance(node.op, ops.Norm) and node.op.form == 'batch':

@@ -16,6 +16,7 @@ from vidleak_jax.victims.tracing import MOVES, Path, Trace, is_move
 
 _LEVELS_UP = 12    # dominators to look at for a norm's input
 _SPREAD = 0.1      # of random inputs: their variance must show eps
+_SAMPLE = 4096     # numbers that are compared
 _TOLERANCE = 2e-4  # float32, after a fast variance's cancellation
 
 
@@ -39,6 +40,10 @@ def norm(
     if source == trace.clip or (complete and not is_move(trace, source)):
       break
     source = trace.dominator[source]
+    maker = trace.made_by(source)
+    if maker is not None and maker.name == 'sub' and (
+        len(trace.data(maker)) == 2):
+      continue  # the mean is taken off already
     if np.prod(trace.shapes[source]) != np.prod(trace.shapes[exits[0]]):
       continue
     found = _fit(trace, source, exits, _eps(trace, root), known)
@@ -86,8 +91,6 @@ def _eps(trace, root):
 def _fit(trace, source, exits, eps, known):
   """(Norm, exit): the last exit that is a norm of `source`; None if none is."""
   shape = trace.shapes[source]
-  random = np.random.default_rng(0)
-  x = (random.normal(size=shape) * _SPREAD + 0.2).astype(np.float32)
   best = None
   for value in exits:
     try:
@@ -98,12 +101,10 @@ def _fit(trace, source, exits, eps, known):
         (e.name, str(e.params), tuple(trace.shapes[v] for v in e.inputs))
         for e in program.equations))
     if key not in known:
-      known[key] = _match(trace, program, x, eps)
+      known[key] = _match(trace, program, shape, eps, best)
     roles = known[key]
     if roles is None:
-      if best is not None:
-        break
-      continue
+      break
     if best and trace.shapes[best[1]] == shape != trace.shapes[value]:
       break  # flattened
     norm, scale, bias = roles
@@ -114,22 +115,26 @@ def _fit(trace, source, exits, eps, known):
   return best
 
 
-def _match(trace, program, x, eps):
+def _match(trace, program, shape, eps, best):
   """(Norm, index of the scale's leaf, of the bias's) that answers the same."""
   if len(program.leaves) > 2:
     return None
-  random = np.random.default_rng(1)
+  random = np.random.default_rng(0)
+  x = random.standard_normal(shape, np.float32) * _SPREAD + 0.2
   leaves = {
-      path: random.normal(size=trace.shapes[value]).astype(x.dtype)
+      path: random.standard_normal(trace.shapes[value], np.float32)
       for value, path in program.leaves}
-  answer = numpy_rules.evaluate(program, leaves, x)
-  for norm in _norms(x.shape, eps):
+  sample = random.integers(x.size, size=min(x.size, _SAMPLE))
+  answer = numpy_rules.evaluate(program, leaves, x).ravel()[sample]
+  # The form that fits up to an earlier equation is the likeliest.
+  likely = [dataclasses.replace(best[0], scale=None, bias=None)] if best else []
+  for norm in (*likely, *_norms(shape, eps)):
     white = _whiten(x, norm)
     for scale, bias in _roles(program.paths):
       own = dataclasses.replace(norm, scale=scale, bias=bias)
       try:
-        guess = _finish(white, own, leaves).reshape(answer.shape)
-      except (TypeError, ValueError):  # leaves of another shape
+        guess = _finish(white, own, leaves).ravel()[sample]
+      except ValueError:  # leaves of another shape
         continue
       if np.allclose(guess, answer, _TOLERANCE, _TOLERANCE):
         index = program.paths.index

@@ -183,13 +183,12 @@ def _fixed_norm(trace, affine, operands, shape) -> ops.Norm | None:
       return None
     parts[part] = path
   norm = ops.Norm('fixed', channel, eps=eps, **parts)
-  x = random.normal(size=shape).astype(np.float32)
-  scale, shift = maps()
   own = {part: ops.by_channel(leaves[path], len(shape), channel)
          for part, path in parts.items()}
-  y = (x - own.get('mean', 0.0)) / np.sqrt(own.get('var', 1.0) + eps)
-  y = y * own.get('scale', 1.0) + own.get('bias', 0.0)
-  same = np.allclose(y, x * scale + shift, _TOLERANCE, _TOLERANCE)
+  scale = own.get('scale', 1.0) / np.sqrt(own.get('var', 1.0 - eps) + eps)
+  expected = scale, own.get('bias', 0.0) - own.get('mean', 0.0) * scale
+  same = all(np.allclose(*pair, _TOLERANCE, _TOLERANCE)
+             for pair in zip(expected, maps()))
   return norm if same else None
 
 
