@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from tests.victims.networks import CLIP, ZOO, agree, moved, of, zoo
 from vidleak_jax import victims
 from vidleak_jax.types import UserError
 from vidleak_jax.victims import structure
+from vidleak_jax.victims.graph import evaluate, with_lowering
 from vidleak_jax.victims.introspection import discrepancy, introspect
 
 
@@ -19,6 +22,22 @@ def test_graph_and_network_agree(name):
   kinds = {node.kind for node in graph.nodes}
   assert 'opaque' not in kinds and 'softmax' not in kinds
   assert not [n for n in graph.unsupported if 'not known' in n]
+
+
+@pytest.mark.parametrize('name', ['c3d_pooled', 'vivit'])
+def test_gradients_agree_too(name):
+  logits, params, graph = zoo(name)
+  fast = with_lowering(graph, 'matmul')
+  clips = np.random.default_rng(1).uniform(size=(1, *CLIP)).astype(np.float32)
+
+  def slopes(function):
+    return jax.grad(lambda *args: function(*args)[0, 2], argnums=(0, 1))(
+        params, clips)
+  expected, found = jax.device_get(jax.jit(lambda: (
+      slopes(logits), slopes(functools.partial(evaluate, fast))))())
+  for one, other in zip(*map(jax.tree.leaves, (expected, found))):
+    np.testing.assert_allclose(
+        other, one, atol=1e-5 * max(np.abs(one).max(), 1e-3), rtol=0)
 
 
 @pytest.mark.parametrize('form', ['fixed', 'batch', 'group', 'layer'])
@@ -116,6 +135,7 @@ def test_frames_through_a_2d_network(batch_size):
   agree(logits, params, graph, batch_size)
   assert [u.name for u in structure.chain(graph)] == [
       'params/a', 'params/depthwise', 'params/head']
+  agree(logits, params, with_lowering(graph, 'matmul'), batch_size)
   depthwise = graph.by_name['params/depthwise'].op
   assert (depthwise.groups, depthwise.dilation) == (6, (2, 2))
   assert [n.op.reduction for n in graph.of_kind('pool')] == ['mean', 'max']
@@ -181,6 +201,7 @@ def test_plain_jax_channels_first():
       is_leaf=lambda x: isinstance(x, tuple)))
   graph = introspect(plain, params, CLIP)
   agree(plain, params, graph)
+  agree(plain, params, with_lowering(graph, 'matmul'))
   norm, = graph.of_kind('norm')
   assert (norm.op.form, norm.op.channel_axis, norm.op.eps) == ('batch', 1, 1e-4)
   assert (norm.op.scale, norm.op.bias) == (('layers', '0', 'gain'), None)

@@ -8,8 +8,9 @@ import dataclasses
 import functools
 import math
 
-from vidleak_jax.types import Array, Params
+from vidleak_jax.types import Array, Params, pick
 from vidleak_jax.victims import operations as ops
+from vidleak_jax.victims.layers import LOWERINGS
 from vidleak_jax.victims.tracing import Leaves, Path, leaves_of
 
 
@@ -125,3 +126,19 @@ def evaluate(graph: LayerGraph, params: Params, clips: Array) -> Array:
   logits = run(graph, leaves_of(params), clips[None] if single else clips)[
       graph.output]
   return logits[0] if single else logits
+
+
+def with_lowering(graph: LayerGraph, lowering: str) -> LayerGraph:
+  """The same graph with its convolutions computed in another way.
+
+  Args:
+    graph: of the network.
+    lowering: 'lax', or 'matmul', whose gradients are far faster on a CPU;
+      grouped and transposed convolutions stay in 'lax'.
+  """
+  pick(LOWERINGS, lowering, 'convolution lowering')
+  nodes = tuple(
+      dataclasses.replace(node, op=dataclasses.replace(
+          node.op, lowering=lowering)) if isinstance(node.op, ops.Conv)
+      else node for node in graph.nodes)
+  return dataclasses.replace(graph, nodes=nodes)

@@ -253,6 +253,10 @@ def _unsupported(graph, params) -> tuple[str, ...]:
       f'parameter {"/".join(path)} is complex'
       for path, leaf in tracing.leaves_of(params).items()
       if jnp.issubdtype(leaf.dtype, jnp.complexfloating)]
+  notes += [
+      f'{node.name}: its kernel is computed from several parameters'
+      for node in graph.of_kind('dense', 'conv')
+      if node.op.kernel.paths and node.op.kernel_path is None]
   readers = collections.Counter(
       node.op.kernel_path for node in graph.of_kind('dense', 'conv'))
   notes += [f'kernel {"/".join(path)} is shared by {count} layers'

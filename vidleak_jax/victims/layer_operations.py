@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vidleak_jax.types import Array
+from vidleak_jax.victims.layers import matmul_conv
 from vidleak_jax.victims.tracing import Leaves, Path, Program
 
 frozen = functools.partial(dataclasses.dataclass, frozen=True, eq=False)
@@ -101,13 +102,27 @@ class Conv(Linear):
   dilation: tuple[int, ...]
   groups: int
   dimension_numbers: lax.ConvDimensionNumbers
+  lowering: str = 'lax'
 
   def product(self, kernel: Array, x: Array) -> Array:
+    plain = self.groups == 1 and all(d == 1 for d in self.input_dilation)
+    if self.lowering == 'matmul' and plain:
+      return self._matmul(kernel, x)
     return lax.conv_general_dilated(
         x, kernel, self.strides, self.padding,
         lhs_dilation=self.input_dilation, rhs_dilation=self.dilation,
         dimension_numbers=self.dimension_numbers,
         feature_group_count=self.groups)
+
+  def _matmul(self, kernel, x):
+    """The same, channels last, by `layers.matmul_conv`."""
+    data, weights, out = (
+        (spec[0], *spec[2:], spec[1]) for spec in self.dimension_numbers)
+    # (outputs, window, inputs) -> (window, inputs, outputs)
+    weights = (*weights[1:], weights[0])
+    y = matmul_conv(x.transpose(data), kernel.transpose(weights), self.strides,
+                    self.padding, rhs_dilation=self.dilation)
+    return y.transpose([out.index(axis) for axis in range(y.ndim)])
 
 
 @frozen()
@@ -128,6 +143,7 @@ class Norm(Operation):
   bias: Path | None = None
   mean: Path | None = None
   var: Path | None = None
+  constant: bool = False  # whether mean and var have no gradient
 
   @property
   def paths(self) -> tuple[Path, ...]:
@@ -137,9 +153,12 @@ class Norm(Operation):
     x, = inputs
     read = functools.partial(self._read, leaves, x.ndim)
     if self.form == 'fixed':
-      y = x - read(self.mean, 0.0)
+      mean, var = read(self.mean, 0.0), read(self.var, 1.0)
+      if self.constant:
+        mean, var = lax.stop_gradient((mean, var))
+      y = x - mean
       if self.var:
-        y = y * lax.rsqrt(read(self.var, 1.0) + self.eps)
+        y = y * lax.rsqrt(var + self.eps)
     else:
       y = whiten(x, self)
     return y * read(self.scale, 1.0) + read(self.bias, 0.0)

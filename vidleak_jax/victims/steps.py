@@ -182,7 +182,10 @@ def _fixed_norm(trace, affine, operands, shape) -> ops.Norm | None:
     if part in parts:
       return None
     parts[part] = path
-  norm = ops.Norm('fixed', channel, eps=eps, **parts)
+  stopped = {path for *_, operand in affine.steps for path in operand.paths
+             if 'stop_gradient' in operand.primitives}
+  constant = parts.get('mean') in stopped or parts.get('var') in stopped
+  norm = ops.Norm('fixed', channel, eps=eps, constant=constant, **parts)
   own = {part: ops.by_channel(leaves[path], len(shape), channel)
          for part, path in parts.items()}
   scale = own.get('scale', 1.0) / np.sqrt(own.get('var', 1.0 - eps) + eps)
