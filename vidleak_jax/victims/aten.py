@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidleak_jax.models.layers import matmul_conv
 from vidleak_jax.types import Array
-from vidleak_jax.victims.layers import matmul_conv
 from vidleak_jax.victims.operations import Pool, by_channel
 
 RULES: dict[str, Callable] = {}

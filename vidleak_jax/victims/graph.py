@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import math
 
+from vidleak_jax.models.layers import LOWERINGS
 from vidleak_jax.types import Array, Params, pick
 from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.layers import LOWERINGS
 from vidleak_jax.victims.tracing import Leaves, Path, leaves_of
 
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import lax
 
+from vidleak_jax.models.layers import matmul_conv
 from vidleak_jax.types import Array
-from vidleak_jax.victims.layers import matmul_conv
 from vidleak_jax.victims.tracing import Leaves, Path, Program
 
 frozen = functools.partial(dataclasses.dataclass, frozen=True, eq=False)
