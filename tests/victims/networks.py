@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax import victims
-from vidleak_jax.victims.graph import evaluate
-from vidleak_jax.victims.introspection import introspect
+from vidleak_jax.victims.introspection.graph import evaluate
+from vidleak_jax.victims.introspection.planner import introspect
 
 CLIP = 4, 16, 16, 3
 ZOO = {

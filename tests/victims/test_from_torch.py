@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import structure, tokens
-from vidleak_jax.victims.from_torch import torch_to_jax
-from vidleak_jax.victims.graph import evaluate
-from vidleak_jax.victims.introspection import introspect
+from vidleak_jax.victims.introspection import structure, tokens
+from vidleak_jax.victims.introspection.graph import evaluate
+from vidleak_jax.victims.introspection.planner import introspect
+from vidleak_jax.victims.torch_import.from_torch import torch_to_jax
 
 torch = pytest.importorskip('torch')
 F = torch.nn.functional
@@ -220,6 +220,9 @@ def test_mistakes_are_told():
 
   with pytest.raises(UserError, match=r'without a rule: aten\..*svd'):
     torch_to_jax(Odd(), CLIP)
+  with pytest.raises(UserError, match=r'adaptive pooling of \(4, 16, 16\)'):
+    torch_to_jax(torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool3d(3), torch.nn.Flatten()), CLIP)
   with pytest.raises(UserError, match=r'scores \[B, K\] are needed'):
     torch_to_jax(torch.nn.Conv3d(3, 4, 3), CLIP)
   with pytest.raises(UserError, match='NCTHW'):

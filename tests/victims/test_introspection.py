@@ -10,9 +10,9 @@ from flax import nnx
 from tests.victims.networks import CLIP, ZOO, agree, moved, of, zoo
 from vidleak_jax import victims
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import structure
-from vidleak_jax.victims.graph import evaluate, with_lowering
-from vidleak_jax.victims.introspection import discrepancy, introspect
+from vidleak_jax.victims.introspection import structure
+from vidleak_jax.victims.introspection.graph import evaluate, with_lowering
+from vidleak_jax.victims.introspection.planner import discrepancy, introspect
 
 
 @pytest.mark.parametrize('name', ZOO)

@@ -9,10 +9,13 @@ import pytest
 from tests.victims.networks import CLIP, of, zoo
 from vidleak_jax import victims
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import tokens, tracing
-from vidleak_jax.victims.graph import run
-from vidleak_jax.victims.identifiability import as_text, identifiability
-from vidleak_jax.victims.introspection import introspect
+from vidleak_jax.victims.introspection import tokens, tracing
+from vidleak_jax.victims.introspection.graph import run
+from vidleak_jax.victims.introspection.identifiability import (
+  as_text,
+  identifiability,
+)
+from vidleak_jax.victims.introspection.planner import introspect
 
 
 @pytest.mark.parametrize('name', ['vivit', 'vivit_factorised', 'timesformer',

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vidleak_jax.victims import tracing
-from vidleak_jax.victims.tracing import Equation, Leaves, Program
+from vidleak_jax.victims.introspection import tracing
+from vidleak_jax.victims.introspection.tracing import Equation, Leaves, Program
 
 
 def evaluate(program: Program, leaves: Leaves, *arrays: np.ndarray

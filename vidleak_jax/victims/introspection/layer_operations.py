@@ -13,7 +13,7 @@ from jax import lax
 
 from vidleak_jax.models.layers import matmul_conv
 from vidleak_jax.types import Array
-from vidleak_jax.victims.tracing import Leaves, Path, Program
+from vidleak_jax.victims.introspection.tracing import Leaves, Path, Program
 
 frozen = functools.partial(dataclasses.dataclass, frozen=True, eq=False)
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 from vidleak_jax.types import Array, Layer, UserError
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.graph import LayerGraph, Node
-from vidleak_jax.victims.tracing import Leaves
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.graph import LayerGraph, Node
+from vidleak_jax.victims.introspection.tracing import Leaves
 
 # Of a unit's nodes after its layer; a frozen norm is but a scale and a shift.
 _AFTER = ('norm', ('norm', 'affine')), ('activation', ('activation',))

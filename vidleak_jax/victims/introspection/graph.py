@@ -1,6 +1,6 @@
 """The layers of any network: what an analytic attack reads.
 
-`introspection.introspect` makes a `LayerGraph`; `structure` finds chains,
+`introspect` makes a `LayerGraph`; `structure` finds chains,
 residual blocks and tokens in it.
 """
 
@@ -10,8 +10,8 @@ import math
 
 from vidleak_jax.models.layers import LOWERINGS
 from vidleak_jax.types import Array, Params, pick
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.tracing import Leaves, Path, leaves_of
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.tracing import Leaves, Path, leaves_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

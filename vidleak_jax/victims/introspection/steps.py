@@ -11,10 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from jax import lax
 
-from vidleak_jax.victims import numpy_rules
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.patterns import AFFINE
-from vidleak_jax.victims.tracing import CONSTANT, DATA, PARAMETER, Path, Trace
+from vidleak_jax.victims.introspection import numpy_rules
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.patterns import AFFINE
+from vidleak_jax.victims.introspection.tracing import (
+  CONSTANT,
+  DATA,
+  PARAMETER,
+  Path,
+  Trace,
+)
 
 _TOLERANCE = 1e-4
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from vidleak_jax.victims import moments
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.tracing import DATA, Trace, is_move
+from vidleak_jax.victims.introspection import moments
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.tracing import DATA, Trace, is_move
 
 AFFINE = frozenset(('add', 'sub', 'mul', 'div'))
 

@@ -16,18 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.types import Array, Params, PRNGKey
-from vidleak_jax.victims import (
-    activations,
-    assembly,
-    numpy_rules,
-    patterns,
-    tracing,
+from vidleak_jax.victims.introspection import (
+  activations,
+  assembly,
+  numpy_rules,
+  patterns,
+  tracing,
 )
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.assembly import Plan
-from vidleak_jax.victims.graph import LayerGraph, evaluate
-from vidleak_jax.victims.steps import affine_plan
-from vidleak_jax.victims.tracing import DATA, Trace
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.assembly import Plan
+from vidleak_jax.victims.introspection.graph import LayerGraph, evaluate
+from vidleak_jax.victims.introspection.steps import affine_plan
+from vidleak_jax.victims.introspection.tracing import DATA, Trace
 
 ELEMENTWISE = patterns.AFFINE | frozenset((
     'neg', 'max', 'min', 'exp', 'exp2', 'expm1', 'log', 'log1p', 'logistic',

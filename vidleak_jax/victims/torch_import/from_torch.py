@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.types import Array, Params, UserError, pick
-from vidleak_jax.victims.aten import RULES
+from vidleak_jax.victims.torch_import.aten import RULES
 
 # layout of the module's input -> axes of [N, T, H, W, C] in its order
 LAYOUTS: dict[str, tuple[int, ...]] = {
@@ -73,7 +73,6 @@ def torch_to_jax(
            if not leaf.requires_grad}
   export = functools.lru_cache(None)(
       functools.partial(_export, module, tuple(clip_shape), axes))
-  export(1)  # what cannot be exported says so here
 
   def logits(params, clips):
     x = clips[:, 0].transpose(0, 3, 1, 2) if layout == 'NCHW' else (
@@ -83,6 +82,9 @@ def torch_to_jax(
     leaves |= jax.lax.stop_gradient(params.get('batch_stats', {}))
     return _run(export(clips.shape[0]), leaves, x, lowering)
 
+  # What cannot be exported or computed says so here.
+  jax.eval_shape(logits, params, jax.ShapeDtypeStruct(
+      (1, *clip_shape), jnp.result_type(*jax.tree.leaves(params), jnp.float32)))
   return logits, params
 
 
@@ -183,6 +185,12 @@ def _run(graph: _Graph, leaves: Params, x: Array, lowering: str) -> Array:
     function = _rule(node)
     if getattr(node.target, '__name__', '').startswith('conv'):
       function = functools.partial(function, lowering=lowering)
-    env[node.name] = function(
-        *map(read, node.args), **{k: read(v) for k, v in node.kwargs.items()})
+    named = {key: read(value) for key, value in node.kwargs.items()}
+    try:
+      env[node.name] = function(*map(read, node.args), **named)
+    except (NotImplementedError, TypeError) as error:
+      raise UserError(
+          f'{node.target} of the torch module cannot be computed in JAX as it '
+          f'is used here: {error}. Replace it, or give the network as a JAX '
+          'function.') from error
   return env[graph.output]

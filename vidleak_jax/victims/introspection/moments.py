@@ -10,9 +10,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vidleak_jax.victims import numpy_rules
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.tracing import MOVES, Path, Trace, is_move
+from vidleak_jax.victims.introspection import numpy_rules
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.tracing import (
+  MOVES,
+  Path,
+  Trace,
+  is_move,
+)
 
 _LEVELS_UP = 12    # dominators to look at for a norm's input
 _SPREAD = 0.1      # of random inputs: their variance must show eps

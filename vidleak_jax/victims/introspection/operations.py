@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vidleak_jax.types import Array
-from vidleak_jax.victims.layer_operations import (
+from vidleak_jax.victims.introspection.layer_operations import (
     Activation,
     Conv,
     Dense,
@@ -25,7 +25,7 @@ from vidleak_jax.victims.layer_operations import (
     frozen,
     whiten,
 )
-from vidleak_jax.victims.tracing import Leaves, Path, Program
+from vidleak_jax.victims.introspection.tracing import Leaves, Path, Program
 
 __all__ = [
     'Activation', 'Add', 'Affine', 'Attention', 'Concat', 'Conv', 'Dense',

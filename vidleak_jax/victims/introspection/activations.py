@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.types import Array
-from vidleak_jax.victims.operations import Activation
+from vidleak_jax.victims.introspection.operations import Activation
 
 # Zero itself is a kink of many, so it is not among them.
 GRID = np.concatenate([

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from vidleak_jax.types import Array, UserError
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.graph import LayerGraph, Node
-from vidleak_jax.victims.tracing import Path
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.graph import LayerGraph, Node
+from vidleak_jax.victims.introspection.tracing import Path
 
 _NO_TOKENS = (
     '{} The attack needs a video transformer: a network whose first layer sees '

@@ -5,9 +5,9 @@ import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.graph import Node
-from vidleak_jax.victims.tracing import Trace
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.graph import Node
+from vidleak_jax.victims.introspection.tracing import Trace
 
 # What computes a value, from which; the operation is None of the same value.
 Plan = tuple[ops.Operation | None, tuple[int, ...]]

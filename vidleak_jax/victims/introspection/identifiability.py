@@ -9,8 +9,8 @@ can: enough equations may still be dependent.
 import math
 from typing import NamedTuple
 
-from vidleak_jax.victims import operations as ops
-from vidleak_jax.victims.graph import LayerGraph, Node
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.graph import LayerGraph, Node
 
 _HALF_OFF = ('relu', 'relu6', 'hard_tanh', 'hard_sigmoid')
 
