@@ -27,6 +27,11 @@ def at(tree: Any, path: Sequence[str]) -> Any:
   return tree
 
 
+def named(tree: Any, name: str) -> Any:
+  """Returns the subtree at a name such as `encoder/conv0`."""
+  return at(tree, name.split(_SEPARATOR))
+
+
 def flatten(tree: Any) -> dict[str, Any]:
   """Returns the leaves by path, such as `conv0/kernel`.
 

@@ -5,9 +5,10 @@ frames, H rows, W columns, C colours, K classes, M updates in a leak.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from vidleak_jax import trees
 from vidleak_jax.errors import UserError, attempt, pick
 from vidleak_jax.options import Options, option
 from vidleak_jax.specs import DefenseSpec, FederatedSpec, VictimSpec
+
+if TYPE_CHECKING:
+  from vidleak_jax.victims.introspection import LayerGraph
 
 __all__ = ['FORMAT_VERSION', 'Array', 'Batch', 'Guess', 'Layer', 'Leak',
            'PRNGKey', 'Params', 'PublicInfo', 'Recovery',
@@ -202,9 +206,10 @@ class Victim:
   num_classes: int
   # (params, clips) -> [B, K]; None where only a loss is known
   logits: Callable[[Params, Array], Array] | None = None
-  head: tuple[str, ...] | None = None  # path of the last dense layer in params
-  layers: tuple[Layer, ...] = ()  # first to last, where they form a chain
-  tokens: Tokens | None = None    # of a transformer with learned positions
+  # What introspection cannot see, or need not look for:
+  head_path: tuple[str, ...] | None = None  # of the last dense layer in params
+  chain: tuple[Layer, ...] | None = None    # the layers, first to last
+  patch_tokens: Tokens | None = None  # of a transformer, learned positions
   # (params, clips) -> params with BatchNorm's running statistics moved on
   statistics: Callable[[Params, Array], Params] | None = None
   features: Callable[[Array], Array] | None = None  # frozen: clips -> [B, T, F]
@@ -215,6 +220,35 @@ class Victim:
   known: str = ''  # public beyond params: the frozen extractor and its weights
   spec: VictimSpec | None = None  # how to build it again
   lowering: str = ''  # of its convolutions, where the package chose it
+
+  @functools.cached_property
+  def graph(self) -> 'LayerGraph | None':
+    """The network as a typed graph of layers; None where only a loss is known.
+
+    It is traced when it is first asked for.
+    """
+    from vidleak_jax.victims import base
+    return base.graph_of(self)
+
+  @functools.cached_property
+  def head(self) -> tuple[str, ...] | None:
+    """Path of the last dense layer in params, where there is one."""
+    if self.head_path is not None or self.graph is None:
+      return self.head_path
+    found = self.graph.head
+    return found.kernel[:-1] if found else None
+
+  @functools.cached_property
+  def layers(self) -> tuple[Layer, ...]:
+    """The layers first to last, where the network is a plain chain."""
+    from vidleak_jax.victims import base
+    return base.chain_of(self) if self.chain is None else self.chain
+
+  @functools.cached_property
+  def tokens(self) -> Tokens | None:
+    """How a transformer with learned positions cuts the clip into tokens."""
+    from vidleak_jax.victims import base
+    return self.patch_tokens or base.tokens_of(self)
 
   @property
   def key(self) -> Hashable:

@@ -19,6 +19,13 @@ from vidleak_jax.types import (
     UserError,
     Victim,
 )
+from vidleak_jax.victims.introspection import (
+    LayerGraph,
+    introspect,
+    structure,
+    with_lowering,
+)
+from vidleak_jax.victims.introspection import tokens as tokens_lib
 
 _STATISTICS = 'batch_stats'
 # Arguments by which Flax modules are told that they do not train, and the value
@@ -78,8 +85,7 @@ def from_flax(
     victim = _from_nnx(module, clip_shape, num_classes)
   shapes = jax.eval_shape(victim.init, jax.random.key(0))
   _check(victim, shapes, type(module).__name__)
-  return victim.replace(
-      head=tuple(head) if head else find_head(shapes, num_classes))
+  return victim.replace(head_path=tuple(head) if head else None)
 
 
 def from_loss(
@@ -100,7 +106,8 @@ def from_loss(
     clip_shape: (T, H, W, C).
     num_classes: K.
     logits: `(params, clips) -> [B, K]`, where there are any.
-    head: path of the last dense layer in params; None: it is looked for.
+    head: path of the last dense layer in params; None: it is looked for, where
+      there are logits.
 
   >>> import jax.numpy as jnp, vidleak_jax as vl
   >>> def loss(params, clips, labels):
@@ -125,7 +132,7 @@ def from_loss(
   victim = Victim(
       init=lambda key: params, loss=with_key, clip_shape=clip_shape,
       num_classes=num_classes, logits=logits,
-      head=tuple(head) if head else find_head(params, num_classes))
+      head_path=tuple(head) if head else None)
   _check(victim, params, getattr(loss, '__name__', 'loss'))
   return victim
 
@@ -136,12 +143,68 @@ def from_module(
     num_classes: int,
     *,
     head: tuple[str, ...] = ('head',),
-    layers: tuple[Layer, ...] = (),
+    chain: tuple[Layer, ...] | None = None,
     tokens: Tokens | None = None,
 ) -> Victim:
-  """Returns a victim of the package's own, whose structure is known."""
+  """Returns a victim of the package's own, whose head is known."""
   return _from_linen(module, tuple(clip_shape), num_classes).replace(
-      head=head, layers=layers, tokens=tokens)
+      head_path=head, chain=chain, patch_tokens=tokens)
+
+
+def graph_of(victim: Victim) -> LayerGraph | None:
+  """Returns the layer graph of a victim, or None without logits.
+
+  Convolutions of the package's own are traced as XLA's, which shows what they
+  are, and computed by the victim's own lowering.
+  """
+  if victim.logits is None:
+    return None
+  shapes = jax.eval_shape(victim.init, jax.random.key(0))
+  seen = victim
+  if victim.lowering == 'matmul' and victim.spec is not None:
+    from vidleak_jax import victims
+    seen = victims.from_spec(victim.spec, victim.clip_shape, 'lax')
+  graph = introspect(seen.logits, shapes, victim.clip_shape)
+  # XLA's own gradients of 3-D convolutions are far slower on a CPU.
+  return with_lowering(graph, victim.lowering or 'matmul')
+
+
+def tokens_of(victim: Victim) -> Tokens | None:
+  """Returns the tokens of a transformer whose positions are learned, or None.
+
+  The patches must be embedded by a dense layer.
+  """
+  if victim.graph is None:
+    return None
+  try:
+    found = tokens_lib.find(victim.graph)
+  except UserError:  # no transformer over patches
+    return None
+  kernel = victim.graph.leaf_shapes[found.embedding.op.kernel_path]
+  if found.positions is None or len(kernel) != 2:
+    return None
+  shape, order = victim.clip_shape, found.order
+
+  def patches(clips):
+    return found.black + found.slope * clips.reshape(len(clips), -1)[:, order]
+
+  def unpatch(values):
+    flat = jnp.zeros((len(values), order.size), values.dtype)
+    pixels = ((values - found.black) / found.slope).reshape(len(values), -1)
+    return flat.at[:, order.ravel()].set(pixels).reshape(len(values), *shape)
+
+  return Tokens(patches, unpatch, found.embedding.op.kernel_path[:-1],
+                found.positions, found.num_special)
+
+
+def chain_of(victim: Victim) -> tuple[Layer, ...]:
+  """Returns the layers of a victim that is a plain chain, else ()."""
+  if victim.graph is None:
+    return ()
+  try:
+    return structure.layers(victim.graph)
+  except UserError:  # it is no chain; the attacks say what they need
+    return ()
 
 
 def split_stats(params: Params) -> dict[str, Params]:
@@ -149,16 +212,6 @@ def split_stats(params: Params) -> dict[str, Params]:
   params = dict(params)
   stats = jax.lax.stop_gradient(params.pop(_STATISTICS, {}))
   return {'params': params, _STATISTICS: stats}
-
-
-def find_head(params: Params, num_classes: int) -> tuple[str, ...] | None:
-  """Returns the path of the only dense layer with K outputs, or None."""
-  shapes = {name: np.shape(leaf) for name, leaf in
-            trees.flatten(params).items()}
-  found = [name.removesuffix('/kernel') for name, shape in shapes.items()
-           if name.endswith('/kernel') and len(shape) == 2
-           and shape[-1] == num_classes]
-  return tuple(found[0].split('/')) if len(found) == 1 else None
 
 
 def _from_linen(module, clip_shape, num_classes) -> Victim:

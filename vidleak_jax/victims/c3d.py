@@ -60,6 +60,4 @@ def c3d(
       stack.ConvSpec(width, (3, 3, 3), strides) for width, strides in spec)
   module = stack.Stack(specs, num_classes, activation or 'leaky_relu', lowering,
                        norm=norm, inputs=inputs)
-  return base.from_module(
-      module, clip_shape, num_classes,
-      layers=stack.list_layers(module, tuple(clip_shape)))
+  return base.from_module(module, clip_shape, num_classes)

@@ -98,7 +98,7 @@ def cnn_gru(
   size = pick(PRESETS, preset, 'preset of cnn_gru')
   module = CnnRnn(size, num_classes, cell, activation, norm, inputs, lowering)
   return base.from_module(module, clip_shape, num_classes,
-                          layers=_list_layers(module, clip_shape))
+                          chain=_list_layers(module, clip_shape))
 
 
 def _list_layers(module: CnnRnn, clip_shape: tuple[int, ...]

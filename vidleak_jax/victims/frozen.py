@@ -100,7 +100,7 @@ def frozen(
     return network.apply(variables, frames).reshape(*clips.shape[:2], -1)
 
   on_features = base.from_module(
-      module, in_shape, num_classes, layers=spec.layers(*choices, in_shape))
+      module, in_shape, num_classes, chain=spec.layers(*choices, in_shape))
 
   def logits(variables, params, clips):
     return on_features.logits(params, features(variables, clips))
@@ -111,7 +111,7 @@ def frozen(
   return on_features.replace(
       clip_shape=tuple(clip_shape), logits=Partial(logits, variables),
       loss=Partial(loss, variables), features=Partial(features, variables),
-      feature_layer=('dense0',) if spec.takes_mean else (), layers=(),
+      feature_layer=('dense0',) if spec.takes_mean else (), chain=(),
       on_features=on_features, statistics=None,
       known=f'frozen {extractor}, input scale {inputs}, {source}')
 

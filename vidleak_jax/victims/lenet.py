@@ -28,7 +28,7 @@ def lenet(
   Raises:
     UserError: for clips of more than one frame.
   """
-  frames, *frame_shape = clip_shape
+  frames = clip_shape[0]
   if frames != 1:
     raise UserError(
         f'lenet classifies single frames, got clips of {frames}. Set '
@@ -38,6 +38,4 @@ def lenet(
   uniform = heads.uniform(0.5)
   module = stack.Stack(specs, num_classes, activation, lowering,
                        kernel_init=uniform, bias_init=uniform)
-  return base.from_module(
-      module, clip_shape, num_classes,
-      layers=stack.list_layers(module, tuple(frame_shape)))
+  return base.from_module(module, clip_shape, num_classes)

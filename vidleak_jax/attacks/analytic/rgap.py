@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax import trees
 from vidleak_jax.attacks.analytic import (
     dense,
     linear_solvers,
@@ -84,7 +85,7 @@ def count_equations(
   """
   rows = []
   for layer, above in reversed(list(itertools.pairwise(victim.layers))):
-    entries = leak.params[layer.name]['kernel'].size
+    entries = trees.named(leak.params, layer.name)['kernel'].size
     rows.append((layer.name, math.prod(above.in_shape) + int(entries),
                  math.prod(layer.in_shape)))
   return rows
@@ -147,13 +148,14 @@ def walk_down(
         'attack.name=ig.')
   params, update = _float64(leak.params), _float64(leak.update)
   last = victim.layers[-1]
-  head = dense.dense_input(update, (last.name,), batch_size)
+  path = tuple(last.name.split('/'))
+  head = dense.dense_input(update, path, batch_size)
   report = [_dense_row(last, head)]
   known = head.features.reshape(-1, *last.in_shape)
   # One clip a message: the last bias gradient is dL/dz itself.
-  dz = update[last.name]['bias']
-  labels = _labels(update, last.name, head.features, params[last.name])
-  down = dz @ params[last.name]['kernel'].T
+  dz = trees.at(update, path)['bias']
+  labels = _labels(update, path, head.features, trees.at(params, path))
+  down = dz @ trees.at(params, path)['kernel'].T
   for i in range(len(victim.layers) - 2, -1, -1):
     layer, above = victim.layers[i:i + 2]
     if layer.activation not in INVERTIBLE:
@@ -165,24 +167,25 @@ def walk_down(
     step = functools.partial(
         _step_down, layer, rest, blur, max_steps, tolerance)
     solution, down, open_directions = per_message.over_messages(
-        step, params[layer.name], _with_probe(
-            (update[layer.name], known, down.reshape(known.shape))))
-    report.append(_row(layer, update[layer.name], known, solution,
+        step, trees.named(params, layer.name), _with_probe(
+            (trees.named(update, layer.name), known,
+             down.reshape(known.shape))))
+    report.append(_row(layer, trees.named(update, layer.name), known, solution,
                        open_directions[-1]))
     solution, down = jax.tree.map(lambda a: a[:-1], (solution, down))
     known = solution.x
   return Walk(known, victim.layers[0].name, labels, report, '')
 
 
-def _labels(update, name, features, params):
+def _labels(update, path, features, params):
   """[M] int32, also of clips that the network is too sure of.
 
   Where it gives the label a probability that rounds to 1, no bias gradient is
   negative; but then the label is what it answers.
   """
   answer = np.argmax(features @ params['kernel'] + params['bias'], -1)
-  negative = np.any(update[name]['bias'] < 0, -1)
-  found = dense.infer_label(update, (name,))
+  negative = np.any(trees.at(update, path)['bias'] < 0, -1)
+  found = dense.infer_label(update, path)
   return np.where(negative, found, answer).astype(np.int32)
 
 

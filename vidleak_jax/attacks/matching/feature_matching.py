@@ -85,7 +85,7 @@ class FeatureMatching(Iterative):
     if len(victim.layers) < 2:
       reasons.append('it needs a network that is a plain chain of layers and '
                      'activations, such as c3d or lenet')
-    elif 'bias' not in trees.at(leak.params, (victim.layers[-1].name,)):
+    elif 'bias' not in trees.named(leak.params, victim.layers[-1].name):
       reasons.append('it needs a bias in the last dense layer, whose gradient '
                      'separates the feature from its error')
     return reasons
@@ -127,7 +127,7 @@ def feature_match(layers: tuple[Layer, ...]) -> Term:
     else:  # the sign of what is lost has to come from the guess
       output = _relative(layer.activate(z) - known, known)
       dz = lax.stop_gradient(slope * _slope(layer, z))
-    kernel = params[layer.name]['kernel']
+    kernel = trees.named(params, layer.name)['kernel']
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     rows = _rows(pull(dz)[0])
     white = _whitening(_rows(dz))
@@ -174,7 +174,7 @@ def targets(
 
 
 def _target(layer, leak, values) -> Target:
-  kernel = np.asarray(leak.update[layer.name]['kernel'])
+  kernel = np.asarray(trees.named(leak.update, layer.name)['kernel'])
   rows = kernel.reshape(len(kernel), -1, kernel.shape[-1])
   return Target(leak.params, {layer.name: Seen(*values, rows)})
 
@@ -184,7 +184,7 @@ def _determinable(layer, leak, known) -> bool:
   outputs = next(iter(known.values()))[0][0].size
   if recurrent.is_recurrent(layer):
     return recurrent.is_determinable(layer, outputs)
-  entries = leak.update[layer.name]['kernel'][0].size
+  entries = trees.named(leak.update, layer.name)['kernel'][0].size
   return layer.activation in INVERTIBLE and (
       outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
 
@@ -194,8 +194,8 @@ def _descend(layer, leaks, known, max_steps):
   if not known:
     return {}
   messages = _join([
-      (_repeated(leaks[i].params[layer.name], leaks[i].update),
-       leaks[i].update[layer.name], *values)
+      (_repeated(trees.named(leaks[i].params, layer.name), leaks[i].update),
+       trees.named(leaks[i].update, layer.name), *values)
       for i, values in known.items()])
   solved, down, sure = per_message.over_messages(
       functools.partial(_down, layer, max_steps), np.zeros(()),
@@ -241,15 +241,16 @@ def _down(layer, max_steps, _, message):
 
 def _above(head, params, update) -> tuple[Array, Array]:
   """The layer's output after its activation, and dL/d that."""
-  error = update[head.name]['bias']  # dL/dlogits of one clip
-  features = update[head.name]['kernel'] @ error / jnp.vdot(error, error)
-  slope = params[head.name]['kernel'] @ error
+  seen = trees.named(update, head.name)
+  error = seen['bias']  # dL/dlogits of one clip
+  features = seen['kernel'] @ error / jnp.vdot(error, error)
+  slope = trees.named(params, head.name)['kernel'] @ error
   shape = (1, *head.in_shape)
   return features.reshape(shape), slope.reshape(shape)
 
 
 def _affine(layer, params, x):
-  own = params[layer.name]
+  own = trees.named(params, layer.name)
   return layer.linear(own['kernel'], x) + own['bias']
 
 

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vidleak_jax import files, trees
+from vidleak_jax import files
 from vidleak_jax.attacks.analytic import dense
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
-from vidleak_jax.attacks.analytic.subspace import constraints, reading, search
+from vidleak_jax.attacks.analytic.subspace import constraints, search
 from vidleak_jax.attacks.base import Problem, needs_head, needs_one_clip
 from vidleak_jax.options import option
 from vidleak_jax.types import Array, Leak, Params, UserError, Victim
+from vidleak_jax.victims.introspection import tokens
 
 _SOLVED = 1e-3   # of the gradient: no other start would come nearer
 _OUTLIER = 30.0  # times the median token's cost: it sits in another's place
@@ -43,7 +44,7 @@ class Subspace(Analytic):
       'of the gradient by how well they show', low=0, high=10**6)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
-    """See `Attack.requires`: runs the network once on shapes."""
+    """See `Attack.requires`."""
     reasons = needs_one_clip(leak) + needs_head(victim)
     if victim.tokens is not None:
       reasons.append('learned positions: use transformer')
@@ -52,9 +53,7 @@ class Subspace(Analytic):
     if reasons:
       return reasons
     try:
-      with jax.enable_x64(True):
-        reading.tiling(victim.logits, trees.to_float64(leak.params),
-                       leak.public.clip_shape)
+      tokens.find(victim.graph)
     except UserError:
       reasons.append('it needs a video transformer, whose first dense layer '
                      'sees every pixel once, as patches')
