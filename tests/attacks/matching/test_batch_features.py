@@ -21,7 +21,7 @@ def _sent(labels, activation=None):
   clips = rng.uniform(size=(len(labels), *SHAPE)).astype(np.float32)
   clips = sum(np.roll(clips, k, axis=3) for k in range(4)) / 4
   params = victim.init(jax.random.key(1))
-  return victim, params, jax.grad(victim.loss)(
+  return victim, params, jax.jit(jax.grad(victim.loss))(
       params, clips, jnp.asarray(labels)), clips
 
 
@@ -32,7 +32,7 @@ def test_the_true_batch_matches_with_0(labels):
       victim.layers, params, update, len(labels))
   assert (unmixed is None) == (len(labels) == 1)
   assert target.labels.tolist() == labels
-  term = batch_features.feature_match(victim.layers)
+  term = jax.jit(batch_features.feature_match(victim.layers))
   values = [term(jnp.asarray(clips[list(order)]), target)
             for order in _orders(labels)]  # of clips that share a label
   assert min(values) < 1e-5
@@ -65,15 +65,15 @@ def test_one_clip_equals_the_match_of_one_clip():
                   for each in (grads, update[conv.name]['kernel']))
   expected = (jnp.sum((z - goal) ** 2) / jnp.sum(goal ** 2)
               + jnp.sum((grads - known) ** 2) / jnp.sum(known ** 2))
-  found = batch_features.feature_match(victim.layers)(guess, target)
+  found = jax.jit(batch_features.feature_match(victim.layers))(guess, target)
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_relu_hides_signs_and_still_matches_at_the_truth():
   victim, params, update, clips = _sent([1, 4], activation='relu')
   target, _ = batch_features.prepare(victim.layers, params, update, 2)
-  term = batch_features.feature_match(victim.layers)
-  value, slope = jax.value_and_grad(term)(jnp.asarray(clips), target)
+  term = jax.jit(batch_features.feature_match(victim.layers))
+  value, slope = jax.jit(jax.value_and_grad(term))(clips, target)
   assert value < 1e-5 and jnp.isfinite(slope).all()
 
 
@@ -92,7 +92,7 @@ def test_clips_of_a_batch_are_recovered():
   """From grey, far above each clip's mean colour, without a prior."""
   victim, params, update, clips = _sent([1, 4])
   target, _ = batch_features.prepare(victim.layers, params, update, 2)
-  term = batch_features.feature_match(victim.layers)
+  term = jax.jit(batch_features.feature_match(victim.layers))
   optimizer = optax.adam(optax.cosine_decay_schedule(0.1, 300), b2=0.99)
 
   @jax.jit

@@ -180,17 +180,21 @@ def residuals(
 
 
 def feature_match(
-    layers: tuple[Layer, ...], *, exact: bool = True
+    layers: tuple[Layer, ...], *, exact: bool = True,
+    kernel_weight: float = 1.0,
 ) -> Callable[[Array, FeatureTarget], Array]:
   """The match as a term: `(clips [B, T, H, W, C], target) -> []`.
 
   Args:
     layers: a victim's, the dense head last.
     exact: as for `residuals`.
+    kernel_weight: of the kernel's equations; the ratio of both targets' squared
+      relative errors, where they have any (1e-3 at a FedAvg surrogate, whose
+      kernels jump with the signs of units and whose features do not).
 
   Returns:
     The relative squared error of the outputs plus that of the kernel's
-    gradient: 0 at the true batch, in the order of `target.labels`.
+    gradient, weighted: 0 at the true batch, in the order of `target.labels`.
 
   Raises:
     UserError: the victim does not list at least two layers.
@@ -198,7 +202,8 @@ def feature_match(
   equations = residuals(layers, exact=exact)
 
   def term(clips, target):
-    return sum(jnp.sum(each ** 2) for each in equations(clips, target))
+    output, kernel = equations(clips, target)
+    return jnp.sum(output ** 2) + kernel_weight * jnp.sum(kernel ** 2)
   return term
 
 
