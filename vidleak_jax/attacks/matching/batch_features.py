@@ -189,8 +189,8 @@ def feature_match(
     layers: a victim's, the dense head last.
     exact: as for `residuals`.
     kernel_weight: of the kernel's equations; the ratio of both targets' squared
-      relative errors, where they have any (1e-3 at a FedAvg surrogate, whose
-      kernels jump with the signs of units and whose features do not).
+      relative errors, where they have any. At a FedAvg surrogate it is far
+      below 1: kernels' gradients jump with the signs of units, features do not.
 
   Returns:
     The relative squared error of the outputs plus that of the kernel's
