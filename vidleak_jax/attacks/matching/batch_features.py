@@ -48,6 +48,7 @@ def prepare(
     batch_size: int,
     *,
     labels: np.ndarray | None = None,
+    error: float = 0.0,
     seed: int = 0,
 ) -> tuple[FeatureTarget, UnmixedHead | None]:
   """The targets of one message, and how its clips were separated.
@@ -58,6 +59,7 @@ def prepare(
     update: the gradient of the mean loss, leaves like those of `params`.
     batch_size: B.
     labels: [B], where the attacker knows them.
+    error: relative error of the gradient, as for `from_features`.
     seed: of the un-mixing.
 
   Returns:
@@ -80,13 +82,15 @@ def prepare(
         errors @ errors)
     found = np.array([errors.argmin()]) if labels is None else labels
     target = from_features(
-        layers, params, update, features[None], errors[None], found)
+        layers, params, update, features[None], errors[None], found,
+        error=error)
     return target, None
   unmixed = unmix_head(
       params[head]['kernel'], params[head].get('bias'), grads['kernel'],
       grads.get('bias'), batch_size, labels=labels, seed=seed)
   target = from_features(
-      layers, params, update, unmixed.features, unmixed.errors, unmixed.labels)
+      layers, params, update, unmixed.features, unmixed.errors, unmixed.labels,
+      error=error)
   return target._replace(
       residual=np.float32(unmixed.residual)), unmixed
 
@@ -98,6 +102,8 @@ def from_features(
     features: np.ndarray,
     errors: np.ndarray,
     labels: np.ndarray,
+    *,
+    error: float = 0.0,
 ) -> FeatureTarget:
   """The targets, given each clip's feature and error.
 
@@ -108,6 +114,9 @@ def from_features(
     features: [B, F], the head's input of each clip.
     errors: [B, K], dL_b/dlogits of each clip's own loss.
     labels: [B].
+    error: relative error of the kernel's gradient, 0 for an exact one. Where
+      the gradient is only about right, output channels whose dz is smaller
+      than that stay unamplified: whitening by (S + error^2 S_max)^(-1/2).
   """
   _check_layers(layers)
   head, layer = layers[-1], layers[-2]
@@ -119,7 +128,8 @@ def from_features(
   whitening = np.eye(channels)
   if layer.activation in INVERTIBLE:
     dz = _rows(slope * np.asarray(INVERTIBLE[layer.activation].slope(output)))
-    whitening = np.asarray(_whitening(np.float32(dz)))
+    whitening = np.asarray(_whitening(
+        np.float32(dz), max(_RIDGE, error ** 2)))
   below = {each.name: params[each.name] for each in layers[:-1]}
   return FeatureTarget(
       *(np.float32(each) for each in (
@@ -129,7 +139,7 @@ def from_features(
 
 
 def residuals(
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...], *, exact: bool = True
 ) -> Callable[[Array, FeatureTarget], tuple[Array, Array]]:
   """The equations as `(clips, target) -> (output's misfit, kernel's misfit)`.
 
@@ -139,6 +149,8 @@ def residuals(
 
   Args:
     layers: a victim's, the dense head last.
+    exact: compare outputs before the activation, which weighs units that it
+      squeezes like others; False, for targets with errors, after it.
   """
   _check_layers(layers)
   *below, layer = layers[:-1]
@@ -150,8 +162,8 @@ def residuals(
     z = _affine(layer, target.params, x)
     if layer.activation in INVERTIBLE:
       inverse = INVERTIBLE[layer.activation]
-      goal = inverse.inverse(target.output)
-      output = (z - goal) / _norm(goal)
+      goal = inverse.inverse(target.output) if exact else target.output
+      output = ((z if exact else layer.activate(z)) - goal) / _norm(goal)
       dz = target.slope * inverse.slope(target.output)
       white = target.whitening
     else:
@@ -168,24 +180,30 @@ def residuals(
 
 
 def feature_match(
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...], *, exact: bool = True,
+    kernel_weight: float = 1.0,
 ) -> Callable[[Array, FeatureTarget], Array]:
   """The match as a term: `(clips [B, T, H, W, C], target) -> []`.
 
   Args:
     layers: a victim's, the dense head last.
+    exact: as for `residuals`.
+    kernel_weight: of the kernel's equations; the ratio of both targets' squared
+      relative errors, where they have any. At a FedAvg surrogate it is far
+      below 1: kernels' gradients jump with the signs of units, features do not.
 
   Returns:
     The relative squared error of the outputs plus that of the kernel's
-    gradient: 0 at the true batch, in the order of `target.labels`.
+    gradient, weighted: 0 at the true batch, in the order of `target.labels`.
 
   Raises:
     UserError: the victim does not list at least two layers.
   """
-  equations = residuals(layers)
+  equations = residuals(layers, exact=exact)
 
   def term(clips, target):
-    return sum(jnp.sum(each ** 2) for each in equations(clips, target))
+    output, kernel = equations(clips, target)
+    return jnp.sum(output ** 2) + kernel_weight * jnp.sum(kernel ** 2)
   return term
 
 
@@ -205,10 +223,10 @@ def _rows(array):
   return array.reshape(-1, array.shape[-1])
 
 
-def _whitening(rows):
+def _whitening(rows, ridge=_RIDGE):
   """The inverse square root of the rows' second moments, [C, C]."""
   values, vectors = jnp.linalg.eigh(rows.T @ rows)
-  values = jnp.maximum(values, 0) + _RIDGE * values[-1]
+  values = jnp.maximum(values, 0) + ridge * values[-1]
   return (vectors * lax.rsqrt(values)) @ vectors.T
 
 
