@@ -90,6 +90,17 @@ class DefenseSpec(Options):
       0.0, "share of each leaf's smallest entries that become 0", low=0,
       below=1, traced=True)
   quantize_bits: int = option(0, 'bits an entry', low=0, high=32)
+  nvflare_percentile: float = option(
+      0.0, "NVFlare's PercentilePrivacy: smaller entries become 0, in percent "
+      'of all', low=0, below=100, traced=True)
+  nvflare_gamma: float = option(
+      0.0, 'and all are clipped to this magnitude; 0 with a percentile: 0.01',
+      low=0, traced=True)
+
+  @property
+  def is_off(self) -> bool:
+    """Whether nothing is done."""
+    return not any(self.to_dict().values())
 
 
 @dataclass(frozen=True)

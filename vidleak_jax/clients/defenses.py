@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import jax
 import optax
 
+from vidleak_jax.clients import filters
 from vidleak_jax.clients.compression import (
     prune,
     qsgd,
@@ -34,6 +35,8 @@ from vidleak_jax.clients.filters import (
 from vidleak_jax.clients.ranges import Strength, require
 from vidleak_jax.types import PRNGKey, is_off
 
+_GAMMA = 0.01  # NVFlare's default
+
 __all__ = [
     'DEFENSES', 'Defense', 'SVTOptions', 'build', 'clip_by_global_norm',
     'exclude_vars', 'gaussian_noise', 'local_dp_mod', 'local_dp_std',
@@ -45,8 +48,12 @@ __all__ = [
 def build(
     key: PRNGKey, *, clip_norm: Strength = 0.0, noise_std: Strength = 0.0,
     prune_fraction: Strength = 0.0, quantize_bits: Strength = 0,
+    nvflare_percentile: Strength = 0.0, nvflare_gamma: Strength = 0.0,
 ) -> optax.GradientTransformation:
-  """The chain clip -> noise -> prune -> quantize, without those at 0."""
+  """Returns clip -> noise -> prune -> quantize -> NVFlare's percentile filter.
+
+  Those at 0 are left out.
+  """
   chain = []
   if not is_off(clip_norm):
     chain.append(clip_by_global_norm(clip_norm))
@@ -56,6 +63,9 @@ def build(
     chain.append(prune(prune_fraction))
   if not is_off(quantize_bits):
     chain.append(quantize(quantize_bits))
+  if not is_off(nvflare_percentile) or not is_off(nvflare_gamma):
+    gamma = _GAMMA if is_off(nvflare_gamma) else nvflare_gamma
+    chain.append(filters.nvflare_percentile(nvflare_percentile, gamma))
   return optax.chain(*chain) if chain else optax.identity()
 
 

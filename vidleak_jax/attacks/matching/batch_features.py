@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.analytic.head_unmixing import UnmixedHead, unmix_head
 from vidleak_jax.types import Array, Layer, Params, UserError
@@ -71,7 +72,8 @@ def prepare(
       batch that cannot be separated.
   """
   _check_layers(layers)
-  head, grads = layers[-1].name, update[layers[-1].name]
+  head = layers[-1].name
+  weights, grads = trees.named(params, head), trees.named(update, head)
   if batch_size == 1:
     if 'bias' not in grads:
       raise UserError(
@@ -86,7 +88,7 @@ def prepare(
         error=error)
     return target, None
   unmixed = unmix_head(
-      params[head]['kernel'], params[head].get('bias'), grads['kernel'],
+      weights['kernel'], weights.get('bias'), grads['kernel'],
       grads.get('bias'), batch_size, labels=labels, seed=seed)
   target = from_features(
       layers, params, update, unmixed.features, unmixed.errors, unmixed.labels,
@@ -120,7 +122,7 @@ def from_features(
   """
   _check_layers(layers)
   head, layer = layers[-1], layers[-2]
-  kernel = np.asarray(params[head.name]['kernel'], np.float64)
+  kernel = np.asarray(trees.named(params, head.name)['kernel'], np.float64)
   shape = (len(features), *head.in_shape)
   output = np.asarray(features).reshape(shape)
   slope = (np.asarray(errors) @ kernel.T / len(features)).reshape(shape)
@@ -130,10 +132,12 @@ def from_features(
     dz = _rows(slope * np.asarray(INVERTIBLE[layer.activation].slope(output)))
     whitening = np.asarray(_whitening(
         np.float32(dz), max(_RIDGE, error ** 2)))
-  below = {each.name: params[each.name] for each in layers[:-1]}
+  below = {each.name: trees.named(params, each.name)
+           for each in layers[:-1]}
   return FeatureTarget(
       *(np.float32(each) for each in (
-          output, slope, _rows(np.asarray(update[layer.name]['kernel'])),
+          output, slope, _rows(np.asarray(
+              trees.named(update, layer.name)['kernel'])),
           whitening)),
       below, np.asarray(labels, np.int32), np.float32(0))
 

@@ -37,6 +37,27 @@ class Iterative(recipe.Recipe, Attack):
     """Returns what each problem's match is held against; or why it cannot."""
     return [Target(p.leak.params, p.leak.update) for p in problems]
 
+  def templates(self, problem: Problem, target: Target) -> Guess:
+    """Returns start shapes, and labels: known, inferred, or to be optimised.
+
+    Args:
+      problem: what the attacker has.
+      target: of `prepare`.
+
+    Returns:
+      Leaves [M, ...].
+    """
+    del target
+    leak, victim = problem.leak, problem.victim
+    shape = leak.num_updates, leak.public.batch_size
+    clips = np.zeros((*shape, *leak.public.clip_shape), np.float32)
+    if self.labels == 'joint':
+      return Guess(clips, np.zeros((*shape, victim.num_classes), np.float32))
+    if leak.labels is not None:
+      return Guess(clips, np.asarray(leak.labels))
+    return Guess(clips, np.stack(
+        [each.labels for each in labels.infer_all(leak, victim.head)]))
+
   def run(self, problem: Problem, effort: Effort) -> Outcome:
     """See `Attack.run`."""
     outcome, = solve([problem], [self], effort, problem.session.folder)
@@ -72,7 +93,7 @@ def solve(
   seconds = (time.perf_counter() - began) / len(problems)
   outcomes: list = list(targets)
   trials = {i: engine.Trial(
-      target, _templates(problems[i], attacks[i]), problems[i].key,
+      target, attacks[i].templates(problems[i], target), problems[i].key,
       options.split(attacks[i])[1], problems[i].session.folder)
             for i, target in enumerate(targets) if isinstance(target, Target)}
   if not trials:
@@ -109,19 +130,6 @@ def solve(
       problem, one, own.polish_steps, own.polish_inner_steps)
           for problem, one, own in zip(
               problems, outcomes, attacks, strict=True)]
-
-
-def _templates(problem: Problem, attack: Iterative) -> Guess:
-  """Shapes to start from, and labels: known, inferred, or to be optimised."""
-  leak, victim = problem.leak, problem.victim
-  shape = leak.num_updates, leak.public.batch_size
-  clips = np.zeros((*shape, *leak.public.clip_shape), np.float32)
-  if attack.labels == 'joint':
-    return Guess(clips, np.zeros((*shape, victim.num_classes), np.float32))
-  if leak.labels is not None:
-    return Guess(clips, np.asarray(leak.labels))
-  return Guess(clips, np.stack(
-      [each.labels for each in labels.infer_all(leak, victim.head)]))
 
 
 def _about_labels(problem: Problem, attack: Iterative) -> dict[str, Any]:
