@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vidleak_jax import victims
-from vidleak_jax.attacks.matching import defended
+from vidleak_jax.attacks.matching import defended, defended_steps
 from vidleak_jax.attacks.matching.defended import DefendedOptions
 from vidleak_jax.attacks.matching.defended_model import Fade, residuals
 from vidleak_jax.attacks.observation import Applied, observe_update
@@ -71,7 +71,7 @@ def test_a_smooth_clip_is_recovered(victim, clip, applied):
 
 def test_a_second_clip_does_not_compile(victim, clip):
   recover(victim, clip, [])
-  programs = defended._adam_chunk, defended._newton_step
+  programs = defended_steps._adam_chunk, defended_steps.newton_step
   sizes = [program._cache_size() for program in programs]
   recover(victim, 1 - clip, [])
   assert sizes == [program._cache_size() for program in programs]

@@ -15,34 +15,37 @@ A prior of fixed weight, total variation over time, rows and columns, completes
 the likelihood; it is in natural units, so it does not depend on sizes.
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 
 from vidleak_jax.attacks.matching import defended_head
 from vidleak_jax.attacks.matching.defended_model import (
     Entries,
-    Fade,
     Target,
     features,
-    residuals,
+)
+from vidleak_jax.attacks.matching.defended_steps import (
+    Prior,
+    Progress,
+    Stage,
+    adam,
+    mean_square,
+    newton_step,
 )
 from vidleak_jax.attacks.observation import Observed
 from vidleak_jax.types import Layer, Params, PRNGKey, UserError
 
 _FAR = 1e30        # stands for an infinite bound on the device
 _SURE = 5.0        # a sign is sure that many stds from 0
-_TRIES = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)  # lengths of a step of Gauss-Newton
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
-_FALL = 0.5, 0.85  # bounds of how tau falls in a step of Gauss-Newton
-Progress = Callable[[str, int, int, np.ndarray], None]
+_FALL = 0.5, 0.93  # bounds of how tau falls in a step of Gauss-Newton
+
+
+_PRIOR = Prior()
 
 
 @dataclass(frozen=True)
@@ -55,29 +58,28 @@ class DefendedOptions:
   top_rate: float = 0.1       # of Adam, with cosine decay
   top_errors: tuple[float, float] = (1.0, 3e-3)    # tau, from and to
   top_weight: float = 60.0    # of total variation against -log likelihood
-  all_steps: int = 800        # of Adam, on all leaves
+  all_steps: int = 1600       # of Adam, on all leaves
   all_rate: float = 0.02
   all_errors: tuple[float, float] = (3e-3, 1e-3)   # of what the top shows
-  lower_errors: tuple[float, float] = (0.05, 2e-3)  # of the lower leaves
+  lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
   all_weight: float = 30.0
-  newton_steps: int = 40      # of Gauss-Newton, where entries are exact
-  newton_inner: int = 150     # conjugate gradients inside each
+  newton_steps: int = 70      # of Gauss-Newton, where entries are exact
+  newton_inner: int = 150     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
   newton_weight: float = 10.0
   exact: float = 3e-3         # std over root mean square of exact entries
-  time_weight: float = 2.0    # of differences over time
-  space_weight: float = 0.7   # of differences over rows and columns
-  corner: float = 2e-3        # below which total variation is quadratic
+  prior: Prior = _PRIOR
   start_std: float = 0.02     # of the start about grey
   chunk: int = 100            # steps between two reports of progress
 
   def __post_init__(self):
     for name, value in vars(self).items():
-      if not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
-        raise UserError(f'{name} is {value!r}. Give finite numbers of at least '
-                        '0.')
+      value = np.asarray(value)
+      if not np.all(np.isfinite(value) & (value >= 0)):
+        raise UserError(f'{name} is {value.tolist()!r}. Give finite numbers of '
+                        'at least 0.')
     if min(*self.top_errors, *self.all_errors, *self.lower_errors,
-           *self.newton_errors, self.chunk, self.corner) <= 0:
+           *self.newton_errors, self.chunk, self.prior.corner) <= 0:
       raise UserError('Errors, the corner and the chunk must be above 0.')
 
 
@@ -88,25 +90,6 @@ class DefendedResult(NamedTuple):
   chi2: float             # mean square of all residuals over their std
   scale: float            # of the update, over the gradient
   notes: tuple[str, ...]  # what a reader of the result should know
-
-
-class _Stage(NamedTuple):
-  """What is compiled into one program, besides shapes."""
-  layers: tuple[Layer, ...]
-  options: DefendedOptions
-  all_leaves: bool  # or features and the last kernel alone
-  per_entry: bool   # or whitened between channels
-  name: str
-  steps: int
-  rate: float
-  weight: float     # of total variation
-  errors: tuple[float, float]
-  lower: tuple[float, float] = (1.0, 1.0)
-
-  def fade(self, step):
-    part = jnp.minimum(step / max(self.steps, 1), 1.0)
-    return Fade(*(start * (end / start) ** part
-                  for start, end in (self.errors, self.lower)))
 
 
 def recover_defended(
@@ -145,37 +128,37 @@ def recover_defended(
 
   target, head, notes = ready()
   clipped = _is_clipped(observed)
-  common = layers, options
-  top = _Stage(*common, False, clipped, 'features and last kernel',
-               options.top_steps, options.top_rate, options.top_weight,
-               options.top_errors)
-  clips = 0.5 + options.start_std * jax.random.normal(key, (1, *clip_shape))
   last = target.kernels[layers[-2].name]
-  if clipped or last.typical < options.exact * last.rms:
-    newton = _Stage(*common, False, clipped, 'Gauss-Newton',
-                    options.newton_steps, 0.0, options.newton_weight,
-                    options.newton_errors)
-    top = top._replace(weight=options.newton_weight,
-                       errors=(1.0, options.newton_errors[0] / 10))
-    clips = _adam(top, params, target, clips, report)
-    tau, least = map(jnp.float32, options.newton_errors)
-    for step in range(newton.steps):
-      if clipped and step % _REREAD == 0:  # the guess fills in what is clipped
-        target, head, notes = ready(
-            np.asarray(features(layers, params, clips), np.float64))
-      clips, chi2 = _newton_step(newton, params, target, clips, tau)
-      report(newton.name, step + 1, newton.steps, clips)
-      tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)
-    chi2 = float(chi2)
-  else:
-    every = _Stage(*common, True, False, 'all leaves', options.all_steps,
-                   options.all_rate, options.all_weight, options.all_errors,
-                   options.lower_errors)
-    clips = _adam(top, params, target, clips, report)
-    clips = _adam(every, params, target, clips, report)
-    chi2 = float(_chi2(every, params, target, clips))
-  return DefendedResult(np.asarray(clips[0]), head.label, chi2, head.scale,
-                        notes)
+  exact = clipped or bool(last.typical < options.exact * last.rms)
+  top = Stage(layers, options.prior, False, clipped, 'features and last kernel',
+              options.top_steps, options.top_rate, options.top_weight,
+              options.top_errors)
+  clips = 0.5 + options.start_std * jax.random.normal(key, (1, *clip_shape))
+  if not exact:
+    every = Stage(layers, options.prior, True, False, 'all leaves',
+                  options.all_steps, options.all_rate, options.all_weight,
+                  options.all_errors, options.lower_errors)
+    clips = adam(top, params, target, clips, options.chunk, report)
+    clips = adam(every, params, target, clips, options.chunk, report)
+    chi2 = float(mean_square(every, params, target, clips))
+    return DefendedResult(
+        np.asarray(clips[0]), head.label, chi2, head.scale, notes)
+  start, least = options.newton_errors
+  top = top._replace(weight=options.newton_weight, errors=(1.0, start / 10))
+  clips = adam(top, params, target, clips, options.chunk, report)
+  newton = top._replace(name='Gauss-Newton', steps=0)
+  tau = jnp.float32(start)
+  for step in range(options.newton_steps):
+    if clipped and step % _REREAD == 0:  # the guess fills in what is clipped
+      target, head, notes = ready(
+          np.asarray(features(layers, params, clips), np.float64))
+    clips, chi2 = newton_step(
+        newton, options.newton_inner, params, target, clips, tau)
+    report(newton.name, step + 1, options.newton_steps, clips)
+    # The error that is assumed falls as the guess comes to agree.
+    tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)
+  return DefendedResult(
+      np.asarray(clips[0]), head.label, float(chi2), head.scale, notes)
 
 
 def prepare(
@@ -256,94 +239,3 @@ def _entries(seen: Observed) -> Entries:
 
 def _float32(array):
   return jnp.asarray(np.asarray(array, np.float32))
-
-
-def _differences(clips):
-  return [jnp.diff(clips, axis=axis) for axis in (1, 2, 3)]
-
-
-def _weights(stage):
-  options = stage.options
-  return [stage.weight * w for w in (
-      options.time_weight, options.space_weight, options.space_weight)]
-
-
-def _lengths(stage, difference):
-  """Of differences, [..., 1]: the colours of a video share their edges."""
-  square = jnp.sum(difference ** 2, -1, keepdims=True)
-  return jnp.sqrt(square + stage.options.corner ** 2)
-
-
-def _misses(stage, params, target, clips, fade):
-  return residuals(stage.layers, params, target, clips, fade,
-                   all_leaves=stage.all_leaves, per_entry=stage.per_entry)
-
-
-def _objective(stage, params, target, clips, fade):
-  found = _misses(stage, params, target, clips, fade)
-  variation = sum(w * jnp.sum(_lengths(stage, d)) for w, d in zip(
-      _weights(stage), _differences(clips)))
-  return sum(jnp.sum(r ** 2) for r in found) / 2 + variation
-
-
-def _adam(stage, params, target, clips, report):
-  """One stage of Adam, in chunks."""
-  chunk, state = stage.options.chunk, _optimizer(stage).init(clips)
-  for done in range(0, stage.steps, chunk):
-    clips, state = _adam_chunk(
-        stage, params, target, clips, state, jnp.float32(done))
-    report(stage.name, min(done + chunk, stage.steps), stage.steps, clips)
-  return clips
-
-
-def _optimizer(stage):
-  schedule = optax.cosine_decay_schedule(stage.rate, max(stage.steps, 1), 0.02)
-  return optax.adam(schedule, b2=0.99)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _adam_chunk(stage, params, target, clips, state, done):
-  optimizer = _optimizer(stage)
-
-  def step(carry, i):
-    clips, state = carry
-    slope = jax.grad(_objective, argnums=3)(
-        stage, params, target, clips, stage.fade(done + i))
-    move, state = optimizer.update(slope, state)
-    return (jnp.clip(clips + move, 0, 1), state), None
-  return lax.scan(step, (clips, state), jnp.arange(stage.options.chunk))[0]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _newton_step(stage, params, target, clips, tau):
-  """(one damped step, chi2); total variation by reweighted squares."""
-  fade = Fade(tau, jnp.float32(1))
-  found, forward = jax.linearize(
-      lambda clips: _misses(stage, params, target, clips, fade), clips)
-  backward = jax.linear_transpose(forward, clips)
-  weights = [w / _lengths(stage, d) for w, d in zip(
-      _weights(stage), _differences(clips))]
-
-  def smooth(v):
-    scaled = [w * d for w, d in zip(weights, _differences(v))]
-    return jax.linear_transpose(_differences, v)(scaled)[0]
-
-  move, _ = jax.scipy.sparse.linalg.cg(
-      lambda v: backward(forward(v))[0] + smooth(v),
-      -backward(found)[0] - smooth(clips), maxiter=stage.options.newton_inner)
-  tries = jnp.stack([jnp.clip(clips + a * move, 0, 1) for a in _TRIES])
-  values = lax.map(
-      lambda clips: _objective(stage, params, target, clips, fade), tries)
-  clips = tries[jnp.nanargmin(values)]
-  return clips, _mean_square(_misses(stage, params, target, clips, fade))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _chi2(stage, params, target, clips):
-  """Mean square of the residuals, with the errors of the last step."""
-  return _mean_square(_misses(
-      stage, params, target, clips, stage.fade(jnp.float32(stage.steps))))
-
-
-def _mean_square(found):
-  return sum(jnp.sum(r ** 2) for r in found) / sum(r.size for r in found)
