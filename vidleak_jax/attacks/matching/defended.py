@@ -42,7 +42,7 @@ from vidleak_jax.types import Layer, Params, PRNGKey, UserError
 _FAR = 1e30        # stands for an infinite bound on the device
 _SURE = 5.0        # a sign is sure that many stds from 0
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
-_FALL = 0.5, 0.93  # bounds of how tau falls in a step of Gauss-Newton
+_FALL = 0.5, 0.85  # bounds of how tau falls in a step of Gauss-Newton
 
 
 _PRIOR = Prior()
@@ -63,7 +63,7 @@ class DefendedOptions:
   all_errors: tuple[float, float] = (3e-3, 1e-3)   # of what the top shows
   lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
   all_weight: float = 30.0
-  newton_steps: int = 70      # of Gauss-Newton, where entries are exact
+  newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 150     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
   newton_weight: float = 10.0

@@ -43,7 +43,7 @@ class DefenseAware(Attack):
   cost: ClassVar[int] = 60
   top_steps: int = option(600, 'of Adam, on features and the last kernel',
                           low=1, high=10**6)
-  all_steps: int = option(800, 'of Adam, on all leaves', low=0, high=10**6)
+  all_steps: int = option(1600, 'of Adam, on all leaves', low=0, high=10**6)
   newton_steps: int = option(
       40, 'of Gauss-Newton, where entries are exact', low=0, high=10**4)
 

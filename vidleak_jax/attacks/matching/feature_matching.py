@@ -55,7 +55,7 @@ _AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
 _RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
 _TOLERANCE = 1e-8   # of least squares
 _LARGEST_BATCH = 64  # clips of one update that are told apart
-# After several local steps, found on two clips of photo_motion's training split:
+# After several local steps, found on clips of photo_motion's training split:
 _ERROR = 0.05           # relative error of the kernel's gradient
 _KERNEL_WEIGHT = 0.03   # of its equations beside the features'
 _NO_FEATURES = (
