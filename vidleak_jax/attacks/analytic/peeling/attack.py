@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -19,10 +20,10 @@ from vidleak_jax.attacks.base import Problem, needs_one_clip
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.options import option
 from vidleak_jax.types import Leak, UserError, Victim
-from vidleak_jax.victims.introspection.identifiability import identifiability
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
 _WRONG = 1e-3  # residual of equations that do not hold
+_MARGIN = 1.2   # known outputs for each pixel, at least
 _EXACT = 1e-3  # error of the known layer's outputs, relative
 
 
@@ -114,16 +115,15 @@ def _too_few(network: Network) -> list[str]:
   if positions > top.MAX_POSITIONS:
     reasons.append(f'the last block has {positions} positions, and the ReLUs '
                    f'of up to {top.MAX_POSITIONS} can be told apart')
-  readers = {}  # of one input: their equations add up
-  for count in identifiability(network.graph):
-    node = network.graph.by_name[count.name]
-    if count.name != network.head.node:
-      readers.setdefault(node.inputs[0], []).append(count)
-  for counts in readers.values():
-    equations = sum(count.equations for count in counts)
-    if equations < counts[0].unknowns:
-      reasons.append(f'{counts[0].name} has {equations} equations for '
-                     f'{counts[0].unknowns} unknowns')
+  unknowns = math.prod(network.graph.clip_shape)
+  sources = [block.source for block in network.blocks]
+  for name in sources[:len(sources) - network.num_peeled + 1]:
+    outputs = math.prod(network.graph.by_name[name].shape)
+    if outputs / 2 < _MARGIN * unknowns:  # about half of them are on
+      reasons.append(
+          f'the {unknowns} pixels must be found from about half of the '
+          f'{outputs} outputs of {name}, which is too few: a wider network or '
+          'a smaller clip would do')
   return reasons
 
 

@@ -14,6 +14,7 @@ from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
 
 _WEAK = 1e-4   # singular values below this share of the largest count as open
 _DIM = 3e-2    # below this share the known outputs have a say
+_ROUNDING = 1e-7  # of a float32 gradient, relative; the least noise assumed
 _CONVERGED = 1e-8  # of the preconditioned residual
 
 
@@ -119,13 +120,15 @@ def _close(x, sources, outputs, spectrum, max_steps):
   weak = spectrum.values < _DIM ** 2 * spectrum.values[-1]
   values = np.maximum(spectrum.values[weak], 0.0)[:, None]
   basis = np.ascontiguousarray(spectrum.vectors[:, weak])
-  rests = [_rest(s, x) for s in sources]
-  noise = sum((r ** 2).sum() for r in rests) / sum(r.size for r in rests)
-  precision = 1 / noise
+  rests = sum((_rest(s, x) ** 2).sum() for s in sources)
+  size = sum((s.gradient ** 2).sum() for s in sources)
+  rows = sum(s.gradient.size for s in sources)
+  precision = rows / max(rests, _ROUNDING ** 2 * size)
 
   def from_outputs(v):
-    return basis.T @ sum(o.pull_back(o.weight ** 2 * o.forward(basis @ v))
-                         for o in outputs)
+    v = basis @ v
+    return basis.T @ sum(
+        o.pull_back(o.weight ** 2 * o.forward(v)) for o in outputs)
 
   rest = basis.T @ (precision * _normal_rest(sources, x) + sum(
       o.pull_back(o.weight ** 2 * (o.target - o.forward(x))) for o in outputs))

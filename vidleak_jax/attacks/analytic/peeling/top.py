@@ -21,11 +21,10 @@ from vidleak_jax.types import UserError
 MAX_POSITIONS = 16  # all 2^positions signs are tried
 _RANK = 1e-4    # of singular values
 _BINARY = 0.05  # how far from 0 or 1 a mask may come out
-_FLAT = 1e-9    # of squared singular values: a channel that nothing moves
 
 
-def masks_of(columns: np.ndarray, geometry: Geometry
-             ) -> Iterator[np.ndarray]:
+def masks_of(columns: np.ndarray, geometry: Geometry,
+             counts: np.ndarray | None = None) -> Iterator[np.ndarray]:
   """Yields masks [positions, channels] bool, the most likely order first.
 
   Positions that the kernel's zero padding does not tell apart come in every
@@ -34,12 +33,18 @@ def masks_of(columns: np.ndarray, geometry: Geometry
   Args:
     columns: [taps, Cin, C] the kernel's gradient, each channel over its slope.
     geometry: of the convolution.
+    counts: [C] at how many positions each channel is on, where that is known.
 
   Raises:
     UserError: the masks do not separate.
   """
   matrix = columns.reshape(-1, columns.shape[-1])
   rows = _binary_rows(matrix, geometry.num_out)
+  if len(rows) > geometry.num_out and counts is not None:
+    rows = _adding_up(rows, counts, geometry.num_out)
+  if len(rows) != geometry.num_out:
+    raise UserError(f'the ReLUs of the last block do not separate: {len(rows)} '
+                    f'binary rows for {geometry.num_out} positions')
   patches = np.linalg.lstsq(rows.T, matrix.T, rcond=None)[0]
   power = np.sqrt((patches.reshape(
       len(rows), geometry.num_taps, -1) ** 2).mean(2))  # [P, taps]
@@ -50,7 +55,11 @@ def masks_of(columns: np.ndarray, geometry: Geometry
 
 
 def _binary_rows(matrix, num_positions):
-  """All rows [positions, C] of 0 and 1 in the matrix's row space."""
+  """All rows [N, C] of 0 and 1 in the matrix's row space.
+
+  Besides the masks of the positions these are sums of masks that have no
+  channel in common, and other chance combinations, where channels are few.
+  """
   if num_positions > MAX_POSITIONS:
     raise UserError(f'the last block has {num_positions} positions; up to '
                     f'{MAX_POSITIONS} can be told apart')
@@ -72,10 +81,19 @@ def _binary_rows(matrix, num_positions):
         rows > 0.5)).max(1)
     found.extend(zip(off, rows))
   good = [row > 0.5 for off, row in found if off < _BINARY and row.max() > 0.5]
-  if len(good) != num_positions:
-    raise UserError(f'the ReLUs of the last block do not separate: '
-                    f'{len(good)} binary rows for {num_positions} positions')
-  return np.array(good, float)
+  return np.array(good, float).reshape(-1, len(scale))
+
+
+def _adding_up(rows, counts, num_positions):
+  """The rows that together are on as often as each channel is."""
+  found = optimize.milp(
+      np.zeros(len(rows)), integrality=np.ones(len(rows)),
+      bounds=optimize.Bounds(0, 1),
+      constraints=[optimize.LinearConstraint(
+          rows.T, counts - 0.5, counts + 0.5),
+          optimize.LinearConstraint(
+              np.ones(len(rows)), num_positions, num_positions)])
+  return rows[found.x > 0.5] if found.success else rows
 
 
 def _orders(cost, inside):

@@ -90,10 +90,13 @@ def peel_top(network: Network, leaves: Leaves, update: Leaves
   factor = head.slope * scale / positions
   factor = np.where(factor == 0, np.inf, factor)
   columns = unit.kernel(update) / factor
+  sums = unit.sums(update)
+  moved = np.where(head.slope == 0, np.inf, head.slope)
+  counts = None if sums is None else np.round(sums * positions / moved)
   slope = np.broadcast_to(head.slope / positions, (positions, unit.width))
   tried = []
   for on in itertools.islice(
-      top.masks_of(columns, unit.geometry), _MAX_ORDERS):
+      top.masks_of(columns, unit.geometry, counts), _MAX_ORDERS):
     known, rows = peel(network, len(network.blocks) - 1,
                        Known(None, None, slope, on), leaves, update)
     tried.append((max(row.residual for row in rows), known, rows))

@@ -1,0 +1,182 @@
+"""Layer peeling: a wide enough residual network gives its clip away."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import vidleak_jax as vl
+from vidleak_jax.attacks.analytic.peeling import equations, signs, top, walk
+from vidleak_jax.attacks.analytic.peeling.attack import Peeling
+from vidleak_jax.attacks.analytic.peeling.blocks import blocks_of
+from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
+from vidleak_jax.attacks.base import Problem
+from vidleak_jax.attacks.matching import gauss_newton
+from vidleak_jax.models.resnet import ResNet, Size, Style
+from vidleak_jax.runtime.session import session
+from vidleak_jax.types import UserError, Victim
+
+SHAPE = (4, 8, 8, 3)
+SIZE = Size((3, 3, 3), (1, 2, 2), 48, (48, 64), (1, 1))
+STRIDED = Geometry((2, 5, 4), (3, 3, 1), (1, 2, 1), ((1, 1), (1, 1), (0, 0)),
+                   (1, 1, 1))
+
+
+def residual_network(norm='fixed', activation='relu', size=SIZE):
+  return Victim.from_flax(
+      ResNet(size, Style(activation, norm, 'lax'), 5), SHAPE, 5)
+
+
+def smooth_clip(key=1):
+  coarse = jax.random.uniform(jax.random.key(key), (2, 3, 3, 3))
+  return np.asarray(jax.image.resize(coarse, SHAPE, 'cubic').clip(0, 1))[None]
+
+
+@pytest.fixture(scope='module')
+def problem():
+  victim = residual_network()
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), smooth_clip(), [3])
+  return Problem(victim, leak, jax.random.key(1), session())
+
+
+def psnr(a, b):
+  return -10 * np.log10(np.mean((a - b) ** 2))
+
+
+def test_the_clip_comes_back_and_the_walk_resumes(problem, tmp_path):
+  heard = []
+  problem = problem._replace(session=session(
+      folder=tmp_path, report=lambda *what, **values: heard.append(what)))
+  attack = Peeling()
+  assert attack.requires(problem.victim, problem.leak) == []
+  found = attack.solve(problem)
+  assert found.clips.shape == (1, 1, *SHAPE) and found.note == ''
+  assert psnr(found.clips[0, 0], smooth_clip()[0]) > 60
+  np.testing.assert_array_equal(found.labels, [[3]])
+  assert all(row['residual'] < 1e-5 for row in found.rows)
+  assert ('layer peeling', 1, 3) in heard
+  stored = tmp_path / 'update0' / 'block0.npz'
+  before = stored.stat().st_mtime_ns
+  again = attack.solve(problem)
+  np.testing.assert_array_equal(again.clips, found.clips)
+  assert stored.stat().st_mtime_ns == before
+
+
+def test_noise_is_refused(problem):
+  leak = problem.leak
+  rng = np.random.default_rng(5)
+  noisy = jax.tree.map(lambda g: np.float32(
+      g + 0.1 * np.std(g) * rng.normal(size=g.shape)), leak.update)
+  with pytest.raises(UserError, match=r'last block|disagree'):
+    Peeling().solve(problem._replace(leak=leak.replace(update=noisy)))
+
+
+@pytest.mark.parametrize('change, why', [
+    ({'norm': 'batch'}, 'form batch'),
+    ({'activation': 'gelu'}, 'not followed by a ReLU|in a ReLU'),
+    ({'size': SIZE._replace(stem_width=16, widths=(16, 32))},
+     'of the 1024 outputs of relu#1'),
+])
+def test_reasons_are_given(problem, change, why):
+  reasons = Peeling().requires(residual_network(**change), problem.leak)
+  assert len(reasons) >= 1
+  np.testing.assert_(any(re.search(why, r) for r in reasons),
+                     reasons)
+
+
+def test_a_chain_and_a_batch_are_refused(problem):
+  chain = vl.victims.build('c3d', SHAPE, 5, preset='tiny')
+  public = dataclasses.replace(problem.leak.public, batch_size=2)
+  leak = problem.leak.replace(public=public)
+  reasons = Peeling().requires(chain, leak)
+  assert any('one clip' in reason for reason in reasons)
+  assert any('residual' in reason for reason in reasons)
+
+
+def test_geometry_is_the_convolution():
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(40, 2)), rng.normal(size=(9, 2, 3))
+  z = STRIDED.forward(x, kernel)
+  expected = jax.lax.conv_general_dilated(
+      x.reshape(1, 2, 5, 4, 2), kernel.reshape(3, 3, 1, 2, 3),
+      STRIDED.strides, STRIDED.padding,
+      dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'))
+  np.testing.assert_allclose(z.ravel(), np.ravel(expected), rtol=1e-4,
+                             atol=1e-5)
+  dz = rng.normal(size=z.shape)
+  inner = (z * dz).sum()
+  assert np.isclose((x * STRIDED.pull_back(dz, kernel)).sum(), inner)
+  gradient = STRIDED.kernel_gradient(x, dz)
+  assert np.isclose((kernel * gradient).sum(), inner)
+  np.testing.assert_allclose(STRIDED.normal_matrix(dz) @ x,
+                             STRIDED.pull_back(dz, gradient))
+
+
+def test_known_outputs_close_what_a_kernel_leaves_open():
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(40, 2)), rng.normal(size=(9, 2, 4))
+  dz = rng.normal(size=(24, 4))
+  source = equations.Source(STRIDED, dz, STRIDED.kernel_gradient(x, dz))
+  alone = equations.solve([source])
+  assert alone.rank < 40
+  outputs = equations.Outputs(
+      lambda v: STRIDED.forward(v, kernel),
+      lambda y: STRIDED.pull_back(y, kernel), STRIDED.forward(x, kernel),
+      np.full((24, 4), 1e7))
+  closed = equations.solve([source], [outputs])
+  assert np.abs(closed.x - x).max() < 1e-5 < np.abs(alone.x - x).max()
+
+
+def test_sums_settle_units_near_zero():
+  rng = np.random.default_rng(0)
+  a = np.maximum(rng.normal(size=(30, 4)), 0)
+  slope, on = rng.normal(size=a.shape), a > 0
+  sums = (slope * on).sum(0)
+  blurred = a.copy()
+  off = np.flatnonzero(~on[:, 1])[0]
+  blurred[off, 1] = 1e-5 * a.max()  # off, and looks on
+  found = signs.active(blurred, np.zeros_like(a), slope, sums)
+  assert found.num_toggled == 1 and found.num_doubtful == 0
+  np.testing.assert_array_equal(found.on, on)
+  sums[2] += 100
+  assert signs.active(a, np.zeros_like(a), slope, sums).num_doubtful == 1
+
+
+def test_masks_of_the_last_block():
+  rng = np.random.default_rng(0)
+  geometry = Geometry((1, 2, 2), (3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1))
+  on = rng.uniform(size=(4, 40)) > 0.5
+  patches = geometry.patches(rng.uniform(size=(4, 6)))
+  columns = np.einsum('pti,pc->tic', patches, on)
+  np.testing.assert_array_equal(next(top.masks_of(columns, geometry)), on)
+  with pytest.raises(UserError, match='look alike'):
+    next(top.masks_of(np.zeros_like(columns), geometry))
+
+
+def test_gauss_newton_solves_a_curved_problem():
+  truth = smooth_clip()[0]
+  shapes = []
+
+  def residual(pixels, data):
+    return {'curved': pixels + 0.3 * pixels ** 2 - data}
+
+  with jax.enable_x64():
+    found = gauss_newton.minimize(
+        residual, np.float64(truth + 0.3 * truth ** 2), np.full(SHAPE, 0.5),
+        tell=lambda progress: shapes.append(progress.grid))
+  assert np.abs(found.pixels - truth).max() < 1e-6
+  assert shapes[0] == (2, 1, 1, 3) and shapes[-1] == SHAPE
+
+
+def test_walk_knows_the_label_of_a_sure_network(problem):
+  network = blocks_of(problem.victim.graph)
+  kernel, bias = network.head.kernel, network.head.bias
+  feature = np.arange(1.0, 65)
+  leaves = {kernel: np.eye(64, 5), bias: np.zeros(5)}
+  error = np.array([1e-9, 0, 0, 0, 2e-9])
+  update = {kernel: np.outer(feature, error), bias: error}
+  head = walk.read_head(network, leaves, update)
+  np.testing.assert_allclose(head.feature, feature)
+  assert head.label == 4
