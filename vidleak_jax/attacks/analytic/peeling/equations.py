@@ -15,6 +15,8 @@ from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
 _WEAK = 1e-4   # singular values below this share of the largest count as open
 _DIM = 3e-2    # below this share the known outputs have a say
 _ROUNDING = 1e-7  # of a float32 gradient, relative; the least noise assumed
+_FAINT = 0.1   # of the median channel, below which one weighs less
+_RIDGE = 1e-12 # of the mean square, against patches that are alike
 _CONVERGED = 1e-8  # of the preconditioned residual
 
 
@@ -90,8 +92,22 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
       steps)
 
 
+def cotangents(source: Source, x: np.ndarray) -> np.ndarray:
+  """Returns dz [Pout, Cout] from the input: the same equations, turned round.
+
+  Each channel stands alone here, so a wrong ReLU shows itself where it is.
+  """
+  seen = source.geometry.patches(x).reshape(source.geometry.num_out, -1)
+  gram = seen @ seen.T
+  gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram)
+  flat = source.gradient.reshape(-1, source.gradient.shape[-1])
+  return np.linalg.solve(gram, seen @ flat)
+
+
 def _balanced(source):
   size = np.sqrt((source.dz ** 2).sum(0))
+  # The errors of dz are alike in all channels, so the faintest count less.
+  size = np.maximum(size, _FAINT * np.median(size))
   weight = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 0.0)
   return source._replace(dz=source.dz * weight,
                          gradient=source.gradient * weight)

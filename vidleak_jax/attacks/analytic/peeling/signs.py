@@ -12,6 +12,7 @@ import numpy as np
 _THRESHOLD = 6e-6  # of the largest output, below which a unit counts as off
 _SIGMAS = 5.0      # of an output's error, below which it counts as off
 _TOLERANCE = 2e-6  # of the sums, relative to a channel's largest term
+_CLEAR = 20.0     # noise of a channel within a cotangent that can be told
 _CANDIDATES = 40   # units of a channel, the nearest to the threshold
 
 
@@ -61,3 +62,20 @@ def _explain(gains, rest, limit) -> list[int]:
   if pairs.min() <= limit:
     return list(map(int, np.unravel_index(pairs.argmin(), pairs.shape)))
   return []
+
+
+def repaired(on: np.ndarray, dz: np.ndarray, shown: np.ndarray) -> np.ndarray:
+  """Returns which ReLUs are on, [P, C], where a kernel's gradient shows it.
+
+  Args:
+    on: [P, C] as they were taken to be.
+    dz: [P, C] cotangent that each would have if it were on.
+    shown: [P, C] cotangent that the kernel's gradient shows.
+  """
+  error = np.abs(shown - dz * on)
+  noise = np.median(error, axis=0) + 1e-12 * np.abs(dz).max()
+  # Off and on must be told apart by far, and the other one must fit.
+  other = np.abs(shown - dz * ~on)
+  wrong = (error > 0.5 * np.abs(dz)) & (other < 0.25 * np.abs(dz)) & (
+      np.abs(dz) > _CLEAR * noise)
+  return on ^ wrong

@@ -21,10 +21,12 @@ from vidleak_jax.attacks.analytic.peeling.blocks import (
     below,
 )
 from vidleak_jax.attacks.analytic.peeling.equations import Outputs, Source
-from vidleak_jax.attacks.analytic.peeling.signs import active
+from vidleak_jax.attacks.analytic.peeling.signs import active, repaired
 from vidleak_jax.types import UserError
 
 _MAX_ORDERS = 200  # of positions of the last block that are tried
+_REPAIRS = 3       # rounds in which ReLUs may change
+_FINE = 2e-6       # residual of right equations of a float32 gradient
 _WRONG = 1e-3      # residual of equations that do not hold
 
 
@@ -121,48 +123,66 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
     (the input, a row for each layer solved, the upper first).
   """
   block, rows = network.blocks[index], []
-  cotangent, inner = out.slope * out.on, None
-  dz, known = cotangent * block.main[-1].affine(leaves)[0], None
+  known, inner = out, None  # `known`: the ReLU behind `above`
   for unit, above in zip(block.main[-2::-1], block.main[:0:-1]):
-    outputs = [_active_outputs(above, known, leaves)] if known else []
-    solved = equations.solve(
-        [Source(above.geometry, dz, above.kernel(update))], outputs)
+    known, solved, dz = _solve_unit(above, known, [], leaves, update,
+                                    forward=known is not out)
+    out = out if inner else known
     slope = above.geometry.pull_back(dz, above.kernel(leaves))
     known, found = _known(solved, slope, unit.sums(update))
     rows.append(_row(above.name, [above], solved, found))
     inner = inner or known  # the input of the last unit
-    dz = slope * known.on * unit.affine(leaves)[0]
   first = block.main[0]
-  solved, slope = _solve_input(block, out, inner, known, dz, leaves, update)
+  solved, slope = _solve_input(block, out, inner, known, leaves, update)
   unit = below(network, index)
   known, found = _known(solved, slope, unit and unit.sums(update))
   rows.append(_row(first.name, block.first_units, solved, found))
   return known, rows
 
 
-def _solve_input(block: Block, out: Known, inner: Known | None,
-                 known: Known | None, dz: np.ndarray, leaves: Leaves,
-                 update: Leaves) -> tuple[equations.Solved, np.ndarray]:
+def _solve_unit(unit: Unit, known: Known, more: list[Source], leaves: Leaves,
+                update: Leaves, *, forward: bool = True,
+                outputs: tuple[Outputs, ...] = ()):
+  """(the ReLU behind a unit, repaired; the unit's input; dL/d of its output).
+
+  The input shows in turn which cotangents the kernel's gradient was made of.
+  """
+  full = known.slope * unit.affine(leaves)[0]
+  for _ in range(_REPAIRS):
+    source = Source(unit.geometry, full * known.on, unit.kernel(update))
+    rows = (_active_outputs(unit, known, leaves),) if forward else ()
+    solved = equations.solve([source, *more], [*rows, *outputs])
+    if solved.residual < _FINE:
+      break
+    on = repaired(known.on, full, equations.cotangents(source, solved.x))
+    if (on == known.on).all():
+      break
+    known = known._replace(on=on)
+  return known, solved, source.dz
+
+
+def _solve_input(block: Block, out: Known, inner: Known | None, known: Known,
+                 leaves: Leaves, update: Leaves
+                 ) -> tuple[equations.Solved, np.ndarray]:
   """(the block's input before its ReLUs are settled, dL/d of it)."""
   first, last, shortcut = block.main[0], block.main[-1], block.shortcut
-  sources = [Source(first.geometry, dz, first.kernel(update))]
-  slope = first.geometry.pull_back(dz, first.kernel(leaves))
-  outputs = [_active_outputs(first, known, leaves)] if known else []
+  more, outputs = [], []
   skipped = None  # what the shortcut answers where the block's output is on
   if out.value is not None and inner is not None:
     scale, shift = last.affine(leaves)
     branch = last.geometry.forward(inner.value, last.kernel(leaves))
     skipped = out._replace(value=out.value - branch * scale - shift)
-  cotangent = out.slope * out.on
+  slope = cotangent = out.slope * out.on
   if shortcut:
     dzs = cotangent * shortcut.affine(leaves)[0]
-    sources.append(Source(shortcut.geometry, dzs, shortcut.kernel(update)))
-    slope = slope + shortcut.geometry.pull_back(dzs, shortcut.kernel(leaves))
+    more = [Source(shortcut.geometry, dzs, shortcut.kernel(update))]
+    slope = shortcut.geometry.pull_back(dzs, shortcut.kernel(leaves))
     if skipped:
-      outputs.append(_active_outputs(shortcut, skipped, leaves))
-  else:
-    slope = slope + cotangent
-  solved = equations.solve(sources, outputs)
+      outputs = [_active_outputs(shortcut, skipped, leaves)]
+  known, solved, dz = _solve_unit(first, known, more, leaves, update,
+                                  forward=inner is not None,
+                                  outputs=tuple(outputs))
+  slope = slope + first.geometry.pull_back(dz, first.kernel(leaves))
   if skipped and not shortcut:  # the identity shows the input as it is
     sigma = np.sqrt(np.mean(out.sigma ** 2)) + np.zeros_like(solved.sigma)
     solved = solved._replace(
