@@ -109,7 +109,7 @@ class Peeling(Analytic):
 
 
 def _too_few(network: Network) -> list[str]:
-  """Returns which layers are not determined, by count."""
+  """Returns what is not determined, by count."""
   reasons = []
   positions = network.blocks[-1].main[-1].geometry.num_out
   if positions > top.MAX_POSITIONS:
@@ -117,13 +117,14 @@ def _too_few(network: Network) -> list[str]:
                    f'of up to {top.MAX_POSITIONS} can be told apart')
   unknowns = math.prod(network.graph.clip_shape)
   sources = [block.source for block in network.blocks]
-  for name in sources[:len(sources) - network.num_peeled + 1]:
-    outputs = math.prod(network.graph.by_name[name].shape)
-    if outputs / 2 < _MARGIN * unknowns:  # about half of them are on
-      reasons.append(
-          f'the {unknowns} pixels must be found from about half of the '
-          f'{outputs} outputs of {name}, which is too few: a wider network or '
-          'a smaller clip would do')
+  outputs, name = min(
+      (math.prod(network.graph.by_name[name].shape), name)
+      for name in sources[:len(sources) - network.num_peeled + 1])
+  if outputs / 2 < _MARGIN * unknowns:  # about half of them are on
+    reasons.append(
+        f'the {unknowns} pixels must be found from about half of the {outputs} '
+        f'outputs of {name}: too few; a wider network or a smaller clip would '
+        'do')
   return reasons
 
 

@@ -142,7 +142,8 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
 
 def _solve_unit(unit: Unit, known: Known, more: list[Source], leaves: Leaves,
                 update: Leaves, *, forward: bool = True,
-                outputs: tuple[Outputs, ...] = ()):
+                outputs: tuple[Outputs, ...] = ()
+                ) -> tuple[Known, equations.Solved, np.ndarray]:
   """(the ReLU behind a unit, repaired; the unit's input; dL/d of its output).
 
   The input shows in turn which cotangents the kernel's gradient was made of.
