@@ -277,6 +277,13 @@ class Victim:
     from vidleak_jax.victims import base
     return base.from_loss(loss, params, clip_shape, num_classes, **options)
 
+  @staticmethod
+  def from_torch(module: Any, clip_shape: tuple[int, ...],
+                 num_classes: int, **options: Any) -> 'Victim':
+    """Returns a victim from a torch module: `victims.base.from_torch`."""
+    from vidleak_jax.victims import base
+    return base.from_torch(module, clip_shape, num_classes, **options)
+
 
 def is_off(strength: float | Array) -> bool:
   """Whether a strength is a plain 0, and so a part of the program."""
