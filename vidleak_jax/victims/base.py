@@ -143,8 +143,9 @@ def from_torch(
 ) -> Victim:
   """Returns a victim from a `torch.nn.Module`, as it is in eval mode.
 
-  The module is exported once and becomes a JAX function; its parameters keep
-  torch's names, BatchNorm's buffers stand under 'batch_stats'.
+  The module is exported once and becomes a JAX function. Its parameters stand
+  in a tree by torch's names, in Flax's layout: 'kernel' with the outputs last,
+  'scale', 'bias'; BatchNorm's buffers stand under 'batch_stats'.
 
   Args:
     module: maps clips to logits [B, K].
@@ -156,9 +157,13 @@ def from_torch(
     UserError: without torch, for an operation that has no rule, or logits of
       another shape.
   """
-  from vidleak_jax.victims.torch_import import torch_to_jax
+  from vidleak_jax.victims.torch_import import flax_layout, torch_to_jax
   clip_shape = _clip_shape(clip_shape)
-  logits, params = torch_to_jax(module, clip_shape, layout)
+  own_logits, own_params = torch_to_jax(module, clip_shape, layout)
+  params, back = flax_layout(own_params)
+
+  def logits(params, clips):
+    return own_logits(back(params), clips)
 
   def loss(params, clips, labels, key=None):
     if key is not None:
