@@ -15,7 +15,7 @@ import numpy as np
 
 from vidleak_jax import files
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
-from vidleak_jax.attacks.residual import gradient_residual
+from vidleak_jax.attacks.residual import gradient_residual, noise_floor
 from vidleak_jax.options import option
 from vidleak_jax.types import Leak, Recovery, UserError, Victim
 
@@ -23,6 +23,7 @@ ATTEMPTS = 'checkpoints'  # a folder an attack in here, with all it writes
 RECOVERED = 'recovered'
 PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
+_UNTOLD = 0.3  # of the defence's own residual: what is smaller is not told
 # `auto` does not try these: others do the same or more.
 _LEFT_OUT = ('auto', 'closed_form', 'dlg', 'idlg')
 
@@ -112,18 +113,30 @@ class Auto(Attack):
     grey = float(gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels).mean())
+    floor = noise_floor(problem.leak)
     rows = [attempt._asdict() for attempt in attempts]
     return best._replace(
         cost=best.cost._replace(seconds_attack=spent),
         findings=best.findings | {
-            'verdict': self.verdict(_residual(best), grey),
-            'gradient_residual_grey': grey, 'attempts': rows})
+            'verdict': self.verdict(_residual(best), grey, floor),
+            'gradient_residual_grey': grey, 'gradient_residual_floor': floor,
+            'attempts': rows})
 
-  def verdict(self, residual: float, grey: float) -> str:
-    """Returns what a residual says, beside that of a grey clip."""
-    if residual <= self.certified:
+  def verdict(self, residual: float, grey: float, floor: float = 0.0) -> str:
+    """Returns what a residual says.
+
+    Args:
+      residual: of the answer.
+      grey: of a grey clip with the same labels.
+      floor: of the truth, by the errors that the defence made.
+    """
+    missed = max(residual ** 2 - floor ** 2, 0.0) ** 0.5
+    room = max(grey ** 2 - floor ** 2, 0.0) ** 0.5
+    if room < _UNTOLD * floor:  # the defence's errors hide even a grey clip's
+      return NOTHING
+    if missed <= max(self.certified, _UNTOLD * floor):
       return RECOVERED
-    return PARTLY if residual < self.doubtful * grey else NOTHING
+    return PARTLY if missed < self.doubtful * room else NOTHING
 
   def _candidates(self) -> list[Attack]:
     from vidleak_jax.attacks.registry import ATTACKS
