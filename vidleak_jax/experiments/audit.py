@@ -75,6 +75,11 @@ def run(
     UserError: for anything the user can mend.
   """
   audit = audit if isinstance(audit, Audit) else Audit.from_dict(audit)
+  if jax.process_count() > 1 and audit.attack.name == 'auto':
+    raise UserError(
+        'attack.name=auto tries one attack after the other in one process. '
+        'Name an attack that iterates, such as feature_matching or ig, to share '
+        f'it among {jax.process_count()} processes.')
   if not parallel.is_leader():
     return _assist(audit)
   source = leak_path and Path(leak_path)
