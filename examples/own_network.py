@@ -26,10 +26,12 @@ class Net(nn.Module):
 
 
 def make(num_classes):
+  """Returns the network; the command line calls it."""
   return Net(num_classes)
 
 
 def main():
+  """Attacks one clip in memory; returns the scores."""
   victim = vl.Victim.from_flax(make(10), clip_shape=(8, 32, 32, 3),
                                num_classes=10)
   sample = data.load('photo_motion', num_clips=1, num_frames=8, frame_stride=2,

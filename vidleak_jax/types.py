@@ -177,6 +177,9 @@ class Layer(NamedTuple):
   activation: str  # a name of `models.layers.ACTIVATIONS`, or gru or lstm
   in_shape: tuple[int, ...]     # without the batch axis
   activate: Callable[[Array], Array]  # the activation itself
+  # Whether a constant shift of the input (a normalisation, say) is a part of
+  # `linear`, which is then linear in the kernel, and affine in x.
+  shifted: bool = False
 
 
 class Tokens(NamedTuple):

@@ -7,6 +7,7 @@ do better.
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from vidleak_jax import files
+from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual, noise_floor
 from vidleak_jax.options import option
@@ -24,6 +26,7 @@ RECOVERED = 'recovered'
 PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
 _UNTOLD = 0.3  # of the defence's own residual: what is smaller is not told
+_POLISH_INNER = 100  # conjugate gradients in each step of the polish
 # `auto` does not try these: others do the same or more.
 _LEFT_OUT = ('auto', 'closed_form', 'dlg', 'idlg')
 
@@ -53,6 +56,9 @@ class Auto(Attack):
   doubtful: float = option(
       0.6, 'share of the residual of a grey clip above which an answer counts '
       'as nothing', low=0, high=1)
+  polish_steps: int = option(
+      3, 'of Gauss-Newton in float64 from the best answer, where it is not '
+      'certified and no defence was applied', low=0, high=1000)
   only: tuple[str, ...] = option((), 'attacks to try; (): all that apply')
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
@@ -110,6 +116,10 @@ class Auto(Attack):
       raise UserError(
           'No attack gave an answer: '
           f'{"; ".join(f"{a.name}: {a.why_not}" for a in attempts)}.')
+    if (self.polish_steps and _residual(best) > self.certified
+        and spent < self.budget_seconds / 2 and _is_plain(problem.leak)):
+      best, seconds = self._polished(problem, best)
+      spent += seconds
     grey = float(gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels).mean())
@@ -121,6 +131,21 @@ class Auto(Attack):
             'verdict': self.verdict(_residual(best), grey, floor),
             'gradient_residual_grey': grey, 'gradient_residual_floor': floor,
             'attempts': rows})
+
+  def _polished(self, problem: Problem, best: Outcome) -> tuple[Outcome, float]:
+    """The better one of the best answer and its polish; seconds it took."""
+    problem.session.tell('polish', 0, 1)
+    began = time.perf_counter()
+    tried = polished(problem, best, self.polish_steps, _POLISH_INNER)
+    recovery = tried.recovery
+    residual = gradient_residual(problem.victim, problem.leak, recovery.clips,
+                                 recovery.labels)
+    problem.session.tell('polish', 1, 1, gradient_residual=residual.mean())
+    seconds = time.perf_counter() - began
+    if not residual.mean() < _residual(best):
+      return best, seconds
+    return tried._replace(
+        recovery=recovery._replace(gradient_residual=residual)), seconds
 
   def verdict(self, residual: float, grey: float, floor: float = 0.0) -> str:
     """Returns what a residual says.
@@ -156,6 +181,13 @@ class AutoWith(Auto):
 
   def _candidates(self) -> list[Attack]:
     return self._ordered(self.attacks)
+
+
+def _is_plain(leak: Leak) -> bool:
+  """Whether the update is one gradient that nothing has touched."""
+  defense = leak.public.defense
+  return (leak.public.federated.algorithm == 'fedsgd'
+          and defense is not None and defense.is_off)
 
 
 def _residual(outcome: Outcome) -> float:

@@ -78,7 +78,7 @@ def run(
   if jax.process_count() > 1 and audit.attack.name == 'auto':
     raise UserError(
         'attack.name=auto tries one attack after the other in one process. '
-        'Name an attack that iterates, such as feature_matching or ig, to share '
+        'Name one that iterates, such as feature_matching or ig, to share '
         f'it among {jax.process_count()} processes.')
   if not parallel.is_leader():
     return _assist(audit)

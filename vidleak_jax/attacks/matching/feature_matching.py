@@ -266,6 +266,8 @@ def _determinable(layer, leak, known) -> bool:
   outputs = next(iter(known.values()))[0][0].size
   if recurrent.is_recurrent(layer):
     return recurrent.is_determinable(layer, outputs)
+  if layer.shifted:
+    return False
   entries = trees.named(leak.update, layer.name)['kernel'][0].size
   return layer.activation in INVERTIBLE and (
       outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
