@@ -81,8 +81,8 @@ def test_a_determined_layer_is_peeled_and_matched_below(batch):
   seen = found.evidence['conv0']
   for i, clip in enumerate(small.clips):
     first, own = victim.layers[0], leak.params['conv0']
-    x = first.activate(
-        first.linear(own['kernel'], clip[None]) + own['bias'])
+    z = np.asarray(first.linear(own['kernel'], clip[None]))
+    x = first.activate(z + np.asarray(own['bias']))
     assert np.linalg.norm(seen.output[i] - x[0]) < 1e-4 * np.linalg.norm(x)
   own = _of_update(found, 0)
   term = feature_matching.feature_match(victim.layers)
