@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from vidleak_jax.types import (
     UserError,
     Victim,
 )
+from vidleak_jax.victims import cross_entropy
 
 ROOT = Path(__file__).parents[1]
 REFERENCES = ROOT / 'tests' / 'references'
@@ -76,3 +78,25 @@ def run_attack(
 def psnr(a: Array, b: Array) -> float:
   """Returns 10 log10(1 / mean squared error)."""
   return -10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2))
+
+
+def dense_victim(clip_shape: tuple[int, ...] = (2, 4, 4, 3),
+                 num_classes: int = 5, width: int = 32) -> Victim:
+  """Returns two dense layers with a tanh between: compiles in a blink."""
+  size = int(np.prod(clip_shape))
+  keys = jax.random.split(jax.random.key(0))
+  params = {
+      'first': {'kernel': jax.random.normal(keys[0], (size, width)) / size**0.5,
+                'bias': jnp.zeros(width)},
+      'head': {'kernel': jax.random.normal(keys[1], (width, num_classes)) / 4,
+               'bias': jnp.zeros(num_classes)}}
+
+  def logits(params, clips):
+    x = clips.reshape(len(clips), -1) - 0.5
+    first, head = params['first'], params['head']
+    x = jnp.tanh(x @ first['kernel'] + first['bias'])
+    return x @ head['kernel'] + head['bias']
+
+  def loss(params, clips, labels):
+    return cross_entropy(logits(params, clips), labels)
+  return Victim.from_loss(loss, params, clip_shape, num_classes, logits=logits)
