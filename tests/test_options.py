@@ -67,7 +67,7 @@ def test_none_and_lists_pass_where_they_may():
 
 
 def test_the_nearest_choice_is_named():
-  with pytest.raises(UserError, match="one of blur, sharpen.*'sharpen'"):
+  with pytest.raises(UserError, match=r"one of blur, sharpen.*'sharpen'"):
     Filters(name='sharpn')
 
 
@@ -75,7 +75,7 @@ def test_the_nearest_choice_is_named():
     lambda: Filters.from_dict({'blurr': {}}), lambda: Filters().replace(blurr=1)
 ], ids=['from_dict', 'replace'])
 def test_the_nearest_field_is_named(make):
-  with pytest.raises(UserError, match="no field 'blurr'.*'blur'"):
+  with pytest.raises(UserError, match=r"no field 'blurr'.*'blur'"):
     make()
 
 

@@ -41,7 +41,7 @@ def test_at_follows_a_path_and_says_what_stands_there_instead():
   assert trees.at(TREE, ()) is TREE
   with pytest.raises(UserError, match=r"'conv/weight'.*bias.*kernel"):
     trees.at(TREE, ('conv', 'weight'))
-  with pytest.raises(UserError, match="'scale/x'.*an array"):
+  with pytest.raises(UserError, match=r"'scale/x'.*an array"):
     trees.at(TREE, ('scale', 'x'))
 
 

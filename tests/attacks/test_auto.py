@@ -4,7 +4,6 @@ import dataclasses
 import json
 from typing import ClassVar
 
-import jax
 import numpy as np
 import pytest
 

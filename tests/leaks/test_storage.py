@@ -10,6 +10,7 @@ from vidleak_jax.leaks import storage
 from vidleak_jax.specs import FederatedSpec
 from vidleak_jax.types import UserError
 
+
 @pytest.fixture
 def folder(tmp_path, leak):
   storage.save(tmp_path, leak)
