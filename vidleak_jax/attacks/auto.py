@@ -98,9 +98,12 @@ class Auto(Attack):
                else 'an answer was certified before')
         attempts.append(Attempt(attack.name, None, 0.0, f'not tried: {why}'))
         continue
+      began = time.perf_counter()
       outcome = _attempt(attack, problem, effort)
       if isinstance(outcome, UserError):
-        attempts.append(Attempt(attack.name, None, 0.0,
+        seconds = time.perf_counter() - began
+        spent += seconds
+        attempts.append(Attempt(attack.name, None, seconds,
                                 f'failed: {outcome}'))
         continue
       residual = _residual(outcome)
@@ -208,9 +211,12 @@ def _attempt(attack: Attack, problem: Problem, effort: Effort
   except UserError as error:
     return error
   recovery = outcome.recovery
-  outcome = outcome._replace(recovery=recovery._replace(
-      gradient_residual=gradient_residual(
-          problem.victim, problem.leak, recovery.clips, recovery.labels)))
+  residual = gradient_residual(
+      problem.victim, problem.leak, recovery.clips, recovery.labels)
+  if not np.isfinite(residual).all():
+    return UserError('the gradient of its answer is not finite')
+  outcome = outcome._replace(
+      recovery=recovery._replace(gradient_residual=residual))
   if session.folder:
     _save(session.folder, outcome)
   return outcome
