@@ -16,6 +16,7 @@ import numpy as np
 from vidleak_jax import files
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual
+from vidleak_jax.errors import nearest
 from vidleak_jax.options import option
 from vidleak_jax.types import Leak, Recovery, UserError, Victim
 
@@ -53,6 +54,17 @@ class Auto(Attack):
       0.6, 'share of the residual of a grey clip above which an answer counts '
       'as nothing', low=0, high=1)
   only: tuple[str, ...] = option((), 'attacks to try; (): all that apply')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.only:
+      from vidleak_jax.attacks.registry import ATTACKS
+      others = [name for name in ATTACKS if name != self.name]
+      for name in self.only:
+        if name not in others:
+          raise UserError(
+              f'auto.only names {name!r}.{nearest(name, others)} It can name '
+              f'{", ".join(others)}.')
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""

@@ -45,9 +45,13 @@ def _victims() -> dict[str, str]:
 
 
 def _defenses() -> dict[str, str]:
+  """The fields of a config's `defense`, then what Python offers besides."""
   from vidleak_jax.clients.defenses import DEFENSES
-  return {name: f'leaves {defense.leaves}'
-          for name, defense in DEFENSES.items()}
+  from vidleak_jax.specs import DefenseSpec
+  fields = {field.name: field.metadata['help']
+            for field in dataclasses.fields(DefenseSpec)}
+  return fields | {f'vl.defenses.{name}': f'leaves {defense.leaves}'
+                   for name, defense in DEFENSES.items()}
 
 
 def _fields(options=None, prefix='') -> dict[str, str]:

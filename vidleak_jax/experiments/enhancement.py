@@ -11,7 +11,7 @@ from vidleak_jax import files, superres, video
 from vidleak_jax.data import decode
 from vidleak_jax.data.clips import Unusable
 from vidleak_jax.runtime import parallel
-from vidleak_jax.runtime.progress import Progress
+from vidleak_jax.runtime.session import Report
 from vidleak_jax.types import UserError
 
 _FPS = 8.0   # of what does not say
@@ -29,7 +29,8 @@ class Clips(NamedTuple):
 def run(source: Path, target: Path, references: Sequence[Path] = (), *,
         weights: str | None = None, scale: int = 4, noise: float = 0.0,
         adapt_steps: int = 300, tile: int = 128, batch_size: int = 4,
-        num_devices: int = 0) -> tuple[int, ...]:
+        num_devices: int = 0, progress: Report | None = None
+        ) -> tuple[int, ...]:
   """Enlarges a file, some frames at a time.
 
   Args:
@@ -42,6 +43,7 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
     weights: as in `superres.scene`, like scale, noise, adapt_steps, tile and
       batch_size.
     num_devices: 0 takes all.
+    progress: hears how far the work has come, see `session.Report`.
 
   Returns:
     The shape [N, T, H, W, C] of what was enlarged.
@@ -59,21 +61,21 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
   enlarge = superres.scene(
       held, weights=weights, scale=scale, noise=noise, adapt_steps=adapt_steps,
       tile=tile, batch_size=batch_size,
-      devices=parallel.pick_devices(num_devices))
+      devices=parallel.pick_devices(num_devices), progress=progress)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f'There can be no folder {target.parent}: {error}. Choose '
                     'another output.') from error
   done, shape = 0, ()
-  with (Progress(found.count * found.num_frames, 'enhance') as progress,
-        _WRITERS[target.suffix](target, found) as write):
+  with _WRITERS[target.suffix](target, found) as write:
     for clip in found.clips:
       for frames, first, count in pieces(clip, _BLOCK, net.frames // 2):
         large = enlarge(frames[None])[0, first:first + count]
         write(large)
         done, shape = done + count, large.shape[1:]
-        progress.update(done)
+        if progress:
+          progress('enhance', done, found.count * found.num_frames)
   return found.count, done // found.count, *shape
 
 
