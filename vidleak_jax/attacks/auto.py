@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual
 from vidleak_jax.errors import nearest
 from vidleak_jax.options import option
-from vidleak_jax.types import Leak, Recovery, UserError, Victim
+from vidleak_jax.types import Leak, Recovery, Row, UserError, Victim
 
 ATTEMPTS = 'checkpoints'  # a folder an attack in here, with all it writes
 RECOVERED = 'recovered'
@@ -193,7 +193,7 @@ def _load(folder: Path) -> Outcome | None:
   facts = folder / 'outcome.json'  # written last
   if not facts.exists():
     return None
-  content: dict[str, Any] = json.loads(facts.read_text())
+  content: Row = json.loads(facts.read_text())
   with np.load(folder / 'outcome.npz', allow_pickle=False) as saved:
     recovery = Recovery(**{name: saved[name] for name in saved.files})
   return Outcome(recovery, Cost(**content['cost']), content['findings'])

@@ -11,7 +11,7 @@ from vidleak_jax.attacks.base import Attack, Effort
 from vidleak_jax.attacks.registry import ATTACKS
 from vidleak_jax.options import option
 from vidleak_jax.specs import DefenseSpec
-from vidleak_jax.types import UserError
+from vidleak_jax.types import Row, UserError
 
 # What attacks were called before; told to those who ask for them.
 _FORMER = {'anchored': 'feature_matching', 'features': 'frozen_features',
@@ -70,7 +70,7 @@ AttackSpec = dataclasses.make_dataclass(
 AttackSpec.__module__ = __name__
 
 
-def shape_of(spec: Any, defense: DefenseSpec) -> dict[str, Any]:
+def shape_of(spec: Any, defense: DefenseSpec) -> Row:
   """Returns what of these options makes a program, and not its arguments.
 
   Args:
