@@ -15,7 +15,6 @@ are generated from these classes, and every value is checked where it enters:
 
 import copy
 import dataclasses
-import functools
 import math
 import types
 import typing
@@ -26,6 +25,7 @@ from vidleak_jax.errors import UserError, nearest
 
 Numbers = Mapping[str, Any]  # floats, or arrays, by field; groups are nested
 
+_FIELDS: dict[type, list[tuple[dataclasses.Field, Any]]] = {}  # of each class
 _LARGEST = 1e15  # beyond it a number is a slip of the hand
 _TRACED = 1.0     # stands in a structure for a number that is not 0
 
@@ -180,10 +180,12 @@ def bind(structure: Options, numbers: Numbers) -> Any:
   return bound
 
 
-@functools.cache
 def _fields(cls):
-  hints = typing.get_type_hints(cls)
-  return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
+  if cls not in _FIELDS:
+    hints = typing.get_type_hints(cls)
+    _FIELDS[cls] = [(field, hints[field.name])
+                    for field in dataclasses.fields(cls)]
+  return _FIELDS[cls]
 
 
 def _convert(value, kind, of):

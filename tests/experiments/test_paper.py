@@ -106,7 +106,7 @@ def test_the_objective_is_random_and_the_feature_exact(sample, monkeypatch):
     module = heads.HEADS[head].make(100, 'relu', 'matmul')
     features = np.random.default_rng(0).uniform(
         0.1, 1, (1, 1, 64)).astype(np.float32)
-    return base.from_module(module, (1, 64), 100, dropout=True), features
+    return base.from_module(module, (1, 64), 100), features
 
   monkeypatch.setattr(faults, '_frozen', frozen)
   sentence = faults.dropout(sample)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vidleak_jax import options
 from vidleak_jax.attacks.auto import AutoWith
@@ -62,12 +62,15 @@ def _refuse_former(names: Iterable[object]) -> None:
 
 
 # One group of options an attack.
-AttackSpec = dataclasses.make_dataclass(
-    'AttackSpec',
-    [(name, attack, option(attack(), (attack.__doc__ or '').split('\n')[0]))
-     for name, attack in ATTACKS.items()],
-    bases=(_Choice,), frozen=True, namespace={'__doc__': _Choice.__doc__})
-AttackSpec.__module__ = __name__
+if TYPE_CHECKING:
+  AttackSpec = _Choice
+else:
+  AttackSpec = dataclasses.make_dataclass(
+      'AttackSpec',
+      [(name, attack, option(attack(), (attack.__doc__ or '').split('\n')[0]))
+       for name, attack in ATTACKS.items()],
+      bases=(_Choice,), frozen=True, namespace={'__doc__': _Choice.__doc__})
+  AttackSpec.__module__ = __name__
 
 
 def shape_of(spec: Any, defense: DefenseSpec) -> Row:

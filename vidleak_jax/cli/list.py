@@ -57,7 +57,7 @@ def _defenses() -> dict[str, str]:
 def _fields(options=None, prefix='') -> dict[str, str]:
   """Every field of a config: its meaning and its default."""
   from vidleak_jax.experiments.leaking import Audit
-  rows = {}
+  rows: dict[str, str] = {}
   for field in dataclasses.fields(options or Audit()):
     value = getattr(options or Audit(), field.name)
     name = f'{prefix}{field.name}'

@@ -77,7 +77,7 @@ def run(
   audit = audit if isinstance(audit, Audit) else Audit.from_dict(audit)
   if not parallel.is_leader():
     return _assist(audit)
-  source = leak_path and Path(leak_path)
+  source = Path(leak_path) if leak_path else None
   result, = _run([audit], [Path(folder)], Path(folder),
                  Door(source, allow_code), tensorboard, say, progress)
   if isinstance(result, UserError):
@@ -230,14 +230,14 @@ def _finish(job, outcome) -> Row | UserError:
     return outcome
   audit, folder, sample, (victim, leak, _, session) = job
   recovery, cost, findings = outcome
-  clips = join(recovery.clips, leak.public.frames_per_clip)
+  clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
   enhanced = _enlarged(audit, clips, leak.references,
                        parallel.own_part(session.devices), session.report)
   scored: Row = {}
   if sample is not None:
     order = scores.alignment(sample, recovery, leak)
     recovery, enhanced = scores.in_order(order, recovery, enhanced)
-    clips = join(recovery.clips, leak.public.frames_per_clip)
+    clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
     scored = scores.score(sample, recovery, leak, victim)
   originals = sample.originals if sample is not None else None
   residual = float(np.mean(recovery.gradient_residual))
@@ -259,7 +259,7 @@ def _only_enhance(audit, folder, devices, report_progress) -> Row:
   """No attack: the true small frames enlarged, to judge that stage alone."""
   _check_superres(audit)
   sample = load_data(audit)
-  truth = sample.batch.clips
+  truth = np.asarray(sample.batch.clips)
   enhanced = _enlarged(audit, truth, sample.references, devices,
                        report_progress)
   result = scores.score_enlarged(enhanced, truth, sample.originals)

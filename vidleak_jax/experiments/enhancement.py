@@ -21,7 +21,7 @@ _BLOCK = 16  # frames enlarged at once: memory does not grow with the video
 class Clips(NamedTuple):
   """What is to be enlarged; frames are float32 [H, W, C] in [0, 1]."""
   clips: Iterable[Iterable[np.ndarray]]
-  count: int         # of clips
+  num_clips: int
   num_frames: int    # of each, as far as the file says
   fps: float
 
@@ -75,8 +75,8 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
         write(large)
         done, shape = done + count, large.shape[1:]
         if progress:
-          progress('enhance', done, found.count * found.num_frames)
-  return found.count, done // found.count, *shape
+          progress('enhance', done, found.num_clips * found.num_frames)
+  return found.num_clips, done // found.num_clips, *shape
 
 
 def pieces(frames: Iterable[np.ndarray], size: int, context: int
@@ -113,7 +113,7 @@ def read(path: Path) -> Clips:
       if clips.ndim != 5 or not clips.size:
         raise UserError(f'`clips` in {path} must be [N, T, H, W, C], got '
                         f'{clips.shape}.')
-      return Clips(clips, *clips.shape[:2], _FPS)
+      return Clips(clips, clips.shape[0], clips.shape[1], _FPS)
     if path.suffix.lower() in decode.IMAGES:
       image = decode.read_image(path).astype(np.float32) / 255
       return Clips([[image]], 1, 1, _FPS)
@@ -153,20 +153,20 @@ def _held(paths) -> np.ndarray | None:
 
 @contextmanager
 def _npz_writer(target, found):
-  blocks = []
+  blocks: list[np.ndarray] = []
   yield blocks.append
   frames = np.concatenate(blocks)
   files.write_arrays(target, enhanced=frames.reshape(
-      found.count, -1, *frames.shape[1:]))
+      found.num_clips, -1, *frames.shape[1:]))
 
 
 @contextmanager
 def _png_writer(target, found):
   from PIL import Image
-  blocks = []
-  yield lambda frames: blocks or blocks.append(frames[0])
+  first: list[np.ndarray] = []
+  yield lambda frames: first.extend(frames[:1 - len(first)])
   with files.replacing(target) as partial:
-    Image.fromarray(_pixels(blocks[0])).save(partial)
+    Image.fromarray(_pixels(first[0])).save(partial)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from vidleak_jax.models import weights
 from vidleak_jax.runtime import backend, parallel, trainer, workdir
 from vidleak_jax.runtime.progress import MetricsLog
 from vidleak_jax.runtime.session import Report
-from vidleak_jax.specs import NetworkSpec
+from vidleak_jax.specs import NetworkSpec, VictimSpec
 from vidleak_jax.types import (
   Array,
   Batch,
@@ -143,15 +143,15 @@ def _victims(
     choices: backend.Choices,
 ) -> tuple[Victim, Victim]:
   """One that learns, on its batch's statistics, and one that is tested."""
-  options = victims.resolve(network.name, num_classes,
-                            **network.network_options())
+  spec = VictimSpec(num_classes=num_classes, **network.to_dict())
+  resolved = victims.resolve(network.name, num_classes,
+                             **network.network_options())
 
   def build(norm):
-    return victims.build(
-        **options | ({'norm': norm} if norm else {}),
-        clip_shape=train.clips.shape[1:], lowering=choices.lowering)
+    return victims.from_spec(spec.replace(norm=norm or spec.norm),
+                             train.clips.shape[1:], choices.lowering)
 
-  if options.get('norm') in ('fixed', 'batch'):
+  if resolved.get('norm') in ('fixed', 'batch'):
     return build('batch'), build('fixed')
   return build(None), build(None)
 
@@ -215,6 +215,7 @@ def one_step(
 
     value, grads = jax.value_and_grad(loss)(_learned(state.params))
     if constant:
+      assert victim.statistics  # of a network with such constants
       moved = victim.statistics(state.params, clips)[_STATISTICS]
       constant = {_STATISTICS: lax.pmean(moved, _AXIS)}
     learned = _learned(state.params)
