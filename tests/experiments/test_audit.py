@@ -246,7 +246,7 @@ def test_the_truth_orders_nothing_before_super_resolution(
     return np.repeat(np.repeat(clips, 4, 2), 4, 3) * 0.5
 
   monkeypatch.setattr(audit.attacks, 'solve', solve)
-  monkeypatch.setattr(audit.superres, 'enhance', enhance)
+  monkeypatch.setattr(audit.enlarging.superres, 'enhance', enhance)
   audit.run(asked, tmp_path / 'seen')
   audit.run(asked, tmp_path / 'blind', leak_path=tmp_path / 'seen')
   for clips, references in given:  # alike, whether the truth is at hand or not

@@ -17,11 +17,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vidleak_jax import attacks, data, files, superres
+from vidleak_jax import attacks, data, files
 from vidleak_jax.attacks.auto import ATTEMPTS
 from vidleak_jax.clients import join
 from vidleak_jax.evaluation import report, scores
 from vidleak_jax.evaluation.report import terminal
+from vidleak_jax.experiments import enlarging
 from vidleak_jax.experiments.leaking import (
     Audit,
     Door,
@@ -180,7 +181,7 @@ def _finished(folder) -> Row | None:
 
 def _prepare(audit, folder, door, session) -> _Job:
   """Everything before the attack: the data, and what leaks of them."""
-  _check_superres(audit)
+  enlarging.check(audit)
   sample = None if door.path else load_data(audit)
   leak = obtain_leak(audit, folder, door, sample, session.choices)
   return _Job(audit, folder, sample, _problem(
@@ -231,7 +232,7 @@ def _finish(job, outcome) -> Row | UserError:
   audit, folder, sample, (victim, leak, _, session) = job
   recovery, cost, findings = outcome
   clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
-  enhanced = _enlarged(audit, clips, leak.references,
+  enhanced = enlarging.enlarged(audit, clips, leak.references,
                        parallel.own_part(session.devices), session.report)
   scored: Row = {}
   if sample is not None:
@@ -257,43 +258,15 @@ def _finish(job, outcome) -> Row | UserError:
 
 def _only_enhance(audit, folder, devices, report_progress) -> Row:
   """No attack: the true small frames enlarged, to judge that stage alone."""
-  _check_superres(audit)
+  enlarging.check(audit)
   sample = load_data(audit)
   truth = np.asarray(sample.batch.clips)
-  enhanced = _enlarged(audit, truth, sample.references, devices,
+  enhanced = enlarging.enlarged(audit, truth, sample.references, devices,
                        report_progress)
   result = scores.score_enlarged(enhanced, truth, sample.originals)
   _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
            {'attack': 'none: these are true frames, enlarged'})
   return result
-
-
-def _check_superres(audit) -> None:
-  """Tells what cannot be enlarged before an attack has spent its time."""
-  if audit.superres.name != 'none':
-    superres.load(audit.superres.weights,
-                  audit.data.original_size / audit.data.image_size)
-
-
-def _enlarged(
-    audit, clips, references, devices, report_progress) -> np.ndarray | None:
-  """The enlarged clips, where that is asked for."""
-  spec = audit.superres
-  if spec.name == 'none':
-    return None
-  scale = audit.data.original_size // audit.data.image_size
-  if references is not None and not references.shape[1]:
-    references = None
-  if references is not None and (
-      references.shape[2] != scale * audit.data.image_size):
-    raise UserError(
-        f'The leak holds reference frames of side {references.shape[2]}; '
-        f'super-resolution needs {scale * audit.data.image_size}. Set '
-        'data.original_size to that of the references.')
-  return superres.enhance(
-      clips, references, weights=spec.weights, scale=scale, noise=spec.noise,
-      tile=spec.tile, batch_size=spec.batch_size, devices=devices,
-      progress=report_progress)
 
 
 def _spent(audit, cost, devices) -> Row:
