@@ -17,6 +17,8 @@ SHARED = {'_version', 'errors', 'files', 'models', 'optional', 'options',
 # What a stage may import besides those and itself. No path leads from the truth
 # to an attack: attacks import neither data nor evaluation nor experiments.
 ALLOWED = {
+    '__init__': {'api', 'attacks', 'clients', 'experiments', 'leaks', 'runtime',
+                 'victims'},
     'api': {'attacks', 'evaluation', 'leaks', 'runtime'},
     'attacks': {'clients', 'leaks', 'runtime', 'victims'},
     'cli': {'attacks', 'clients', 'data', 'evaluation', 'experiments',
@@ -25,7 +27,7 @@ ALLOWED = {
     'evaluation': {'clients', 'data', 'superres'},
     'experiments': {'attacks', 'clients', 'data', 'evaluation', 'leaks',
                     'recipes', 'runtime', 'superres', 'victims'},
-    'recipes': {'experiments'},
+    'recipes': {'attacks', 'experiments', 'superres'},
     'superres': {'runtime'},
 }
 # What a leaf may import inside its methods.

@@ -23,6 +23,9 @@ from typing import Any, Self
 
 from vidleak_jax.errors import UserError, nearest
 
+Numbers = Mapping[str, Any]  # floats, or arrays, by field; groups are nested
+
+_FIELDS: dict[type, list[tuple[dataclasses.Field, Any]]] = {}  # of each class
 _LARGEST = 1e15  # beyond it a number is a slip of the hand
 _TRACED = 1.0     # stands in a structure for a number that is not 0
 
@@ -144,14 +147,14 @@ def check(value: Any, kind: Any, name: str,
   return found
 
 
-def split(options: Options) -> tuple[Options, dict[str, Any]]:
+def split(options: Options) -> tuple[Options, Numbers]:
   """Returns (structure, numbers): a program, and its arguments.
 
   The structure is hashable; in it each traced number that is not 0 is marked.
   The numbers are nested dicts of those floats, by field. Options that differ
   in traced numbers alone have equal structures.
   """
-  structure, numbers = copy.copy(options), {}
+  structure, numbers = copy.copy(options), dict[str, Any]()
   for field, _ in _fields(type(options)):
     value = getattr(options, field.name)
     if isinstance(value, Options):
@@ -164,7 +167,7 @@ def split(options: Options) -> tuple[Options, dict[str, Any]]:
   return structure, numbers
 
 
-def bind(structure: Options, numbers: Mapping[str, Any]) -> Any:
+def bind(structure: Options, numbers: Numbers) -> Any:
   """Returns options with these numbers in their places, the inverse of `split`.
 
   The numbers may be arrays under trace, so they are not checked again.
@@ -178,8 +181,11 @@ def bind(structure: Options, numbers: Mapping[str, Any]) -> Any:
 
 
 def _fields(cls):
-  hints = typing.get_type_hints(cls)
-  return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
+  if cls not in _FIELDS:
+    hints = typing.get_type_hints(cls)
+    _FIELDS[cls] = [(field, hints[field.name])
+                    for field in dataclasses.fields(cls)]
+  return _FIELDS[cls]
 
 
 def _convert(value, kind, of):

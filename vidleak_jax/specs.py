@@ -35,14 +35,9 @@ class DataSpec(Options):
 
 
 @dataclass(frozen=True)
-class VictimSpec(Options):
-  """The client's network. Fields that are None keep the network's own."""
+class NetworkSpec(Options):
+  """A network that is shipped. Fields that are None keep its own."""
   name: str = option('c3d', 'a network that is shipped')
-  num_classes: int = option(101, 'outputs', low=2)
-  factory: str | None = option(
-      None, 'your own network: path/to/file.py:make or package.module:make')
-  dropout_active: bool = option(False, "in the client's gradient")
-  checkpoint: str | None = option(None, 'trained weights; None: initialised')
   preset: str | None = option(None, 'tiny, small, full and others')
   activation: str | None = option(None, 'after each layer', choices=ACTIVATIONS)
   norm: str | None = option(None, 'after each convolution', choices=NORMS)
@@ -53,10 +48,6 @@ class VictimSpec(Options):
       None, 'of vivit', choices=('joint', 'factorised'))
   pool: str | None = option(None, 'of vivit', choices=('token', 'mean'))
   cell: str | None = option(None, 'of cnn_gru', choices=('gru', 'lstm'))
-  head: str | None = option(None, 'of frozen: classifier1, mlp, matrix, ...')
-  extractor: str | None = option(None, 'of frozen: resnet20, resnet18, ...')
-  weights_file: str | None = option(None, 'of the extractor')
-  extractor_seed: int | None = option(None, 'without such a file', low=0)
 
   def network_options(self) -> dict[str, str | int]:
     """Returns what is given of the options that belong to some networks."""
@@ -64,6 +55,20 @@ class VictimSpec(Options):
     return {field.name: value for field in dataclasses.fields(self)
             for value in [getattr(self, field.name)]
             if value is not None and field.name not in common}
+
+
+@dataclass(frozen=True)
+class VictimSpec(NetworkSpec):
+  """The client's network. Fields that are None keep the network's own."""
+  num_classes: int = option(101, 'outputs', low=2)
+  factory: str | None = option(
+      None, 'your own network: path/to/file.py:make or package.module:make')
+  dropout_active: bool = option(False, "in the client's gradient")
+  checkpoint: str | None = option(None, 'trained weights; None: initialised')
+  head: str | None = option(None, 'of frozen: classifier1, mlp, matrix, ...')
+  extractor: str | None = option(None, 'of frozen: resnet20, resnet18, ...')
+  weights_file: str | None = option(None, 'of the extractor')
+  extractor_seed: int | None = option(None, 'without such a file', low=0)
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,18 @@ class SuperResSpec(Options):
 
 
 @dataclass(frozen=True)
-class BackendSpec(Options):
+class DeviceSpec(Options):
   """Fields that are None take what was measured as best for the backend."""
   num_devices: int = option(0, '0: all', low=0)
   lowering: str | None = option(None, 'of convolutions',
                                 choices=('matmul', 'lax'))
-  restart_batch: int | None = option(None, 'restarts vmapped together', low=1)
   precision: str | None = option(
       None, 'of float32 matrix products',
       choices=('default', 'high', 'highest', 'bfloat16', 'float32',
                'tensorfloat32'))
+
+
+@dataclass(frozen=True)
+class BackendSpec(DeviceSpec):
+  """Fields that are None take what was measured as best for the backend."""
+  restart_batch: int | None = option(None, 'restarts vmapped together', low=1)

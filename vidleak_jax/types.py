@@ -23,12 +23,13 @@ if TYPE_CHECKING:
   from vidleak_jax.victims.introspection import LayerGraph
 
 __all__ = ['FORMAT_VERSION', 'Array', 'Batch', 'Guess', 'Layer', 'Leak',
-           'PRNGKey', 'Params', 'PublicInfo', 'Recovery',
+           'PRNGKey', 'Params', 'PublicInfo', 'Recovery', 'Row',
            'Target', 'Tokens', 'UserError', 'Victim', 'attempt', 'is_off',
            'pick']
 
 Array = jax.Array | np.ndarray
 PRNGKey = jax.Array
+Row = dict[str, Any]  # a JSON object: of result.json, or a line of a .jsonl
 Params = Any  # a pytree of arrays, as linen's `init` returns under 'params'
 
 FORMAT_VERSION = 2  # of leak.json

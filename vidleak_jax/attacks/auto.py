@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from vidleak_jax import files
 from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual, noise_floor
+from vidleak_jax.errors import nearest
 from vidleak_jax.options import option
-from vidleak_jax.types import Leak, Recovery, UserError, Victim
+from vidleak_jax.types import Leak, Recovery, Row, UserError, Victim
 
 ATTEMPTS = 'checkpoints'  # a folder an attack in here, with all it writes
 RECOVERED = 'recovered'
@@ -60,6 +61,17 @@ class Auto(Attack):
       3, 'of Gauss-Newton in float64 from the best answer, where it is not '
       'certified and no defence was applied', low=0, high=1000)
   only: tuple[str, ...] = option((), 'attacks to try; (): all that apply')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.only:
+      from vidleak_jax.attacks.registry import ATTACKS
+      others = [name for name in ATTACKS if name != self.name]
+      for name in self.only:
+        if name not in others:
+          raise UserError(
+              f'auto.only names {name!r}.{nearest(name, others)} It can name '
+              f'{", ".join(others)}.')
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""
@@ -232,7 +244,7 @@ def _load(folder: Path) -> Outcome | None:
   facts = folder / 'outcome.json'  # written last
   if not facts.exists():
     return None
-  content: dict[str, Any] = json.loads(facts.read_text())
+  content: Row = json.loads(facts.read_text())
   with np.load(folder / 'outcome.npz', allow_pickle=False) as saved:
     recovery = Recovery(**{name: saved[name] for name in saved.files})
   return Outcome(recovery, Cost(**content['cost']), content['findings'])

@@ -151,7 +151,7 @@ def _simulated(audit, sample, choices) -> Leak:
   public = PublicInfo(
       clip_shape=clip_shape, batch_size=updates.clips.shape[1],
       num_frames=audit.data.num_frames,
-      victim=victim.spec.replace(
+      victim=victim.spec and victim.spec.replace(
           dropout_active=audit.victim.dropout_active),
       federated=spec, defense=audit.defense, frozen=victim.known,
       weights=audit.victim.checkpoint or 'as initialised',

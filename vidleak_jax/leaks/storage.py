@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from vidleak_jax import files, trees
-from vidleak_jax.types import Array, Leak, Params, PublicInfo, UserError
+from vidleak_jax.types import Array, Leak, Params, PublicInfo, Row, UserError
 
 _NAME = 'leak.safetensors'
 
@@ -93,7 +93,7 @@ def check(leak: Leak, params: Params) -> None:
                     f'leak.json: {"; ".join(wrong[:4])}{more}.')
 
 
-def _facts(public: PublicInfo) -> dict[str, Any]:
+def _facts(public: PublicInfo) -> Row:
   """What leak.json holds: all fields, those of the victim that are given."""
   facts = public.to_dict()
   if public.victim:

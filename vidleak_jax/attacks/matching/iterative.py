@@ -8,7 +8,6 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.matching import engine, recipe
 from vidleak_jax.attacks.matching.match import Term
-from vidleak_jax.types import Guess, Leak, Target, UserError, Victim
+from vidleak_jax.types import Guess, Leak, Row, Target, UserError, Victim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +131,7 @@ def solve(
               problems, outcomes, attacks, strict=True)]
 
 
-def _about_labels(problem: Problem, attack: Iterative) -> dict[str, Any]:
+def _about_labels(problem: Problem, attack: Iterative) -> Row:
   """Whether inferred labels are proven, for result.json."""
   if attack.labels == 'joint' or problem.leak.labels is not None:
     return {}
