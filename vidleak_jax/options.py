@@ -21,7 +21,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from vidleak_jax.errors import UserError, nearest
+from vidleak_jax.errors import UserError, nearest, shown
 
 _LARGEST = 1e15  # beyond it a number is a slip of the hand
 _TRACED = 1.0     # stands in a structure for a number that is not 0
@@ -91,7 +91,7 @@ class Options:
     """
     what = prefix.rstrip('.') or cls.__name__
     if not isinstance(values, Mapping):
-      raise UserError(f'{what} is {values!r}; it must be a group of fields.')
+      raise UserError(f'{what} is {shown(values)}; it must be a group of fields.')
     fields = {field.name: (field, kind) for field, kind in _fields(cls)}
     known(values, fields, what)
     given = {}
@@ -107,7 +107,7 @@ def known(names: Iterable[str], allowed: Iterable[str], what: str) -> None:
   for name in names:
     if name not in allowed:
       raise UserError(
-          f'{what} has no field {name!r}.'
+          f'{what} has no field {shown(name)}.'
           f'{nearest(name, allowed) or " It has: " + ", ".join(allowed) + "."}')
 
 
@@ -137,7 +137,7 @@ def check(value: Any, kind: Any, name: str,
   found = _convert(value, typing.get_origin(kind) or kind,
                    typing.get_args(kind))
   if found is None or not _within(found, limits):
-    raise UserError(f'{name} is {value!r}; it must be '
+    raise UserError(f'{name} is {shown(value)}; it must be '
                     f'{_describe(kind, limits)}'
                     f'{" or None" * (type(None) in kinds)}.'
                     f'{nearest(value, limits.get("choices") or ())}')

@@ -74,7 +74,7 @@ class FederatedSpec(Options):
       choices=MESSAGES)
   algorithm: str = option('fedsgd', 'a gradient, or a weight change',
                           choices=('fedsgd', 'fedavg'))
-  local_steps: int = option(1, 'of FedAvg', low=1)
+  local_steps: int = option(1, 'of FedAvg', low=1, high=10**6)
   local_learning_rate: float = option(0.01, 'of FedAvg', above=0)
   labels_known: bool = option(False, 'whether the client sends its labels')
 
