@@ -28,8 +28,9 @@ def pick(table: Mapping[str, Any], name: str, what: str) -> Any:
     UserError: naming the nearest choice and all others.
   """
   if name not in table:
-    raise UserError(f'Unknown {what} {shown(name)}.{nearest(name, table)} Choose '
-                    f'one of: {", ".join(sorted(table))}.')
+    raise UserError(
+        f'Unknown {what} {shown(name)}.{nearest(name, table)} Choose one of: '
+        f'{", ".join(sorted(table))}.')
   return table[name]
 
 

@@ -91,7 +91,8 @@ class Options:
     """
     what = prefix.rstrip('.') or cls.__name__
     if not isinstance(values, Mapping):
-      raise UserError(f'{what} is {shown(values)}; it must be a group of fields.')
+      raise UserError(
+          f'{what} is {shown(values)}; it must be a group of fields.')
     fields = {field.name: (field, kind) for field, kind in _fields(cls)}
     known(values, fields, what)
     given = {}
@@ -184,6 +185,9 @@ def _fields(cls):
 
 def _convert(value, kind, of):
   """The value as `kind`, or None where it is something else."""
+  if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    return next((found for each in typing.get_args(kind)
+                 if (found := _convert(value, each, ())) is not None), None)
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if hasattr(value, 'item') and getattr(value, 'shape', None) == ():
     return _convert(value.item(), kind, of)  # a NumPy scalar

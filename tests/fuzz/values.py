@@ -63,7 +63,8 @@ def allowed(value: Any, field: Field) -> bool:
     return False
   of = typing.get_args(kind)
   parts = value if origin is tuple else (value,)
-  if of and any(type(part) is not of[0] for part in parts):
+  if of and any(type(part) not in (typing.get_args(of[0]) or (of[0],))
+                for part in parts):
     return False
   return all(_in_range(part, field.limits) for part in parts)
 

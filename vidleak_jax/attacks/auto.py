@@ -17,7 +17,7 @@ from vidleak_jax import files
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual, noise_floor
 from vidleak_jax.options import option
-from vidleak_jax.types import Leak, Recovery, UserError, Victim
+from vidleak_jax.types import Leak, Recovery, UserError, Victim, pick
 
 ATTEMPTS = 'checkpoints'  # a folder an attack in here, with all it writes
 RECOVERED = 'recovered'
@@ -54,6 +54,14 @@ class Auto(Attack):
       0.6, 'share of the residual of a grey clip above which an answer counts '
       'as nothing', low=0, high=1)
   only: tuple[str, ...] = option((), 'attacks to try; (): all that apply')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.only:
+      from vidleak_jax.attacks.registry import ATTACKS
+      for name in self.only:
+        pick({each: None for each in ATTACKS if each != self.name}, name,
+             'attack.auto.only')
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""
