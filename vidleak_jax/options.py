@@ -21,7 +21,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from vidleak_jax.errors import UserError, nearest
+from vidleak_jax.errors import UserError, nearest, shown
 
 Numbers = Mapping[str, Any]  # floats, or arrays, by field; groups are nested
 
@@ -94,7 +94,8 @@ class Options:
     """
     what = prefix.rstrip('.') or cls.__name__
     if not isinstance(values, Mapping):
-      raise UserError(f'{what} is {values!r}; it must be a group of fields.')
+      raise UserError(
+          f'{what} is {shown(values)}; it must be a group of fields.')
     fields = {field.name: (field, kind) for field, kind in _fields(cls)}
     known(values, fields, what)
     given = {}
@@ -110,7 +111,7 @@ def known(names: Iterable[str], allowed: Iterable[str], what: str) -> None:
   for name in names:
     if name not in allowed:
       raise UserError(
-          f'{what} has no field {name!r}.'
+          f'{what} has no field {shown(name)}.'
           f'{nearest(name, allowed) or " It has: " + ", ".join(allowed) + "."}')
 
 
@@ -140,7 +141,7 @@ def check(value: Any, kind: Any, name: str,
   found = _convert(value, typing.get_origin(kind) or kind,
                    typing.get_args(kind))
   if found is None or not _within(found, limits):
-    raise UserError(f'{name} is {value!r}; it must be '
+    raise UserError(f'{name} is {shown(value)}; it must be '
                     f'{_describe(kind, limits)}'
                     f'{" or None" * (type(None) in kinds)}.'
                     f'{nearest(value, limits.get("choices") or ())}')
@@ -190,6 +191,9 @@ def _fields(cls):
 
 def _convert(value, kind, of):
   """The value as `kind`, or None where it is something else."""
+  if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    return next((found for each in typing.get_args(kind)
+                 if (found := _convert(value, each, ())) is not None), None)
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if hasattr(value, 'item') and getattr(value, 'shape', None) == ():
     return _convert(value.item(), kind, of)  # a NumPy scalar

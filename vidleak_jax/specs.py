@@ -24,12 +24,15 @@ class DataSpec(Options):
   dir: str | None = option(
       None, 'of video_folder: a folder of class folders, or one video file')
   split: str = option('test', 'of the set; all: every video')
-  num_clips: int = option(1, 'clips to attack', low=1)
-  num_frames: int = option(8, 'frames of a clip', low=1)
-  frame_stride: int = option(2, '1 takes neighbouring frames', low=1)
-  image_size: int = option(32, 'the attacked resolution, square', low=2)
+  num_clips: int = option(1, 'clips to attack', low=1, high=2**20)
+  num_frames: int = option(8, 'frames of a clip', low=1, high=2**20)
+  frame_stride: int = option(2, '1 takes neighbouring frames', low=1,
+                             high=2**20)
+  image_size: int = option(32, 'the attacked resolution, square', low=2,
+                           high=2**14)
   original_size: int = option(
-      128, 'the resolution that super-resolution is scored against', low=2)
+      128, 'the resolution that super-resolution is scored against', low=2,
+      high=2**14)
   labels: str = option('dataset', "or drawn from the victim's classes",
                        choices=('dataset', 'random'))
 
@@ -60,7 +63,7 @@ class NetworkSpec(Options):
 @dataclass(frozen=True)
 class VictimSpec(NetworkSpec):
   """The client's network. Fields that are None keep the network's own."""
-  num_classes: int = option(101, 'outputs', low=2)
+  num_classes: int = option(101, 'outputs', low=2, high=2**20)
   factory: str | None = option(
       None, 'your own network: path/to/file.py:make or package.module:make')
   dropout_active: bool = option(False, "in the client's gradient")
@@ -79,7 +82,7 @@ class FederatedSpec(Options):
       choices=MESSAGES)
   algorithm: str = option('fedsgd', 'a gradient, or a weight change',
                           choices=('fedsgd', 'fedavg'))
-  local_steps: int = option(1, 'of FedAvg', low=1)
+  local_steps: int = option(1, 'of FedAvg', low=1, high=10**6)
   local_learning_rate: float = option(0.01, 'of FedAvg', above=0)
   labels_known: bool = option(False, 'whether the client sends its labels')
 
@@ -119,7 +122,7 @@ class SuperResSpec(Options):
       high=1)
   num_references: int = option(
       0, 'real frames that the attacker holds', low=0)
-  references: tuple = option(
+  references: tuple[int | str, ...] = option(
       (), 'those instead: frame numbers or images')
   tile: int = option(128, 'side of a tile, in small pixels', low=8)
   batch_size: int = option(4, 'tiles at once on a device', low=1)

@@ -137,11 +137,11 @@ class Leak:
         raise UserError(
             f'labels are {labels.dtype} {labels.shape}; they must be whole '
             f'numbers of shape {shape}: one a clip of each update.')
+      _check_classes(labels, self.public.victim)
       object.__setattr__(
           self, 'labels', labels.reshape(shape).astype(np.int32))
-    if self.references is not None and np.ndim(self.references) != 5:
-      raise UserError(f'references have shape {np.shape(self.references)}; '
-                      'they must be [clips, frames, rows, columns, colours].')
+    if self.references is not None:
+      _check_references(np.asarray(self.references))
 
   @property
   def num_updates(self) -> int:
@@ -317,6 +317,26 @@ def _stacked(params: Params, update: Params) -> Params:
         f'axis of updates, at least 1 and equal for all: '
         f'{"; ".join(wrong[:4]) or sorted(counts)}{more}.')
   return update
+
+
+def _check_classes(labels: np.ndarray, victim: VictimSpec | None) -> None:
+  count = victim.num_classes if victim else 2**31
+  if labels.min() < 0 or labels.max() >= count:
+    raise UserError(f'labels lie in [{labels.min()}, {labels.max()}]; the '
+                    f'victim has classes 0 to {count - 1}.')
+
+
+def _check_references(references: np.ndarray) -> None:
+  if references.ndim != 5:
+    raise UserError(f'references have shape {references.shape}; they must be '
+                    '[clips, frames, rows, columns, colours].')
+  if not jnp.issubdtype(references.dtype, jnp.floating):
+    raise UserError(f'references are {references.dtype}; they must be floating '
+                    'point numbers in [0, 1]: divide 8-bit pixels by 255.')
+  if references.size and not (
+      references.min() >= 0 and references.max() <= 1):  # false for NaN
+    raise UserError(f'references lie in [{references.min()}, '
+                    f'{references.max()}]; they must lie in [0, 1].')
 
 
 def _check_finite(leak: Leak) -> None:
