@@ -1,0 +1,1 @@
+"""Layer peeling: residual networks by linear algebra, block after block."""

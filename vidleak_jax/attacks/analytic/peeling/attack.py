@@ -1,0 +1,162 @@
+"""Layer peeling: the clip of a residual network from one gradient, exactly."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from vidleak_jax.attacks.analytic.peeling import pixels, top, walk
+from vidleak_jax.attacks.analytic.peeling.blocks import (
+    Leaves,
+    Network,
+    blocks_of,
+)
+from vidleak_jax.attacks.analytic.solver import Analytic, Solution
+from vidleak_jax.attacks.base import Problem, needs_one_clip
+from vidleak_jax.attacks.matching import gauss_newton
+from vidleak_jax.options import option
+from vidleak_jax.types import Leak, UserError, Victim
+from vidleak_jax.victims.introspection.identifiability import identifiability
+from vidleak_jax.victims.introspection.tracing import leaves_of
+
+_WRONG = 1e-3  # residual of equations that do not hold
+_EXACT = 1e-3  # error of the known layer's outputs, relative
+
+
+class Found(NamedTuple):
+  """What one update gave away."""
+  clip: np.ndarray  # [T, H, W, C] float64
+  label: int
+  rows: list[walk.Row]
+  misfit: float     # of the known layer's outputs, relative
+
+
+@dataclasses.dataclass(frozen=True)
+class Peeling(Analytic):
+  """Residual networks of ReLUs: blocks by least squares, then Gauss-Newton.
+
+  >>> Peeling().name
+  'peeling'
+  """
+  name: ClassVar[str] = 'peeling'
+  cost: ClassVar[int] = 50
+  polish_steps: int = option(0, 'of Gauss-Newton in float64 on the whole '
+                             'gradient; hours for a wide network', low=0,
+                             high=1000)
+  pixel_steps: int = option(16, 'of Gauss-Newton on the pixels', low=1)
+  inner_steps: int = option(60, 'conjugate gradients in each', low=1)
+
+  def requires(self, victim: Victim, leak: Leak) -> list[str]:
+    """See `Attack.requires`; counts the equations below the blocks too."""
+    reasons = needs_one_clip(leak)
+    try:
+      network = blocks_of(victim.graph)
+    except UserError as error:
+      return [*reasons, str(error).rstrip('.')]
+    return reasons + _too_few(network)
+
+  def solve(self, problem: Problem) -> Solution:
+    """See `Analytic.solve`."""
+    network = blocks_of(problem.victim.graph)
+    params = _float64(leaves_of(problem.leak.params))
+    update = _float64(leaves_of(problem.leak.update))
+    found = []
+    with jax.enable_x64():
+      for m in range(problem.leak.num_updates):
+        one = {path: leaf[m] for path, leaf in update.items()}
+        found.append(self._one(problem, network, params, one, m))
+    rows = [dataclasses.asdict(row) | {'update': m}
+            for m, each in enumerate(found) for row in each.rows]
+    return Solution(np.stack([each.clip for each in found])[:, None],
+                    np.array([[each.label] for each in found], np.int32),
+                    rows, _note(found))
+
+  def _one(self, problem: Problem, network: Network, params: Leaves,
+           update: Leaves, m: int) -> Found:
+    folder = problem.session.folder
+    if folder:
+      folder = folder / f'update{m}'
+      folder.mkdir(parents=True, exist_ok=True)
+    total, known, rows = network.num_peeled + 1, None, []
+    last = len(network.blocks) - 1
+    for i in range(network.num_peeled):
+      place = folder and folder / f'block{last - i}.npz'
+      if place and place.exists():
+        known, found = _read(place)
+      else:
+        known, found = (
+            walk.peel(network, last - i, known, params, update) if known
+            else walk.peel_top(network, params, update))
+        _check(found)
+        _write(place, known, found)
+      rows += found
+      problem.session.tell('layer peeling', i + 1, total,
+                           residual=max(row.residual for row in found))
+    options = gauss_newton.Options(
+        steps=(2, 2, 3, self.pixel_steps), inner_steps=self.inner_steps)
+    result = pixels.recover(
+        network, known, params, options,
+        lambda p: problem.session.tell('pixels', p.step + 1,
+                                       self.pixel_steps, cost=p.cost))
+    problem.session.tell('layer peeling', total, total)
+    label = walk.read_head(network, params, update).label
+    return Found(result.pixels, label, rows,
+                 float(np.sqrt(result.cost / known.value.size)))
+
+
+def _too_few(network: Network) -> list[str]:
+  """Returns which layers are not determined, by count."""
+  reasons = []
+  positions = network.blocks[-1].main[-1].geometry.num_out
+  if positions > top.MAX_POSITIONS:
+    reasons.append(f'the last block has {positions} positions, and the ReLUs '
+                   f'of up to {top.MAX_POSITIONS} can be told apart')
+  readers = {}  # of one input: their equations add up
+  for count in identifiability(network.graph):
+    node = network.graph.by_name[count.name]
+    if count.name != network.head.node:
+      readers.setdefault(node.inputs[0], []).append(count)
+  for counts in readers.values():
+    equations = sum(count.equations for count in counts)
+    if equations < counts[0].unknowns:
+      reasons.append(f'{counts[0].name} has {equations} equations for '
+                     f'{counts[0].unknowns} unknowns')
+  return reasons
+
+
+def _check(rows: list[walk.Row]) -> None:
+  worst = max(rows, key=lambda row: row.residual)
+  if worst.residual > _WRONG:
+    raise UserError(
+        f'The equations of {worst.layer} disagree by {worst.residual:.0e}: the '
+        'update has noise, passed a defence, or is of another network. Choose '
+        'attack.name=ig.')
+
+
+def _note(found: list[Found]) -> str:
+  bad = [f'update {m}: what Gauss-Newton found leaves {each.misfit:.0e} of the '
+         'known layer unexplained' for m, each in enumerate(found)
+         if each.misfit > _EXACT]
+  return f'The closed form is not exact: {"; ".join(bad)}.' * bool(bad)
+
+
+def _write(place: Path | None, known: walk.Known, rows: list[walk.Row]) -> None:
+  if place is None:
+    return
+  text = json.dumps([dataclasses.asdict(row) for row in rows])
+  part = place.with_suffix('.part.npz')
+  np.savez(part, rows=np.array(text), **known._asdict())
+  part.replace(place)
+
+
+def _read(place: Path) -> tuple[walk.Known, list[walk.Row]]:
+  with np.load(place) as stored:
+    known = walk.Known(*(stored[name] for name in walk.Known._fields))
+    return known, [walk.Row(**row) for row in json.loads(str(stored['rows']))]
+
+
+def _float64(leaves: Leaves) -> Leaves:
+  return {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}

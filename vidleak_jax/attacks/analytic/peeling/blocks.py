@@ -1,0 +1,233 @@
+"""Which networks can be peeled: their residual blocks, from the layer graph."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
+from vidleak_jax.types import UserError
+from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection import structure
+from vidleak_jax.victims.introspection.graph import Head, LayerGraph, Node
+
+Leaves = Mapping[tuple[str, ...], np.ndarray]  # float64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unit:
+  """A convolution and its norm, `z = conv(x) * scale + shift`.
+
+  Attributes:
+    name: of the convolution.
+    conv: the operation.
+    norm: with running statistics, or None.
+    geometry: of the convolution.
+    width: channels of the output.
+  """
+  name: str
+  conv: ops.Conv
+  norm: ops.Norm | None
+  geometry: Geometry
+  width: int
+
+  @property
+  def num_rows(self) -> int:
+    """Equations of the kernel's gradient for each channel of the input."""
+    return self.geometry.num_taps * self.width
+
+  def kernel(self, leaves: Leaves) -> np.ndarray:
+    """Returns the kernel, or of an update its gradient, [taps, Cin, Cout]."""
+    value = np.asarray(leaves[self.conv.kernel_path], np.float64)
+    return value.reshape(-1, *value.shape[-2:])
+
+  def affine(self, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (scale, shift), [Cout] each."""
+    width = leaves[self.conv.kernel_path].shape[-1]
+    bias = (np.zeros(width) if self.conv.bias_path is None
+            else leaves[self.conv.bias_path])
+    if self.norm is None:
+      return np.ones(width), bias
+    norm = self.norm
+    mean = leaves[norm.mean] if norm.mean else 0.0
+    scale = leaves[norm.scale] if norm.scale else np.ones(width)
+    if norm.var:
+      scale = scale / np.sqrt(leaves[norm.var] + norm.eps)
+    shift = leaves[norm.bias] if norm.bias else 0.0
+    return scale, (bias - mean) * scale + shift
+
+  def sums(self, update: Leaves) -> np.ndarray | None:
+    """Returns dL/dz summed over positions [Cout], or None without a bias."""
+    path = self.norm.bias if self.norm else self.conv.bias_path
+    return None if path is None else np.asarray(update[path], np.float64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+  """`relu(main(x) + shortcut(x))`; a ReLU between the units of `main`.
+
+  Attributes:
+    source: name of the node that answers x.
+    main: its units in order.
+    shortcut: its unit; None where it is the identity.
+    output: name of the node that answers the block's output.
+  """
+  source: str
+  main: tuple[Unit, ...]
+  shortcut: Unit | None
+  output: str
+
+  @property
+  def name(self) -> str:
+    return self.main[0].name.split('/')[0]
+
+  @property
+  def first_units(self) -> tuple[Unit, ...]:
+    """The units that read the block's input."""
+    return self.main[:1] + ((self.shortcut,) if self.shortcut else ())
+
+  @property
+  def solvable(self) -> bool:
+    """Whether the kernels' gradients outnumber the inputs, unit by unit."""
+    inner = all(unit.num_rows >= unit.geometry.num_in for unit in self.main[1:])
+    return inner and (sum(u.num_rows for u in self.first_units)
+                      >= self.main[0].geometry.num_in)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+  """A stem, residual blocks, the mean over all positions, a dense head.
+
+  Attributes:
+    graph: all its layers.
+    blocks: first to last.
+    num_peeled: blocks, counted from the last, that are solved one by one.
+    stem: the last unit before the first block, or None.
+    head: its kernel [F, K] and bias [K].
+  """
+  graph: LayerGraph
+  blocks: tuple[Block, ...]
+  num_peeled: int
+  stem: Unit | None
+  head: Head
+
+  @property
+  def bottom(self) -> str:
+    """Name of the node whose output the peeling ends with."""
+    return self.blocks[-self.num_peeled].source
+
+
+def blocks_of(graph: LayerGraph | None) -> Network:
+  """Returns the network as residual blocks.
+
+  Raises:
+    UserError: it is no such network; says why.
+  """
+  if graph is None:
+    raise UserError('only its loss is known, not its logits')
+  found = structure.blocks(graph)
+  if not found:
+    raise UserError('the network has no residual blocks')
+  head = _head(graph, found[-1].output)
+  blocks = tuple(_block(graph, block) for block in found)
+  for lower, upper in itertools.pairwise(blocks):
+    if upper.source != lower.output:
+      raise UserError(f'between {lower.output} and {upper.source} stands '
+                      'something that is no residual block')
+  first = graph.by_name[blocks[0].source]
+  if not _is_relu(first):
+    raise UserError(f'{first.name} in front of the first block is {first.kind}'
+                    ', not a ReLU')
+  peeled = 0
+  while peeled < len(blocks) and blocks[-1 - peeled].solvable:
+    peeled += 1
+  if not peeled:
+    last = blocks[-1]
+    raise UserError(
+        f'the kernels of {last.name} have fewer gradients a channel than '
+        f'{last.main[-1].geometry.num_in} positions')
+  return Network(graph, blocks, peeled, _stem(graph), head)
+
+
+def below(network: Network, index: int) -> Unit | None:
+  """Returns the unit whose ReLU answers the input of a block."""
+  return network.blocks[index - 1].main[-1] if index else network.stem
+
+
+def _head(graph, output) -> Head:
+  head = graph.head
+  tail = structure.tail(graph)
+  if head is None or head.bias is None or len(tail) != 1:
+    raise UserError('it does not end in a mean over positions and one dense '
+                    'layer with a bias')
+  shape = graph.by_name[output].shape
+  x = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+  pooled = structure.apply(tail[0].before, {}, jnp.asarray(x))
+  mean = x.mean(tuple(range(1, len(shape))))
+  if pooled.shape != mean.shape or not np.allclose(pooled, mean, atol=1e-4):
+    raise UserError('what stands before the head is not the mean over all '
+                    'positions')
+  return head
+
+
+def _block(graph: LayerGraph, block: structure.Block) -> Block:
+  name = block.main[0].name if block.main else block.add.name
+  if block.activation is None or not _is_relu(block.activation):
+    raise UserError(f'the block of {name} does not end in a ReLU')
+  main = tuple(_unit(graph, unit) for unit in block.main)
+  if not main or len(block.shortcut) > 1:
+    raise UserError(f'a branch of the block of {name} is not understood')
+  for unit in block.main[:-1]:
+    if unit.activation is None or not _is_relu(unit.activation):
+      raise UserError(f'{unit.name} is not followed by a ReLU')
+  last = (block.main[-1], *block.shortcut)
+  if any(unit.activation is not None for unit in last):
+    raise UserError(f'the sum of the block of {name} is of activations')
+  shortcut = _unit(graph, block.shortcut[0]) if block.shortcut else None
+  return Block(block.source, main, shortcut, block.output)
+
+
+def _unit(graph: LayerGraph, unit: structure.Unit, alone: bool = True) -> Unit:
+  node = unit.linear
+  if node is None or not isinstance(node.op, ops.Conv):
+    raise UserError(f'{unit.nodes[0].name} is no convolution')
+  if unit.before and alone:
+    raise UserError(f'{unit.before[0].name} ({unit.before[0].kind}) stands '
+                    f'before {node.name}')
+  conv, ndim = node.op, len(node.op.window)
+  last = tuple(range(1, ndim + 1))
+  layout = conv.dimension_numbers
+  if conv.groups != 1 or any(d != 1 for d in conv.input_dilation):
+    raise UserError(f'{node.name} is grouped or transposed')
+  if (layout.lhs_spec != (0, ndim + 1, *last) or layout.out_spec != (
+      0, ndim + 1, *last) or layout.rhs_spec != (ndim + 1, ndim, *range(ndim))):
+    raise UserError(f'{node.name} does not have its channels last')
+  if conv.kernel_path is None:
+    raise UserError(f'the kernel of {node.name} is computed')
+  norm = unit.norm.op if unit.norm else None
+  if norm is not None and not (
+      isinstance(norm, ops.Norm) and norm.form == 'fixed'):
+    form = norm.form if isinstance(norm, ops.Norm) else norm.kind
+    raise UserError(f'{unit.norm.name} is a norm of the form {form}; running '
+                    'statistics (fixed) are needed')
+  # A 2-D network's frames are an axis in front that no tap crosses.
+  in_shape = graph.by_name[node.inputs[0]].shape[:-1]
+  extra = len(in_shape) - ndim
+  ones = (1,) * extra
+  return Unit(node.name, conv, norm, Geometry(
+      in_shape, ones + conv.window, ones + conv.strides,
+      ((0, 0),) * extra + conv.padding, ones + conv.dilation), node.shape[-1])
+
+
+def _stem(graph: LayerGraph) -> Unit | None:
+  """The last unit of the stem, where its norm's bias tells sums."""
+  try:
+    return _unit(graph, structure.stem(graph)[-1], alone=False)
+  except UserError:
+    return None
+
+
+def _is_relu(node: Node) -> bool:
+  return isinstance(node.op, ops.Activation) and node.op.name == 'relu'

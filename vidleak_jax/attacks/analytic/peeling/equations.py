@@ -1,0 +1,145 @@
+"""The linear equations that a kernel's gradient sets its layer's input.
+
+`dW[tap, ci, co] = sum_p x[p * stride + tap, ci] dz[p, co]` is linear in x with
+known dz: one matrix [taps * Cout, positions] for all input channels ci. Where
+it leaves directions open, the outputs that are known close them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
+
+_WEAK = 1e-4   # singular values below this share of the largest count as open
+_DIM = 3e-2    # below this share the known outputs have a say
+_CONVERGED = 1e-8  # of the preconditioned residual
+
+
+class Source(NamedTuple):
+  """One convolution that sees the unknown input."""
+  geometry: Geometry
+  dz: np.ndarray        # [Pout, Cout] cotangent of its output
+  gradient: np.ndarray  # [taps, Cin, Cout] as the client sent it
+
+
+class Outputs(NamedTuple):
+  """Outputs that are known, as `weight * (forward(x) - target) = 0`."""
+  forward: Callable[[np.ndarray], np.ndarray]    # [Pin, Cin] -> [Pout, Cout]
+  pull_back: Callable[[np.ndarray], np.ndarray]  # its transpose
+  target: np.ndarray  # [Pout, Cout]
+  weight: np.ndarray  # [Pout, Cout] 1 / standard deviation; 0: not known
+
+
+class Solved(NamedTuple):
+  """The answer of a least-squares problem for a layer's input."""
+  x: np.ndarray      # [Pin, Cin]
+  sigma: np.ndarray  # [Pin, Cin] estimated standard deviation
+  rank: int          # of the kernels' equations of one channel
+  condition: float   # largest over smallest singular value within the rank
+  residual: float    # of the kernels' equations, relative
+  steps: int         # of conjugate gradients on the known outputs
+
+
+class _Spectrum(NamedTuple):
+  """Eigenvalues [Pin] and eigenvectors [Pin, Pin] of the normal matrix."""
+  values: np.ndarray
+  vectors: np.ndarray
+
+  def apply(self, factors: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return self.vectors @ (factors[:, None] * (self.vectors.T @ x))
+
+
+def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
+          max_steps: int = 1000) -> Solved:
+  """Returns the input of a layer from the gradients of kernels that see it.
+
+  Every output channel counts alike, however little it moved the loss, since
+  float32's errors are relative to a channel's gradient. The normal equations
+  are precise enough: in float64 their error is far below that of the float32
+  gradient at the conditions that are let pass.
+
+  Args:
+    sources: the convolutions; each adds rows for the same unknowns.
+    outputs: used only where the kernels leave directions open.
+    max_steps: of conjugate gradients on `outputs`.
+  """
+  sources = [_balanced(source) for source in sources]
+  spectrum = _Spectrum(*np.linalg.eigh(
+      sum(s.geometry.normal_matrix(s.dz) for s in sources)))
+  values = spectrum.values
+  strong = values > _WEAK ** 2 * values[-1]
+  inverse = np.where(strong, 1 / np.where(strong, values, 1.0), 0.0)
+  x = spectrum.apply(inverse, _normal_rest(sources, 0.0))
+  x = x + spectrum.apply(inverse, _normal_rest(sources, x))  # refinement
+  steps, ridge = 0, 0.0
+  if outputs and not strong.all():
+    x, steps, ridge = _close(x, sources, outputs, spectrum, max_steps)
+  rests = [_rest(s, x) for s in sources]
+  rows = sum(s.gradient[:, 0].size for s in sources)
+  error = np.sqrt(sum((rest ** 2).sum((0, 2)) for rest in rests) / rows)
+  floor = ridge or values[strong].min()
+  spread = spectrum.vectors ** 2 @ (1 / np.maximum(values, floor))
+  size = sum((s.gradient ** 2).sum() for s in sources)
+  return Solved(
+      x, np.sqrt(spread)[:, None] * error, int(strong.sum()),
+      float(np.sqrt(values[-1] / values[strong].min())),
+      float(np.sqrt(sum((r ** 2).sum() for r in rests) / max(size, 1e-300))),
+      steps)
+
+
+def _balanced(source):
+  size = np.sqrt((source.dz ** 2).sum(0))
+  weight = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 0.0)
+  return source._replace(dz=source.dz * weight,
+                         gradient=source.gradient * weight)
+
+
+def _rest(source, x):
+  if np.ndim(x) == 0:
+    return source.gradient
+  return source.gradient - source.geometry.kernel_gradient(x, source.dz)
+
+
+def _normal_rest(sources, x):
+  """M^T (right-hand side - M x) of all sources, [Pin, Cin]."""
+  # The pull-back of dz through dW, taken as a kernel, is M^T dW.
+  return sum(s.geometry.pull_back(s.dz, _rest(s, x)) for s in sources)
+
+
+def _close(x, sources, outputs, spectrum, max_steps):
+  """Conjugate gradients on kernels' and known outputs' equations together.
+
+  They move the directions that the kernels show badly. All rows are divided by
+  their standard deviations; the eigenvalues of the kernels' part precondition.
+  Returns (x, steps, ridge): what the outputs add to the eigenvalues, on the
+  average.
+  """
+  weak = spectrum.values < _DIM ** 2 * spectrum.values[-1]
+  values = np.maximum(spectrum.values[weak], 0.0)[:, None]
+  basis = np.ascontiguousarray(spectrum.vectors[:, weak])
+  rests = [_rest(s, x) for s in sources]
+  noise = sum((r ** 2).sum() for r in rests) / sum(r.size for r in rests)
+  precision = 1 / noise
+
+  def from_outputs(v):
+    return basis.T @ sum(o.pull_back(o.weight ** 2 * o.forward(basis @ v))
+                         for o in outputs)
+
+  rest = basis.T @ (precision * _normal_rest(sources, x) + sum(
+      o.pull_back(o.weight ** 2 * (o.target - o.forward(x))) for o in outputs))
+  probe = np.random.default_rng(0).choice([-1.0, 1.0], rest.shape)
+  ridge = float((from_outputs(probe) * probe).mean() / precision)
+  factors = 1 / (precision * (values + ridge))
+  move, z = np.zeros_like(rest), factors * rest
+  p, gamma, step = z, (rest * z).sum(), 0
+  first = gamma
+  while step < max_steps and gamma > _CONVERGED ** 2 * first:
+    q = precision * values * p + from_outputs(p)
+    alpha = gamma / (p * q).sum()
+    move, rest = move + alpha * p, rest - alpha * q
+    z = factors * rest
+    gamma, last = (rest * z).sum(), gamma
+    p, step = z + gamma / last * p, step + 1
+  return x + basis @ move, step, ridge
