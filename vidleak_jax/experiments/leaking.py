@@ -77,7 +77,8 @@ def load_data(audit: Audit) -> data.Sample:
       num_classes=audit.victim.num_classes,
       num_references=max(audit.superres.num_references,
                          audit.attack.num_references),
-      references=audit.superres.references, **options)
+      references=[str(each) for each in audit.superres.references],
+      **options)
 
 
 def obtain_leak(
