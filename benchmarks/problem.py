@@ -51,8 +51,8 @@ def build(
   leak = observe(victim, params, clip[None], [3])
   host = jax.tree.map(np.asarray, (params, leak.update))
   return Problem(
-      network, _activation(network), victim, Target(leak.params, leak.update), host[0],
-      jax.tree.map(lambda leaf: leaf[0], host[1]), clip, guess, 3, 0.1)
+      network, _activation(network), victim, Target(leak.params, leak.update),
+      host[0], jax.tree.map(lambda leaf: leaf[0], host[1]), clip, guess, 3, 0.1)
 
 
 def parse(case: str) -> tuple[tuple[int, ...], int]:

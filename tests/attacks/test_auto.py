@@ -230,5 +230,5 @@ def test_a_real_search_finds_the_clip(victim, leak, tmp_path):
 
 
 def test_where_nothing_applies_it_says_so(victim, leak):
-  with pytest.raises(UserError, match='No attack gave an answer: rgap: it needs'):
+  with pytest.raises(UserError, match=r'No attack gave.*: rgap: it needs'):
     run_attack(Auto(only=('rgap',)), victim, leak)

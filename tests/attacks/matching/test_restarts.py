@@ -19,7 +19,8 @@ def tries(templates):
 @pytest.fixture
 def trials(leak):
   own = restarts.Trials(
-      Target(leak.params, leak.update), {}, jax.random.key_data(jax.random.key(9)))
+      Target(leak.params, leak.update), {},
+      jax.random.key_data(jax.random.key(9)))
   return jax.tree.map(lambda leaf: leaf[None], own)
 
 
@@ -106,7 +107,8 @@ def test_nan_gradients_leave_the_best_alone(templates):
   np.testing.assert_array_equal(state.best.clips, template.clips + 0.5)
 
 
-def test_no_key_is_used_twice(toy_attack, toy_target, toy_templates, strict_keys):
+def test_no_key_is_used_twice(toy_attack, toy_target, toy_templates,
+                              strict_keys):
   """Each try's start has randomness of its own."""
   trials, templates = jax.tree.map(
       lambda leaf: leaf[None],
