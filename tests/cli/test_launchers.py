@@ -65,7 +65,7 @@ def _wait_for_rows(folder, count, process):
     (['--config.seed=abc'], 'seed'),
     (['--confg=x'], 'config'),
     (['--config.attack.num_restart=3'], 'Did you mean "num_restarts"'),
-    (['--config=/no/such.py'], 'No config file at /no/such.py'),
+    (['--config=/no/such.py'], 'No config file /no/such.py'),
     (['--config.attack.num_restarts=100000'], 'would fit: set attack.num_re'),
     (['--leak=/no/such.safetensors'], 'No leak at /no/such.safetensors'),
 ])
