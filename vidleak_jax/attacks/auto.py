@@ -6,12 +6,14 @@ do better.
 """
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import jax
 import numpy as np
 
 from vidleak_jax import files
@@ -215,7 +217,7 @@ def _attempt(attack: Attack, problem: Problem, effort: Effort
   session = problem.session.inside(f'{ATTEMPTS}/{attack.name}')
   if session.folder:
     session.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = _load(session.folder)
+    kept = _load(session.folder, _identity(attack, effort, problem))
     if kept:
       return kept
   try:
@@ -230,21 +232,35 @@ def _attempt(attack: Attack, problem: Problem, effort: Effort
   outcome = outcome._replace(
       recovery=recovery._replace(gradient_residual=residual))
   if session.folder:
-    _save(session.folder, outcome)
+    _save(session.folder, outcome, _identity(attack, effort, problem))
   return outcome
 
 
-def _save(folder: Path, outcome: Outcome) -> None:
+def _identity(attack: Attack, effort: Effort, problem: Problem) -> str:
+  """What an answer belongs to: attack, effort, seed and update."""
+  seen = hashlib.sha256(repr((attack, effort)).encode())
+  seen.update(np.asarray(jax.random.key_data(problem.key)).tobytes())
+  for leaf in jax.tree.leaves(problem.leak.update):
+    seen.update(np.asarray(leaf).tobytes())
+  return seen.hexdigest()
+
+
+def _save(folder: Path, outcome: Outcome, identity: str) -> None:
   files.write_arrays(folder / 'outcome.npz', **outcome.recovery._asdict())
   files.write_json(folder / 'outcome.json', {
-      'cost': outcome.cost._asdict(), 'findings': outcome.findings})
+      'identity': identity, 'cost': outcome.cost._asdict(),
+      'findings': outcome.findings})
 
 
-def _load(folder: Path) -> Outcome | None:
+def _load(folder: Path, identity: str) -> Outcome | None:
+  """The answer in a folder; refuses one of another leak or attack."""
   facts = folder / 'outcome.json'  # written last
   if not facts.exists():
     return None
   content: Row = json.loads(facts.read_text())
+  if content['identity'] != identity:
+    raise UserError(f'{folder} holds the answer to another leak, seed or '
+                    'attack. Choose another folder, or remove it.')
   with np.load(folder / 'outcome.npz', allow_pickle=False) as saved:
     recovery = Recovery(**{name: saved[name] for name in saved.files})
   return Outcome(recovery, Cost(**content['cost']), content['findings'])

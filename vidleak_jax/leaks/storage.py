@@ -14,9 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax import files, trees
-from vidleak_jax.types import Array, Leak, Params, PublicInfo, Row, UserError
+from vidleak_jax.types import (
+    Array,
+    Leak,
+    Params,
+    PublicInfo,
+    Row,
+    UserError,
+    pick,
+)
 
 _NAME = 'leak.safetensors'
+# As safetensors names them; its own loader for NumPy lacks bfloat16.
+_DTYPES = {'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
+           'BF16': jnp.dtype(jnp.bfloat16), 'I64': np.int64, 'I32': np.int32,
+           'I16': np.int16, 'I8': np.int8, 'U64': np.uint64, 'U32': np.uint32,
+           'U16': np.uint16, 'U8': np.uint8}
 
 
 def save(folder: Path, leak: Leak) -> Path:
@@ -179,10 +192,15 @@ def _json(facts: bytes, source: str) -> Mapping[str, Any]:
 
 
 def _arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
-  from safetensors import SafetensorError
-  from safetensors.numpy import load as load_arrays
+  from safetensors import SafetensorError, deserialize
+  arrays = {}
   try:
-    arrays = load_arrays(content)
+    for name, entry in deserialize(content):
+      kind = pick(_DTYPES, entry['dtype'], f'type of {name}')
+      arrays[name] = np.frombuffer(
+          entry['data'], kind).reshape(entry['shape'])
+  except UserError as error:
+    raise UserError(f'{source}: {error}') from error
   except (SafetensorError, ValueError, KeyError, TypeError, OverflowError,
           AttributeError, MemoryError, RecursionError) as error:
     raise UserError(f'{source} is torn or no safetensors file: '
