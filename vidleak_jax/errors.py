@@ -5,7 +5,6 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-
 _SHORT = reprlib.Repr()  # of what a file or a person may have made huge
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
