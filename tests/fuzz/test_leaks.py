@@ -3,10 +3,13 @@
 The same in many more ways: `python -m tests.fuzz.leaks --seconds=600`.
 """
 
+import jax
 import numpy as np
 import pytest
 
+import vidleak_jax as vl
 from tests.fuzz import leaks
+from vidleak_jax.errors import UserError
 
 _TIMES = 5  # each random mutation
 
@@ -37,3 +40,13 @@ def test_what_an_attack_could_not_use_is_refused(name, original, tmp_path):
   wrong, said = leaks.fault(mutate(None, original), tmp_path)
   assert not wrong, wrong
   assert field in said
+
+
+def test_labels_of_a_leak_that_names_no_victim(original, tmp_path):
+  assert leaks.fault(original, tmp_path) == ('', '')
+  leak = vl.load_leak(tmp_path)
+  leak = leak.replace(public=leak.public.replace(victim=None),
+                      labels=np.array([[leaks.NUM_CLASSES], [0]]))
+  victim = vl.victims.c3d(leaks.CLIP_SHAPE, leaks.NUM_CLASSES, preset='tiny')
+  with pytest.raises(UserError, match='labels of the leak reach 7'):
+    vl.attack(victim, leak, 'ig', key=jax.random.key(0))
