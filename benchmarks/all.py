@@ -1,4 +1,4 @@
-"""Runs every benchmark and writes docs/performance.md, tables and plots.
+"""Runs every benchmark and writes docs/lab/performance.md, tables and plots.
 
   make bench
   python benchmarks/all.py [--quick] [--peers=breaching,torch,torch_compile]
@@ -30,7 +30,7 @@ _QUICK = flags.DEFINE_bool('quick', False, 'The small cases of each.')
 _KEEP = flags.DEFINE_bool('keep', False, 'Only write the page again.')
 _PEERS = flags.DEFINE_list('peers', [], 'Of breaching, torch, torch_compile.')
 _FOLDER = flags.DEFINE_string('folder', 'runs/bench', 'Of the rows.')
-_OUTPUT = flags.DEFINE_string('output', 'docs/performance.md', 'The page.')
+_OUTPUT = flags.DEFINE_string('output', 'docs/lab/performance.md', 'The page.')
 
 _ALL = 'breaching', 'torch', 'torch_compile'
 _EAGER = 'breaching', 'torch'  # where compiling takes torch minutes a shape

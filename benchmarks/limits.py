@@ -22,7 +22,7 @@ from jax import lax
 
 from vidleak_jax.cli import launcher
 from vidleak_jax.runtime import backend, parallel
-from vidleak_jax.types import Guess, Leak
+from vidleak_jax.types import Guess, Target
 
 _QUICK = flags.DEFINE_bool('quick', False, 'The smallest case only.')
 _CASES = (('strided', '8x32x32'), ('strided', '16x64x64'),
@@ -65,13 +65,13 @@ def measure(problem, devices, effort) -> dict:
 def _step(problem):
   """(a function that takes steps, bytes of one)."""
   attack = problems.attack(problem)
-  leak = Leak(problem.params, problem.update, None)
+  target = Target(problem.params, problem.update)
   clips = np.zeros((1, *problem.clip.shape), np.float32)
   state = attack.init(
       jax.random.key(0), Guess(clips, np.full(1, problem.label, np.int32)))
-  one = jax.jit(attack.update).lower(state, leak).compile().cost_analysis()
+  one = jax.jit(attack.update).lower(state, target).compile().cost_analysis()
   steps = jax.jit(lambda state, count: lax.fori_loop(
-      0, count, lambda _, state: attack.update(state, leak)[0], state))
+      0, count, lambda _, state: attack.update(state, target)[0], state))
 
   def run(count):
     jax.block_until_ready(steps(state, count))

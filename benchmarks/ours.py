@@ -22,7 +22,7 @@ def build(problem, num_restarts, choices, devices) -> peers.Runner:
   templates = Guess(clips[None], np.full((1, 1, 1), problem.label, np.int32))
   tries = restarts.plan(templates, num_restarts, num_restarts)
   trial = restarts.Trials(
-      problem.leak, {}, jax.random.key_data(jax.random.key(0)))
+      problem.target, {}, jax.random.key_data(jax.random.key(0)))
   trials = parallel.replicate(
       jax.tree.map(lambda leaf: leaf[None], trial), devices)
   tries = parallel.spread(tries, devices)

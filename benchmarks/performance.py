@@ -1,4 +1,4 @@
-"""docs/performance.md from the benchmarks' rows: tables, plots, the notes."""
+"""docs/lab/performance.md from the benchmarks' rows: tables, plots, notes."""
 
 import os
 from pathlib import Path

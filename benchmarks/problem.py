@@ -11,8 +11,8 @@ from jax.extend.core import jaxprs_in_params
 
 from vidleak_jax import victims
 from vidleak_jax.attacks.matching import inversion, match
-from vidleak_jax.clients import defenses, federated
-from vidleak_jax.types import Batch, Guess, Leak, Params, UserError, Victim
+from vidleak_jax.clients import observe
+from vidleak_jax.types import Guess, Params, Target, UserError, Victim
 
 # The paper's LeNet has sigmoids; all others are smooth where ReLU is not.
 _ACTIVATIONS = {'lenet': 'sigmoid'}
@@ -21,11 +21,11 @@ _FORWARD_PASSES = 7  # the floor of one step, in FLOPs
 
 
 class Problem(NamedTuple):
-  """Arrays are NumPy's; `update` is that of the leak's only message."""
+  """Arrays are NumPy's; `update` is the client's only one."""
   network: tuple[str, str]  # name and preset
   activation: str
   victim: Victim
-  leak: Leak
+  target: Target  # evidence [1, ...]
   params: Params
   update: Params
   clip: np.ndarray   # [T, H, W, C] the private one
@@ -48,13 +48,11 @@ def build(
   clip, guess = rng.uniform(size=(2, *clip_shape)).astype(np.float32)
   victim = _victim(clip_shape, network, lowering)
   params = victim.init(jax.random.key(0))
-  batch = Batch(clip[None], np.array([3], np.int32))
-  leak = federated.send(
-      federated.client(victim.loss), params, federated.split(batch, 'clip'),
-      defenses.build(jax.random.key(0)))
+  leak = observe(victim, params, clip[None], [3])
   host = jax.tree.map(np.asarray, (params, leak.update))
   return Problem(
-      network, _activation(network), victim, leak, host[0],
+      network, _activation(network), victim,
+      Target(leak.params, leak.update), host[0],
       jax.tree.map(lambda leaf: leaf[0], host[1]), clip, guess, 3, 0.1)
 
 
@@ -139,7 +137,7 @@ def _victim(clip_shape, network, lowering):
 
 
 def _gradient(problem, term):
-  leak = Leak(problem.params, problem.update, None)
+  target = Target(problem.params, problem.update)
   labels = jnp.array([problem.label], jnp.int32)
-  slope = jax.jit(jax.grad(lambda clips: term(Guess(clips, labels), leak)))
+  slope = jax.jit(jax.grad(lambda clips: term(Guess(clips, labels), target)))
   return np.asarray(slope(jnp.asarray(problem.guess[None])))[0]

@@ -28,9 +28,9 @@ _QUICK = flags.DEFINE_bool('quick', False, 'One restart, fewer steps.')
 _DIR = flags.DEFINE_string('dir', None, 'A video; None: the embedded clips.')
 
 # attack, restarts, steps, of which the quick run takes the first ones
-_FULL = (('anchored', 1, 1000), ('anchored', 4, 1000), ('ig', 1, 2000),
-         ('ig', 4, 2000), ('dlg', 1, 120))
-_QUICK_CASES = (('anchored', 1, 200), ('ig', 1, 200))
+_FULL = (('feature_matching', 1, 1000), ('feature_matching', 4, 1000),
+         ('ig', 1, 2000), ('ig', 4, 2000), ('dlg', 1, 120))
+_QUICK_CASES = (('feature_matching', 1, 200), ('ig', 1, 200))
 _CHUNKS = 40  # looks at each run
 
 

@@ -1,4 +1,4 @@
-"""How much each victim leaks: fills docs/victims.md.
+"""How much each victim leaks: fills docs/lab/victims.md.
 
   python benchmarks/victims.py --workdir=runs/victims --dir=FOLDER_OF_VIDEOS
   python benchmarks/victims.py --workdir=runs/victims --only=vivit
@@ -39,7 +39,7 @@ _FIT = flags.DEFINE_bool(
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'Runs of each row.')
 _CLIPS = flags.DEFINE_integer('clips', 3, 'Clips of each set in a run.')
 _MINUTES = flags.DEFINE_float('minutes', 60, 'No new run begins after these.')
-_OUTPUT = flags.DEFINE_string('output', 'docs/victims.md', 'The table.')
+_OUTPUT = flags.DEFINE_string('output', 'docs/lab/victims.md', 'The table.')
 
 class Row(NamedTuple):
   """One line of the table."""

@@ -15,7 +15,7 @@ import pytest
 
 from vidleak_jax import victims
 from vidleak_jax.attacks.matching import match, recipe
-from vidleak_jax.clients import defenses, federated
+from vidleak_jax.clients import observe
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import Batch, Guess
 
@@ -51,19 +51,9 @@ def no_leaked_tracers():
   with jax.checking_leaks():
     yield
 
-RECIPE = {
-    'priors': {'spatial_tv': 0.01, 'temporal_tv': 0.01},
-    'prior_schedule': 'constant',
-    'optimizer': 'adam',
-    'learning_rate': 0.05,
-    'schedule': 'cosine',
-    'warmup_steps': 0,
-    'beta2': 0.999,
-    'memory': 5,
-    'start_mean': 0.5,
-    'start_std': 0.05,
-    'box': True,
-}
+
+RECIPE = recipe.Recipe(
+    priors=recipe.Priors(0.01, 0.01, 0.0, 0.0), memory=5, coarse=0.0)
 
 
 @pytest.fixture(scope='session')
@@ -81,16 +71,15 @@ def batch():
 
 @pytest.fixture(scope='session')
 def leak(victim, batch):
-  """One message a clip."""
-  return federated.send(
-      federated.client(victim.loss), victim.init(jax.random.key(1)),
-      federated.split(batch, 'clip'), defenses.build(jax.random.key(2)))
+  """One update a clip."""
+  return observe(
+      victim, victim.init(jax.random.key(1)), batch.clips, batch.labels)
 
 
 @pytest.fixture
 def tiny_attack(victim):
   distance = match.weighted_distance({'cosine': 1.0, 'relative_l2': 0.1})
-  return recipe.build(match.gradient_match(victim.loss, distance), 40, **RECIPE)
+  return recipe.build(match.gradient_match(victim.loss, distance), 40, RECIPE)
 
 
 @pytest.fixture

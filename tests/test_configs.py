@@ -9,6 +9,7 @@ import pytest
 from tests.helpers import ROOT
 from vidleak_jax import recipes, victims
 from vidleak_jax.errors import UserError
+from vidleak_jax.experiments.leaking import Audit
 
 SHIMS = ROOT / 'configs'
 
@@ -76,11 +77,12 @@ def test_the_victim_takes_the_clip(name, preset):
   params = jax.eval_shape(victim.init, jax.random.key(0))
   clips = jax.ShapeDtypeStruct((1, *shape), 'float32')
   assert jax.eval_shape(victim.logits, params, clips).shape == (1, 101)
-  if config['attack']['name'] == 'anchored':
+  assert config['attack']['name'] == 'auto'
+  if name in ('c3d', 'cnn_gru') and preset != 'full':  # feature matching's
     assert len(victim.layers) > 1
-  if config['attack']['name'] == 'closed_form':
+  if victim.tokens and (preset != 'full' or name == 'vivit'):
     patch, width = params['embed']['kernel'].shape
-    assert math.prod(shape) <= patch * width  # N <= D
+    assert math.prod(shape) <= patch * width  # N <= D: linear algebra alone
 
 
 def test_without_a_size_c3d_stays_small():
@@ -89,7 +91,7 @@ def test_without_a_size_c3d_stays_small():
   assert small['victim'].pop('preset') == 'small'
   assert config == small
   assert (config['data']['num_frames'], config['data']['image_size']) == (8, 32)
-  assert config['attack']['name'] == 'anchored'
+  assert config['attack']['name'] == 'auto'
 
 
 def test_an_unknown_size_is_told():
@@ -104,9 +106,10 @@ def test_every_recipe_names_what_there_is(name):
   assert isinstance(config['seed'], int) and config['seed'] >= 0
   if 'attack' not in config:
     return
-  assert config.keys() - {'sweep'} <= default.keys()
+  assert config.keys() - {'sweep'} == default.keys()
   for group in ('data', 'victim', 'federated', 'superres', 'backend'):
     assert config[group].keys() == default[group].keys(), group
   assert config['victim']['name'] in victims.NETWORKS
-  attack = config['attack']['name']
-  assert attack == 'none' or isinstance(default['attack'][attack], dict)
+  config.pop('sweep', None)
+  audit = Audit.from_dict(config)  # every name, type and range
+  assert audit.attack.name == 'none' or audit.attack.chosen()

@@ -5,7 +5,7 @@
   victim = vl.Victim.from_flax(module, clip_shape=(8, 32, 32, 3),
                                num_classes=101)
   params = victim.init(jax.random.key(0))
-  leak = vl.observe(victim, params, clips, labels)  # a real one: vl.Leak(...)
+  leak = vl.observe(victim, params, clips, labels)  # or a real vl.Leak(...)
   found = vl.attack(victim, leak, 'auto', key=jax.random.key(1))
   scores = vl.evaluate(found, clips)
 

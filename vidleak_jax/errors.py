@@ -1,8 +1,14 @@
 """What goes wrong by a user's mistake, and how it is told."""
 
 import difflib
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+_SHORT = reprlib.Repr()  # of what a file or a person may have made huge
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+_SHORT.maxlong = 60
 
 
 class UserError(ValueError):
@@ -21,9 +27,15 @@ def pick(table: Mapping[str, Any], name: str, what: str) -> Any:
     UserError: naming the nearest choice and all others.
   """
   if name not in table:
-    raise UserError(f'Unknown {what} {name!r}.{nearest(name, table)} Choose '
-                    f'one of: {", ".join(sorted(table))}.')
+    raise UserError(
+        f'Unknown {what} {shown(name)}.{nearest(name, table)} Choose one of: '
+        f'{", ".join(sorted(table))}.')
   return table[name]
+
+
+def shown(value: object) -> str:
+  """Returns a value as messages show it, long or deeply nested ones cut."""
+  return _SHORT.repr(value)
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:

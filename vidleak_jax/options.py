@@ -21,8 +21,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from vidleak_jax.errors import UserError, nearest
+from vidleak_jax.errors import UserError, nearest, shown
 
+Numbers = Mapping[str, Any]  # floats, or arrays, by field; groups are nested
+
+_FIELDS: dict[type, list[tuple[dataclasses.Field, Any]]] = {}  # of each class
 _LARGEST = 1e15  # beyond it a number is a slip of the hand
 _TRACED = 1.0     # stands in a structure for a number that is not 0
 
@@ -91,7 +94,8 @@ class Options:
     """
     what = prefix.rstrip('.') or cls.__name__
     if not isinstance(values, Mapping):
-      raise UserError(f'{what} is {values!r}; it must be a group of fields.')
+      raise UserError(
+          f'{what} is {shown(values)}; it must be a group of fields.')
     fields = {field.name: (field, kind) for field, kind in _fields(cls)}
     known(values, fields, what)
     given = {}
@@ -107,7 +111,7 @@ def known(names: Iterable[str], allowed: Iterable[str], what: str) -> None:
   for name in names:
     if name not in allowed:
       raise UserError(
-          f'{what} has no field {name!r}.'
+          f'{what} has no field {shown(name)}.'
           f'{nearest(name, allowed) or " It has: " + ", ".join(allowed) + "."}')
 
 
@@ -137,21 +141,21 @@ def check(value: Any, kind: Any, name: str,
   found = _convert(value, typing.get_origin(kind) or kind,
                    typing.get_args(kind))
   if found is None or not _within(found, limits):
-    raise UserError(f'{name} is {value!r}; it must be '
+    raise UserError(f'{name} is {shown(value)}; it must be '
                     f'{_describe(kind, limits)}'
                     f'{" or None" * (type(None) in kinds)}.'
                     f'{nearest(value, limits.get("choices") or ())}')
   return found
 
 
-def split(options: Options) -> tuple[Options, dict[str, Any]]:
+def split(options: Options) -> tuple[Options, Numbers]:
   """Returns (structure, numbers): a program, and its arguments.
 
   The structure is hashable; in it each traced number that is not 0 is marked.
   The numbers are nested dicts of those floats, by field. Options that differ
   in traced numbers alone have equal structures.
   """
-  structure, numbers = copy.copy(options), {}
+  structure, numbers = copy.copy(options), dict[str, Any]()
   for field, _ in _fields(type(options)):
     value = getattr(options, field.name)
     if isinstance(value, Options):
@@ -164,7 +168,7 @@ def split(options: Options) -> tuple[Options, dict[str, Any]]:
   return structure, numbers
 
 
-def bind(structure: Options, numbers: Mapping[str, Any]) -> Any:
+def bind(structure: Options, numbers: Numbers) -> Any:
   """Returns options with these numbers in their places, the inverse of `split`.
 
   The numbers may be arrays under trace, so they are not checked again.
@@ -178,12 +182,18 @@ def bind(structure: Options, numbers: Mapping[str, Any]) -> Any:
 
 
 def _fields(cls):
-  hints = typing.get_type_hints(cls)
-  return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
+  if cls not in _FIELDS:
+    hints = typing.get_type_hints(cls)
+    _FIELDS[cls] = [(field, hints[field.name])
+                    for field in dataclasses.fields(cls)]
+  return _FIELDS[cls]
 
 
 def _convert(value, kind, of):
   """The value as `kind`, or None where it is something else."""
+  if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    return next((found for each in typing.get_args(kind)
+                 if (found := _convert(value, each, ())) is not None), None)
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if hasattr(value, 'item') and getattr(value, 'shape', None) == ():
     return _convert(value.item(), kind, of)  # a NumPy scalar

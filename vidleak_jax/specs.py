@@ -24,25 +24,23 @@ class DataSpec(Options):
   dir: str | None = option(
       None, 'of video_folder: a folder of class folders, or one video file')
   split: str = option('test', 'of the set; all: every video')
-  num_clips: int = option(1, 'clips to attack', low=1)
-  num_frames: int = option(8, 'frames of a clip', low=1)
-  frame_stride: int = option(2, '1 takes neighbouring frames', low=1)
-  image_size: int = option(32, 'the attacked resolution, square', low=2)
+  num_clips: int = option(1, 'clips to attack', low=1, high=2**20)
+  num_frames: int = option(8, 'frames of a clip', low=1, high=2**20)
+  frame_stride: int = option(2, '1 takes neighbouring frames', low=1,
+                             high=2**20)
+  image_size: int = option(32, 'the attacked resolution, square', low=2,
+                           high=2**14)
   original_size: int = option(
-      128, 'the resolution that super-resolution is scored against', low=2)
+      128, 'the resolution that super-resolution is scored against', low=2,
+      high=2**14)
   labels: str = option('dataset', "or drawn from the victim's classes",
                        choices=('dataset', 'random'))
 
 
 @dataclass(frozen=True)
-class VictimSpec(Options):
-  """The client's network. Fields that are None keep the network's own."""
+class NetworkSpec(Options):
+  """A network that is shipped. Fields that are None keep its own."""
   name: str = option('c3d', 'a network that is shipped')
-  num_classes: int = option(101, 'outputs', low=2)
-  factory: str | None = option(
-      None, 'your own network: path/to/file.py:make or package.module:make')
-  dropout_active: bool = option(False, "in the client's gradient")
-  checkpoint: str | None = option(None, 'trained weights; None: initialised')
   preset: str | None = option(None, 'tiny, small, full and others')
   activation: str | None = option(None, 'after each layer', choices=ACTIVATIONS)
   norm: str | None = option(None, 'after each convolution', choices=NORMS)
@@ -53,10 +51,6 @@ class VictimSpec(Options):
       None, 'of vivit', choices=('joint', 'factorised'))
   pool: str | None = option(None, 'of vivit', choices=('token', 'mean'))
   cell: str | None = option(None, 'of cnn_gru', choices=('gru', 'lstm'))
-  head: str | None = option(None, 'of frozen: classifier1, mlp, matrix, ...')
-  extractor: str | None = option(None, 'of frozen: resnet20, resnet18, ...')
-  weights_file: str | None = option(None, 'of the extractor')
-  extractor_seed: int | None = option(None, 'without such a file', low=0)
 
   def network_options(self) -> dict[str, str | int]:
     """Returns what is given of the options that belong to some networks."""
@@ -67,6 +61,20 @@ class VictimSpec(Options):
 
 
 @dataclass(frozen=True)
+class VictimSpec(NetworkSpec):
+  """The client's network. Fields that are None keep the network's own."""
+  num_classes: int = option(101, 'outputs', low=2, high=2**20)
+  factory: str | None = option(
+      None, 'your own network: path/to/file.py:make or package.module:make')
+  dropout_active: bool = option(False, "in the client's gradient")
+  checkpoint: str | None = option(None, 'trained weights; None: initialised')
+  head: str | None = option(None, 'of frozen: classifier1, mlp, matrix, ...')
+  extractor: str | None = option(None, 'of frozen: resnet20, resnet18, ...')
+  weights_file: str | None = option(None, 'of the extractor')
+  extractor_seed: int | None = option(None, 'without such a file', low=0)
+
+
+@dataclass(frozen=True)
 class FederatedSpec(Options):
   """The protocol: what one update covers, and how a client computes it."""
   message: str = option(
@@ -74,7 +82,7 @@ class FederatedSpec(Options):
       choices=MESSAGES)
   algorithm: str = option('fedsgd', 'a gradient, or a weight change',
                           choices=('fedsgd', 'fedavg'))
-  local_steps: int = option(1, 'of FedAvg', low=1)
+  local_steps: int = option(1, 'of FedAvg', low=1, high=10**6)
   local_learning_rate: float = option(0.01, 'of FedAvg', above=0)
   labels_known: bool = option(False, 'whether the client sends its labels')
 
@@ -114,20 +122,25 @@ class SuperResSpec(Options):
       high=1)
   num_references: int = option(
       0, 'real frames that the attacker holds', low=0)
-  references: tuple = option(
+  references: tuple[int | str, ...] = option(
       (), 'those instead: frame numbers or images')
   tile: int = option(128, 'side of a tile, in small pixels', low=8)
   batch_size: int = option(4, 'tiles at once on a device', low=1)
 
 
 @dataclass(frozen=True)
-class BackendSpec(Options):
+class DeviceSpec(Options):
   """Fields that are None take what was measured as best for the backend."""
   num_devices: int = option(0, '0: all', low=0)
   lowering: str | None = option(None, 'of convolutions',
                                 choices=('matmul', 'lax'))
-  restart_batch: int | None = option(None, 'restarts vmapped together', low=1)
   precision: str | None = option(
       None, 'of float32 matrix products',
       choices=('default', 'high', 'highest', 'bfloat16', 'float32',
                'tensorfloat32'))
+
+
+@dataclass(frozen=True)
+class BackendSpec(DeviceSpec):
+  """Fields that are None take what was measured as best for the backend."""
+  restart_batch: int | None = option(None, 'restarts vmapped together', low=1)

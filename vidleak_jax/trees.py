@@ -43,7 +43,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def path_name(path: Sequence[Any]) -> str:
   """Returns JAX's key path as text, such as `conv0/kernel`."""
-  return jax.tree_util.keystr(path, simple=True, separator=_SEPARATOR)
+  return jax.tree_util.keystr(tuple(path), simple=True, separator=_SEPARATOR)
 
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 def dot(a: Any, b: Any) -> jax.Array:
   """Returns the inner product of two trees."""
-  return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+  return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), jnp.zeros(()))
 
 
 def to_float64(tree: Any) -> Any:

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
   from vidleak_jax.victims.introspection import LayerGraph
 
 __all__ = ['FORMAT_VERSION', 'Array', 'Batch', 'Guess', 'Layer', 'Leak',
-           'PRNGKey', 'Params', 'PublicInfo', 'Recovery',
+           'PRNGKey', 'Params', 'PublicInfo', 'Recovery', 'Row',
            'Target', 'Tokens', 'UserError', 'Victim', 'attempt', 'is_off',
            'pick']
 
 Array = jax.Array | np.ndarray
 PRNGKey = jax.Array
+Row = dict[str, Any]  # a JSON object: of result.json, or a line of a .jsonl
 Params = Any  # a pytree of arrays, as linen's `init` returns under 'params'
 
 FORMAT_VERSION = 2  # of leak.json
@@ -136,11 +137,11 @@ class Leak:
         raise UserError(
             f'labels are {labels.dtype} {labels.shape}; they must be whole '
             f'numbers of shape {shape}: one a clip of each update.')
+      _check_classes(labels, self.public.victim)
       object.__setattr__(
           self, 'labels', labels.reshape(shape).astype(np.int32))
-    if self.references is not None and np.ndim(self.references) != 5:
-      raise UserError(f'references have shape {np.shape(self.references)}; '
-                      'they must be [clips, frames, rows, columns, colours].')
+    if self.references is not None:
+      _check_references(np.asarray(self.references))
 
   @property
   def num_updates(self) -> int:
@@ -177,6 +178,9 @@ class Layer(NamedTuple):
   activation: str  # a name of `models.layers.ACTIVATIONS`, or gru or lstm
   in_shape: tuple[int, ...]     # without the batch axis
   activate: Callable[[Array], Array]  # the activation itself
+  # Whether a constant shift of the input (a normalisation, say) is a part of
+  # `linear`, which is then linear in the kernel, and affine in x.
+  shifted: bool = False
 
 
 class Tokens(NamedTuple):
@@ -277,6 +281,13 @@ class Victim:
     from vidleak_jax.victims import base
     return base.from_loss(loss, params, clip_shape, num_classes, **options)
 
+  @staticmethod
+  def from_torch(module: Any, clip_shape: tuple[int, ...],
+                 num_classes: int, **options: Any) -> 'Victim':
+    """Returns a victim from a torch module: `victims.base.from_torch`."""
+    from vidleak_jax.victims import base
+    return base.from_torch(module, clip_shape, num_classes, **options)
+
 
 def is_off(strength: float | Array) -> bool:
   """Whether a strength is a plain 0, and so a part of the program."""
@@ -306,6 +317,26 @@ def _stacked(params: Params, update: Params) -> Params:
         f'axis of updates, at least 1 and equal for all: '
         f'{"; ".join(wrong[:4]) or sorted(counts)}{more}.')
   return update
+
+
+def _check_classes(labels: np.ndarray, victim: VictimSpec | None) -> None:
+  count = victim.num_classes if victim else 2**31
+  if labels.min() < 0 or labels.max() >= count:
+    raise UserError(f'labels lie in [{labels.min()}, {labels.max()}]; the '
+                    f'victim has classes 0 to {count - 1}.')
+
+
+def _check_references(references: np.ndarray) -> None:
+  if references.ndim != 5:
+    raise UserError(f'references have shape {references.shape}; they must be '
+                    '[clips, frames, rows, columns, colours].')
+  if not jnp.issubdtype(references.dtype, jnp.floating):
+    raise UserError(f'references are {references.dtype}; they must be floating '
+                    'point numbers in [0, 1]: divide 8-bit pixels by 255.')
+  if references.size and not (
+      references.min() >= 0 and references.max() <= 1):  # false for NaN
+    raise UserError(f'references lie in [{references.min()}, '
+                    f'{references.max()}]; they must lie in [0, 1].')
 
 
 def _check_finite(leak: Leak) -> None:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from vidleak_jax import victims
 from vidleak_jax.models.weights import Names
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import NAME_MAPS
 from vidleak_jax.victims.resnet3d import PRESETS as RESNETS
 from vidleak_jax.victims.vivit import PRESETS as VIVITS
 
@@ -114,6 +114,6 @@ _STACK = Network(Stack, ((r'^convs\.', 'conv'),))
 NETWORKS = {
     'c3d': _STACK,
     'lenet': _STACK,
-    'r2plus1d18': Network(_r2plus1d18, NAME_MAPS['r2plus1d18']),
-    'vivit': Network(_vivit, NAME_MAPS['vivit']),
+    'r2plus1d18': Network(_r2plus1d18, victims.NETWORKS['r2plus1d18'].names),
+    'vivit': Network(_vivit, victims.NETWORKS['vivit'].names),
 }

@@ -61,7 +61,9 @@ def test_an_unknown_command_ends_with_2(words, near, monkeypatch, capsys):
 
 @pytest.mark.parametrize('what, member', [
     ('configs', 'paper/lenet_dlg'), ('attacks', 'closed_form'),
-    ('victims', 'videomae'), ('defenses', 'noise_std')])
+    ('victims', 'videomae'), ('defenses', 'noise_std'),
+    ('defenses', 'vl.defenses.gaussian_noise'),
+    ('fields', 'attack.ig.priors.spatial_tv')])
 def test_list_names_what_can_be_asked(what, member, monkeypatch, capsys):
   _vidleak(monkeypatch, 'list', what)
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]

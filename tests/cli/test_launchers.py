@@ -12,7 +12,8 @@ import pytest
 
 from tests.helpers import ROOT
 
-TINY = ['--config=configs/default.py', '--config.data.num_frames=4',
+TINY = ['--config=configs/default.py', '--config.attack.name=ig',
+        '--config.data.num_frames=4',
         '--config.data.image_size=16', '--config.victim.preset=tiny',
         '--config.backend.num_devices=1']
 
@@ -29,16 +30,16 @@ def hearing_ctrl_c():
   signal.signal(signal.SIGINT, before)
 
 
-def _start(*args):
+def _start(*args, script='attack'):
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   env['PYTHONPATH'] = str(ROOT)
   return subprocess.Popen(
-      [sys.executable, 'launch/attack.py', *map(str, args)], cwd=ROOT, env=env,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+      [sys.executable, f'launch/{script}.py', *map(str, args)], cwd=ROOT,
+      env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _run(*args):
-  process = _start(*args)
+def _run(*args, script='attack'):
+  process = _start(*args, script=script)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 
@@ -64,7 +65,7 @@ def _wait_for_rows(folder, count, process):
     (['--config.seed=abc'], 'seed'),
     (['--confg=x'], 'config'),
     (['--config.attack.num_restart=3'], 'Did you mean "num_restarts"'),
-    (['--config=/no/such.py'], 'No config file at /no/such.py'),
+    (['--config=/no/such.py'], 'No config file /no/such.py'),
     (['--config.attack.num_restarts=100000'], 'would fit: set attack.num_re'),
     (['--leak=/no/such.safetensors'], 'No leak at /no/such.safetensors'),
 ])
@@ -90,6 +91,35 @@ def test_a_fault_of_the_config_file_is_told_as_its_own(content, said, tmp_path):
   assert code == 1
   assert err.startswith(f'error: {file} cannot be loaded:')
   assert said in err and 'line ' in err and 'config_flags' not in err
+
+
+@pytest.mark.parametrize('script, recipe, line, near', [
+    ('attack', 'default', 'attack.num_restart = 4', 'num_restarts'),
+    ('attack', 'default', 'attack.ig.priors.spatial_vt = 1.0', 'spatial_tv'),
+    ('attack', 'default', 'atack = {}', 'attack'),
+    ('paper', 'paper.lenet_ours', 'data.num_frame = 1', 'num_frames'),
+    ('sweep', 'sweeps.tiny', 'attack.num_restart = 4', 'num_restarts'),
+    ('train_victim', 'train_c3d', 'num_step = 4', 'num_steps'),
+    ('train_superres', 'train_superres', 'stage1.num_step = 4', 'num_steps'),
+    ('train_blend', 'train_blend', 'num_scene = 4', 'num_scenes'),
+])
+def test_a_typo_inside_a_config_file_is_told_with_the_nearest_name(
+    script, recipe, line, near, tmp_path):
+  file, folder = tmp_path / 'mine.py', tmp_path / 'run'
+  file.write_text(f'''
+from vidleak_jax import recipes
+
+def get_config():
+  config = recipes.load({recipe.replace('.', '/')!r})
+  config.{line}
+  return config
+''')
+  code, _, err = _run(f'--config={file}', f'--workdir={folder}', script=script)
+  assert code == 1
+  assert err.startswith('error: ') and len(err.splitlines()) == 1
+  assert f"Did you mean '{near}'" in err
+  assert not (folder / 'leak.json').exists()
+  assert not (folder / 'trials').exists()
 
 
 def test_killed_and_interrupted_then_bit_equal(tmp_path):

@@ -12,7 +12,8 @@ from vidleak_jax.attacks.features import scenes
 from vidleak_jax.cli import commands
 from vidleak_jax.experiments import paper, training
 
-TINY = ('--config.data.name=photo_motion', '--config.data.split=test',
+TINY = ('--config.attack.name=feature_matching',
+        '--config.data.name=photo_motion', '--config.data.split=test',
         '--config.data.num_frames=4', '--config.data.image_size=16',
         '--config.backend.num_devices=1')
 

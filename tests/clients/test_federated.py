@@ -1,4 +1,4 @@
-"""What a client sends: messages, FedSGD, FedAvg, defences."""
+"""What a client sends: updates of clips, FedSGD, FedAvg, defences."""
 
 import functools
 
@@ -8,7 +8,17 @@ import numpy as np
 import optax
 import pytest
 
-from vidleak_jax.clients import defenses, federated
+from vidleak_jax.clients import (
+    FedAvg,
+    FedSGD,
+    client_from,
+    defenses,
+    join,
+    observe,
+    simulate,
+    split,
+)
+from vidleak_jax.specs import DefenseSpec, FederatedSpec
 from vidleak_jax.types import UserError
 
 KEY = jax.random.key(0)
@@ -20,10 +30,10 @@ KEY = jax.random.key(0)
     ('batch', (1, 3, 4, 16, 16, 3)),
 ])
 def test_split_and_join(message, shape, batch):
-  messages = federated.split(batch, message)
+  messages = split(batch, message)
   assert messages.clips.shape == shape
   assert messages.labels.shape == shape[:2]
-  joined = federated.join(messages.clips, num_frames=4)
+  joined = join(messages.clips, num_frames=4)
   np.testing.assert_array_equal(joined, batch.clips)
   per_label = messages.labels.size // 3
   np.testing.assert_array_equal(
@@ -32,7 +42,7 @@ def test_split_and_join(message, shape, batch):
 
 def test_unknown_message(batch):
   with pytest.raises(UserError, match='batch, clip, frame'):
-    federated.split(batch, 'video')
+    split(batch, 'video')
 
 
 def test_fedsgd_is_the_gradient(victim, batch, leak):
@@ -43,19 +53,98 @@ def test_fedsgd_is_the_gradient(victim, batch, leak):
 
 
 def test_one_small_fedavg_step_is_fedsgd_times_the_rate(victim, batch, leak):
-  client = federated.client(victim.loss, algorithm='fedavg', local_steps=1,
-                            local_learning_rate=0.1)
-  update = client(leak.params, batch.clips[:1], batch.labels[:1])
+  client = FedAvg(local_steps=1, local_learning_rate=0.1)
+  update = client.update(
+      victim.loss, leak.params, batch.clips[:1], batch.labels[:1])
   for sent, own in zip(jax.tree.leaves(update), jax.tree.leaves(leak.update)):
     np.testing.assert_allclose(sent, 0.1 * own[0], atol=1e-6)
 
 
 def test_labels_travel_only_when_known(victim, batch):
-  args = (federated.client(victim.loss), victim.init(KEY),
-          federated.split(batch, 'clip'), optax.identity())
-  assert federated.send(*args).labels is None
-  known = federated.send(*args, labels_known=True)
+  args = victim, victim.init(KEY), *batch
+  assert observe(*args).labels is None
+  known = observe(*args, client=FedSGD(labels_known=True))
   np.testing.assert_array_equal(known.labels[:, 0], batch.labels)
+
+
+def test_two_fedavg_steps_are_those_of_sgd(victim, batch, leak):
+  client = FedAvg(local_steps=2, local_learning_rate=0.1)
+  local = leak.params
+  for _ in range(2):
+    slope = jax.grad(victim.loss)(local, batch.clips[:1], batch.labels[:1])
+    local = jax.tree.map(lambda p, g: p - 0.1 * g, local, slope)
+  update = client.update(
+      victim.loss, leak.params, batch.clips[:1], batch.labels[:1])
+  for sent, before, after in zip(*map(
+      jax.tree.leaves, (update, leak.params, local)), strict=True):
+    np.testing.assert_allclose(sent, before - after, atol=1e-6)
+
+
+@pytest.mark.parametrize('client', [
+    FedSGD(per='batch'),
+    FedAvg(per='frame', labels_known=True, local_steps=3,
+           local_learning_rate=0.1)], ids=['fedsgd', 'fedavg'])
+def test_a_client_comes_back_from_its_public_facts(client):
+  assert client_from(client.to_spec()) == client
+  with pytest.raises(UserError, match='auto'):
+    client_from(FederatedSpec(message='auto'))
+
+
+def test_what_is_observed_says_how_it_came_about(victim, batch):
+  params = victim.init(KEY)
+  leak = observe(victim, params, *batch, client=FedSGD(per='batch'),
+                 defense=DefenseSpec(clip_norm=0.5))
+  public = leak.public
+  assert public.batch_size == 3 and leak.num_updates == 1
+  assert public.clip_shape == victim.clip_shape and public.num_frames == 4
+  assert public.federated.message == 'batch'
+  assert public.defense == DefenseSpec(clip_norm=0.5)
+  np.testing.assert_allclose(optax.tree.norm(leak.update), 0.5, rtol=1e-5)
+
+
+def test_a_transform_of_the_users_own_defends_and_is_not_told(victim, batch):
+  args = victim, victim.init(KEY), *batch
+  plain, halved = observe(*args), observe(*args, defense=optax.scale(0.5))
+  assert halved.public.defense is None
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(b, 0.5 * a, atol=1e-7),
+               plain.update, halved.update)
+
+
+def test_strengths_of_defences_share_a_program(victim, batch):
+  params, updates = victim.init(KEY), split(batch, 'clip')
+  traced = []
+
+  def loss(*args):
+    traced.append(1)
+    return victim.loss(*args)
+  one, other = (simulate(loss, FedSGD(), params, updates, DefenseSpec(
+      clip_norm=norm)) for norm in (0.5, 0.25))
+  count = len(traced)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 2 * b, atol=1e-6),
+               one, other)
+  simulate(loss, FedSGD(), params, updates, DefenseSpec(clip_norm=0.125))
+  assert len(traced) == count
+
+
+def test_each_update_has_noise_of_its_own(victim, batch):
+  args = victim, victim.init(KEY), batch.clips[[0, 0]], batch.labels[[0, 0]]
+  leak = observe(*args, defense=DefenseSpec(noise_std=0.01), key=KEY)
+  for leaf in jax.tree.leaves(leak.update):
+    assert (leaf[0] != leaf[1]).all()
+  with pytest.raises(UserError, match='key'):
+    observe(*args, defense=DefenseSpec(noise_std=0.01))
+
+
+@pytest.mark.parametrize('clips, labels, message', [
+    (np.zeros((1, 4, 8, 8, 3)), [0], 'as the victim takes them'),
+    (np.full((1, 4, 16, 16, 3), 255.0), [0], 'divide 8-bit pixels by 255'),
+    (np.full((1, 4, 16, 16, 3), np.nan), [0], r'must lie in \[0, 1\]'),
+    (np.zeros((1, 4, 16, 16, 3)), [0.5], 'whole numbers'),
+    (np.zeros((1, 4, 16, 16, 3)), [0, 1], 'one for each of 1 clips'),
+    (np.zeros((1, 4, 16, 16, 3)), [7], 'classes 0 to 6')])
+def test_clips_that_do_not_fit_are_told(victim, clips, labels, message):
+  with pytest.raises(UserError, match=message):
+    observe(victim, victim.init(KEY), clips, labels)
 
 
 DEFENSES = {

@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 
 from tests.helpers import ROOT
-from vidleak_jax.experiments import audit
+from vidleak_jax.attacks.base import Cost, Outcome
+from vidleak_jax.attacks.matching import recipe
+from vidleak_jax.attacks.matching.feature_matching import FeatureMatching
+from vidleak_jax.attacks.matching.gradient_matching import InvertingGradients
+from vidleak_jax.experiments import audit, leaking
 from vidleak_jax.leaks import storage
-from vidleak_jax.types import UserError
+from vidleak_jax.types import Recovery, UserError
 
 FILES = {'config.json', 'leak.safetensors', 'leak.json', 'recovered.npz',
          'result.json', 'metrics.jsonl', 'comparison.mp4', 'comparison.png',
          'report.html', 'checkpoints'}
 REAL_KEYS = {
     'psnr', 'ssim', 'psnr_per_frame', 'ssim_per_frame', 'psnr_unrelated',
-    'psnr_mean_frame', 'label_accuracy', 'match_loss', 'num_restarts',
+    'psnr_mean_frame', 'label_accuracy', 'attack', 'match_loss', 'objective',
+    'gradient_residual', 'num_restarts',
     'num_steps', 'num_devices', 'device_kind', 'seconds_compile',
     'seconds_attack', 'restart_steps_per_second', 'peak_memory_bytes', 'seed'}
 
@@ -27,7 +32,8 @@ def config(**overrides):
   config = importlib.import_module('vidleak_jax.recipes.default').get_config()
   tiny = {'data__num_frames': 4, 'data__image_size': 16,
           'data__original_size': 32, 'victim__preset': 'tiny',
-          'backend__num_devices': 1, 'attack__num_steps': 4,
+          'backend__num_devices': 1, 'attack__name': 'ig',
+          'attack__num_steps': 4,
           'attack__chunk_steps': 2}
   with config.unlocked():
     config.update_from_flattened_dict(
@@ -98,8 +104,8 @@ def test_from_a_leak_alone(run, tmp_path, monkeypatch):
 def test_every_setting_runs(overrides, tmp_path):
   result = audit.run(config(**overrides), tmp_path)
   assert 0 < result['psnr'] < 100
-  knowledge = storage.load(tmp_path)[1]
-  assert knowledge['federated']['message'] == overrides.get(
+  public = storage.load(tmp_path).public
+  assert public.federated.message == overrides.get(
       'federated__message', 'clip')
 
 
@@ -110,7 +116,7 @@ def test_audits_of_one_shape_share_a_program(tmp_path, monkeypatch):
            config(seed=5, data__split='train')]
   assert len({audit.shape_of(each) for each in asked}) == 1
   traced = []
-  build = audit.attacks.recipe.build
+  build = recipe.build
 
   def counted(*args, **options):
     attack = build(*args, **options)
@@ -119,7 +125,7 @@ def test_audits_of_one_shape_share_a_program(tmp_path, monkeypatch):
       traced.append(1)
       return attack.update(state, leak)
     return attack._replace(update=update)
-  monkeypatch.setattr(audit.attacks.recipe, 'build', counted)
+  monkeypatch.setattr(recipe, 'build', counted)
   folders = [tmp_path / str(i) for i in range(4)]
   results = audit.run_many(asked, folders, tmp_path / 'shared')
   assert len(traced) <= 2  # once for the terms' shapes, once for the loop
@@ -152,6 +158,111 @@ def test_other_programs_have_other_shapes(overrides, tmp_path):
     audit.run_many(asked, [tmp_path / 'a', tmp_path / 'b'], tmp_path)
 
 
+AUTO = {'attack__name': 'auto', 'attack__num_steps': 2,
+        'attack__auto__only': ('feature_matching', 'ig', 'transformer')}
+
+
+@pytest.fixture(scope='module')
+def auto(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('auto')
+  return folder, audit.run(config(**AUTO), folder)
+
+
+def test_auto_ranks_what_applies_and_shows_the_winner(auto):
+  folder, result = auto
+  assert {file.name for file in folder.iterdir()} >= FILES
+  tried = {each['name']: each for each in result['attempts']}
+  assert set(tried) == {'feature_matching', 'ig', 'transformer'}
+  assert tried['transformer']['why_not']  # C3D has no tokens
+  ran = [each for each in result['attempts'] if not each['why_not']]
+  best = min(ran, key=lambda each: each['gradient_residual'])
+  assert result['attack'] == best['name']
+  assert result['gradient_residual'] == pytest.approx(best['gradient_residual'])
+  assert result['verdict'] in ('recovered', 'partly') or (
+      'nothing found' in result['verdict'])
+  own = folder / 'checkpoints' / result['attack']
+  assert (folder / 'metrics.jsonl').read_text() == (
+      own / 'metrics.jsonl').read_text()
+  with np.load(folder / 'recovered.npz') as saved, np.load(
+      own / 'outcome.npz') as kept:
+    np.testing.assert_array_equal(saved['clips'], kept['clips'][:, 0])
+
+
+def test_auto_goes_on_with_the_attack_that_was_cut_short(
+    auto, tmp_path, monkeypatch):
+  ran, run = [], InvertingGradients.run
+
+  def cut(self, problem, effort):
+    ran.append(self.name)
+    if len(ran) == 1:
+      raise KeyboardInterrupt
+    return run(self, problem, effort)
+  monkeypatch.setattr(InvertingGradients, 'run', cut)
+  with pytest.raises(KeyboardInterrupt):
+    audit.run(config(**AUTO), tmp_path)
+  assert not (tmp_path / 'result.json').exists()
+  monkeypatch.setattr(FeatureMatching, 'run', None)  # it is done
+  result = audit.run(config(**AUTO), tmp_path)
+  assert ran == ['ig', 'ig']
+  assert [each['gradient_residual'] for each in result['attempts']] == [
+      each['gradient_residual'] for each in auto[1]['attempts']]
+
+
+def test_nothing_is_printed_unless_it_is_asked_for(tmp_path, capfd):
+  audit.run(config(attack__num_steps=2, data__original_size=64,
+                   superres__name='clip', superres__num_references=1), tmp_path)
+  out, err = capfd.readouterr()
+  assert out == '' and err == ''
+
+
+def test_say_and_progress_hear_of_the_run(tmp_path):
+  said, stages = [], []
+  audit.run(config(), tmp_path, say=said.append,
+            progress=lambda stage, done, total, **_: stages.append(
+                (stage, done, total)))
+  assert any('gradient' in text or 'update' in text for text in said)
+  assert [each for each in stages if each[1]] == [
+      ('attack', 2, 4), ('attack', 4, 4)]
+
+
+def test_the_truth_orders_nothing_before_super_resolution(
+    tmp_path, monkeypatch):
+  """The attack finds the clips of one update in reverse."""
+  asked = config(
+      data__num_clips=2, data__original_size=64, federated__message='batch',
+      superres__name='clip', superres__num_references=1)
+  sample = leaking.load_data(audit.Audit.from_dict(asked))
+  found = np.clip(sample.batch.clips[None, ::-1] + 0.01, 0, 1)
+  labels = np.asarray(sample.batch.labels)[None, ::-1]
+  given = []
+
+  def solve(problems, *_):
+    return [Outcome(Recovery(found, labels, np.zeros(1),
+                             gradient_residual=np.zeros(1)), Cost(), {})
+            for _ in problems]
+
+  def enhance(clips, references, **_):
+    given.append((clips, references))
+    return np.repeat(np.repeat(clips, 4, 2), 4, 3) * 0.5
+
+  monkeypatch.setattr(audit.attacks, 'solve', solve)
+  monkeypatch.setattr(audit.enlarging.superres, 'enhance', enhance)
+  audit.run(asked, tmp_path / 'seen')
+  audit.run(asked, tmp_path / 'blind', leak_path=tmp_path / 'seen')
+  for clips, references in given:  # alike, whether the truth is at hand or not
+    np.testing.assert_array_equal(clips, found[0])
+    np.testing.assert_array_equal(references, sample.references)
+  with np.load(tmp_path / 'seen' / 'recovered.npz') as saved:
+    for name in ('clips', 'enhanced'):
+      assert saved[name].shape[0] == 2
+    np.testing.assert_array_equal(saved['clips'], found[0, ::-1])
+    np.testing.assert_array_equal(saved['enhanced'][:, :, ::4, ::4],
+                                  saved['clips'] * np.float32(0.5))
+    np.testing.assert_array_equal(saved['labels'], sample.batch.labels)
+  with np.load(tmp_path / 'blind' / 'recovered.npz') as saved:
+    np.testing.assert_array_equal(saved['clips'], found[0])
+
+
 @pytest.mark.parametrize('references', [0, 2])
 def test_recoveries_are_enlarged_and_scored(references, tmp_path):
   result = audit.run(config(
@@ -162,7 +273,7 @@ def test_recoveries_are_enlarged_and_scored(references, tmp_path):
   for key in ('psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic',
               'flicker_enhanced', 'flicker_bicubic'):
     assert np.isfinite(result[key])
-  assert storage.load(tmp_path)[1]['reference_frames'] == references
+  assert storage.load(tmp_path).public.num_reference_frames == references
 
 
 def test_true_frames_alone_are_enlarged(tmp_path):
@@ -177,7 +288,10 @@ def test_true_frames_alone_are_enlarged(tmp_path):
     ({'victim__name': 'alexnet'}, 'Unknown victim .*c3d'),
     ({'victim__preset': 'huge'}, 'preset .*tiny'),
     ({'victim__activation': 'swish'}, 'activation .*leaky_relu'),
-    ({'attack__name': 'magic'}, 'Unknown attack .*dlg, features, idlg, ig'),
+    ({'attack__name': 'magic'}, 'attack.name .*frozen_features.*ig, dlg, idlg'),
+    ({'attack__name': 'anchored'}, 'now called feature_matching'),
+    ({'attack__auto__only': ('feature_maching',)}, "mean 'feature_matching'"),
+    ({'attack__ig__learning_rate': float('nan')}, 'learning_rate is nan'),
     ({'attack__ig__optimizer': 'sgd'}, 'optimizer .*adam'),
     ({'attack__ig__schedule': 'warp'}, 'schedule .*cosine'),
     ({'attack__ig__distance__cosine': 0.0,

@@ -8,11 +8,13 @@ from tests.experiments.test_audit import config
 from vidleak_jax import victims
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.experiments import audit
+from vidleak_jax.experiments.leaking import Audit
 from vidleak_jax.leaks import storage
 from vidleak_jax.recipes import frozen_features
 
 FROZEN = {'victim__name': 'frozen', 'federated__message': 'auto',
-          'attack__name': 'features', 'attack__features__num_scenes': 20}
+          'attack__name': 'frozen_features',
+          'attack__frozen_features__num_scenes': 20}
 
 
 @pytest.fixture(scope='module')
@@ -29,10 +31,10 @@ def test_features_are_exact_and_floors_stand_beside_the_score(run):
   assert result['label_accuracy'] == 1.0
   assert result['psnr_reference'] > 0
   assert [row['layer'] for row in result['closed_form']] == ['dense0']
-  leak, knowledge = storage.load(folder)
-  assert knowledge['reference_frames'] == 2
-  assert knowledge['federated']['message'] == 'frame'
-  assert leak.references.shape == (1, 2, 16, 16, 3)
+  leak = storage.load(folder)
+  assert leak.public.num_reference_frames == 2
+  assert leak.public.federated.message == 'frame'
+  assert leak.references.shape == (1, 2, 32, 32, 3)  # data.original_size
 
 
 def test_from_the_leak_alone(run, tmp_path):
@@ -46,19 +48,16 @@ def test_from_the_leak_alone(run, tmp_path):
 
 def test_a_matrix_head_shares_a_gradient_a_clip(tmp_path):
   result = audit.run(config(**FROZEN, victim__head='matrix'), tmp_path)
-  assert storage.load(tmp_path)[1]['federated']['message'] == 'clip'
+  assert storage.load(tmp_path).public.federated.message == 'clip'
   assert result['feature_relative_error'] < 1e-5
   assert 'psnr_reference' not in result
 
 
 def test_the_default_extractor_is_the_trained_one_that_is_shipped():
-  own = frozen_features.get_config().to_dict()['victim']
-  own = {k: v for k, v in own.items() if k not in ('dropout_active',
-                                                   'checkpoint')}
+  own = Audit.from_dict(frozen_features.get_config().to_dict()).victim
   shape = (1, 32, 32, 3)
-  shipped = victims.build(**victims.resolve(**own), clip_shape=shape)
-  drawn = victims.build(**victims.resolve(**own | {'weights_file': ''}),
-                        clip_shape=shape)
+  shipped = victims.from_spec(own, shape)
+  drawn = victims.from_spec(own.replace(weights_file=''), shape)
   assert 'photo_motion.safetensors' in shipped.known
   assert 'drawn from seed 0' in drawn.known
   clips = jax.random.uniform(jax.random.key(0), (1, *shape))

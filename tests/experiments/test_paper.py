@@ -8,6 +8,7 @@ import pytest
 
 from vidleak_jax import data
 from vidleak_jax.experiments import paper
+from vidleak_jax.experiments.leaking import Audit
 from vidleak_jax.experiments.paper import faults
 from vidleak_jax.models import heads
 from vidleak_jax.types import UserError
@@ -23,16 +24,16 @@ def sample():
 
 def _asked(**overrides):
   module = importlib.import_module('vidleak_jax.recipes.paper.lenet_ours')
-  asked = module.get_config().to_dict()
-  asked['data'] |= {'name': 'photo_motion', 'split': 'test', **overrides}
-  return asked
+  asked = Audit.from_dict(module.get_config().to_dict())
+  return asked.replace(data=asked.data.replace(
+      name='photo_motion', split='test', **overrides))
 
 
 def test_rows_differ_in_the_attack_and_the_enlargement_alone():
   asked = _asked()
   for row in paper.ROWS + paper.ENLARGED + paper.FROZEN:
-    config = paper._config(row.config, asked)
-    assert {k for k in config if config[k] != asked[k]} <= {
+    own = paper._audit(row.config, asked).to_dict()
+    assert {k for k, v in asked.to_dict().items() if own[k] != v} <= {
         'attack', 'superres'} | (
             {'victim', 'federated'} if row in paper.FROZEN else set()), row
 
@@ -41,9 +42,9 @@ def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
   """The attack itself is replaced by the truth and one grey level of error."""
   asked = _asked(num_frames=2, original_size=64)
 
-  def run(config, folder, say):
-    del say
-    truth = paper._sample(config, config['data'])
+  def run(asked, folder, progress):
+    del progress
+    truth = paper.load_data(asked)
     folder.mkdir()
     np.savez(folder / 'recovered.npz',
              clips=np.clip(truth.batch.clips + 1 / 255, 0, 1),
@@ -105,7 +106,7 @@ def test_the_objective_is_random_and_the_feature_exact(sample, monkeypatch):
     module = heads.HEADS[head].make(100, 'relu', 'matmul')
     features = np.random.default_rng(0).uniform(
         0.1, 1, (1, 1, 64)).astype(np.float32)
-    return base.from_module(module, (1, 64), 100, dropout=True), features
+    return base.from_module(module, (1, 64), 100), features
 
   monkeypatch.setattr(faults, '_frozen', frozen)
   sentence = faults.dropout(sample)

@@ -10,6 +10,7 @@ import pytest
 
 from vidleak_jax import victims
 from vidleak_jax.experiments import audit, augment, training
+from vidleak_jax.experiments.training_spec import TrainingSpec
 from vidleak_jax.leaks import storage
 from vidleak_jax.models import weights
 from vidleak_jax.types import Batch, UserError
@@ -25,7 +26,7 @@ def _config(name='train_c3d', **overrides):
   with config.unlocked():
     config.update_from_flattened_dict(
         {k.replace('__', '.'): v for k, v in (tiny | overrides).items()})
-  return config.to_dict()
+  return TrainingSpec.from_dict(config.to_dict())
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -127,8 +128,8 @@ def test_the_attack_takes_the_trained_weights(run, tmp_path):
   checkpoint = str(run[0] / 'params.safetensors')
   audit.run(attack_config(victim__checkpoint=checkpoint,
                              victim__num_classes=10), tmp_path)
-  leak, knowledge = storage.load(tmp_path / 'leak.safetensors')
-  assert knowledge['weights'] == checkpoint
+  leak = storage.load(tmp_path / 'leak.safetensors')
+  assert leak.public.weights == checkpoint
   np.testing.assert_array_equal(leak.params['head']['kernel'],
                                 _saved(run[0])['head/kernel'])
 
@@ -148,7 +149,12 @@ def test_weights_that_do_not_fit_are_told(overrides, message, run, tmp_path):
 @pytest.mark.parametrize('overrides, message', [
     ({'batch_size': 3, 'backend__num_devices': 2}, 'does not divide'),
     ({'num_steps': 0}, 'num_steps is 0'),
-    ({'snapshots': (2.0,)}, 'between 0 and 1'),
+    ({'snapshots': (2.0,)}, 'snapshots is .*from 0 up to 1'),
+    ({'learning_rate': float('inf')}, 'learning_rate is inf'),
+    ({'learning_rate': -1.0}, 'learning_rate is -1.0.*above 0'),
+    ({'warmup_steps': 6}, 'below num_steps, 6'),
+    ({'data__image_siz': 8}, "Did you mean 'image_size'"),
+    ({'augment__mirror': (3,)}, 'takes pairs of the classes'),
     ({'optimizer': 'lion'}, 'optimizer .*adamw'),
     ({'augment__mirror': (('left', 'right'),)}, 'pan_left'),
 ])

@@ -1,6 +1,5 @@
 """Training: goes down, resumes bit by bit, agrees over devices."""
 
-import copy
 import json
 
 import jax
@@ -11,6 +10,7 @@ import pytest
 
 from vidleak_jax.runtime import parallel
 from vidleak_jax.superres import losses, network, perceptual, step, train
+from vidleak_jax.superres.spec import TrainingSpec
 from vidleak_jax.types import UserError
 
 TINY = {
@@ -21,7 +21,7 @@ TINY = {
     'batch_size': 4, 'chunk_steps': 2, 'validate_steps': 2, 'ema': 0.5,
     'stage1': {'num_steps': 4, 'learning_rate': 1e-2,
                'objective': {'l1': 1.0}},
-    'stage2': {'num_steps': 0},
+    'stage2': {'num_steps': 0, 'objective': {'l1': 1.0, 'gan': 0.0}},
     'interpolation': 0.5,
     'perceptual': {'network': 'none', 'weights_file': None},
 }
@@ -31,7 +31,7 @@ def _run(config, folder):
   small = np.full((1, 3, 8, 8, 3), 0.5, np.float32)
   large = np.full((1, 3, 16, 16, 3), 0.5, np.float32)
   score = lambda a, b, c: {'psnr_enhanced': float(np.mean((a - c) ** 2))}  # noqa: E731
-  train.run(config, small, large, score, folder)
+  train.run(TrainingSpec.from_dict(config), small, large, score, folder)
   return network.load(folder / 'stage1.safetensors')[1]
 
 
@@ -95,8 +95,8 @@ def test_training_starts_from_the_very_network_only(tmp_path):
 def _fit(num_steps, objective, rival=None):
   """Steps of a tiny network on a fixed pool; the terms of each."""
   net = network.build(**TINY['network'])
-  config = copy.deepcopy(TINY)
-  pool, devices = train.make_pool(net, config), jax.local_devices()[:2]
+  pool = train.make_pool(net, TrainingSpec.from_dict(TINY))
+  devices = jax.local_devices()[:2]
   params = net.init(jax.random.key(0))
   optimizer, terms = optax.adam(1e-2), []
   init, apply = rival or (lambda: (), None)
@@ -178,6 +178,22 @@ def test_a_perceptual_loss_is_absent_by_choice_only(tmp_path):
                                'objective': {'l1': 1.0, 'perceptual': 0.1}}}
   with pytest.raises(UserError, match='perceptual is not 0'):
     _run(config, tmp_path)
+
+
+@pytest.mark.parametrize('change, said', [
+    ({'seed': -1}, 'seed is -1'), ({'ema': 1.0}, 'ema is 1.0.*below 1'),
+    ({'stage1': {'learning_rate': float('nan')}}, 'learning_rate is nan'),
+    ({'stage1': {'objective': {'gan': 1.0}}}, 'stage 1 has no discriminator'),
+    ({'stage1': {'num_steps': 0}}, 'both 0'),
+    ({'stage2': {'discriminator': 'vgg11'}}, "Did you mean 'vgg'"),
+    ({'pool': {'sise': 16}}, "Did you mean 'size'"),
+    ({'network': {'name': 'rrdb', 'width': 4}}, "no field 'frames'"),
+    ({'network': TINY['network'] | {'scale': 4}}, 'enlarges by 4'),
+])
+def test_bad_training_is_told(change, said, tmp_path):
+  with pytest.raises(UserError, match=said):
+    _run(TINY | change, tmp_path)
+  assert not (tmp_path / 'result.json').exists()
 
 
 @pytest.mark.parametrize('name', ['clip', 'rrdb', 'compact'])

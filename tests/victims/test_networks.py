@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tests.helpers import CLIPS
+from vidleak_jax.models import weights
 from vidleak_jax.models.heads import HEADS
 from vidleak_jax.models.layers import INPUTS, max_pool
 from vidleak_jax.models.norms import Norm
 from vidleak_jax.models.recurrent import Recurrent
 from vidleak_jax.models.resnet import ResNet, Style
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import base, build, weights
+from vidleak_jax.victims import base, build
 from vidleak_jax.victims.frozen import EXTRACTORS, NAMES
 
 SHAPE = 4, 16, 16, 3

@@ -9,9 +9,9 @@ import pytest
 
 from tests.helpers import REFERENCES
 from vidleak_jax import victims
-from vidleak_jax.models import resnet
+from vidleak_jax.models import resnet, weights
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import base, weights
+from vidleak_jax.victims import base
 from vidleak_jax.victims.frozen import EXTRACTORS
 from vidleak_jax.victims.frozen import NAMES as RESNET_NAMES
 
@@ -65,7 +65,7 @@ def test_outputs_and_gradients_equal_the_reference(case):
   arrays, *_ = _read(case)
   name, options = CASES[case]
   victim = _build(name, arrays['clips'].shape[1:], **options)
-  _check(case, victim, victims.NAME_MAPS[name])
+  _check(case, victim, victims.NETWORKS[name].names)
 
 
 def test_the_factorised_encoder_equals_torch_layers():
@@ -107,7 +107,7 @@ def test_what_is_not_loaded_is_reported():
   before = victim.init(jax.random.key(0))
   tensors = {k: v for k, v in tensors.items() if 'layernorm' not in k}
   tensors['decoder.weight'] = np.zeros((2, 2), np.float32)
-  after, report = weights.fill(before, tensors, victims.NAME_MAPS['vivit'],
+  after, report = weights.fill(before, tensors, victims.NETWORKS['vivit'].names,
                                skip=('head',))
   assert 'encoder/norm/scale' in report.missing
   assert set(report.unused) == {
@@ -121,7 +121,7 @@ def test_a_shape_that_does_not_fit_says_so():
   _, tensors, _ = _read('vivit')
   victim = victims.build('vivit', (4, 16, 16, 3), 7, preset='tiny')
   with pytest.raises(UserError, match=r"classifier.*\(16, 5\).*\(16, 7\)"):
-    weights.fill(_shapes(victim), tensors, victims.NAME_MAPS['vivit'])
+    weights.fill(_shapes(victim), tensors, victims.NETWORKS['vivit'].names)
 
 
 def test_a_foreign_file_is_refused():

@@ -6,23 +6,30 @@ do better.
 """
 
 import dataclasses
+import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
+import jax
 import numpy as np
 
 from vidleak_jax import files
+from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
-from vidleak_jax.attacks.residual import gradient_residual
+from vidleak_jax.attacks.residual import gradient_residual, noise_floor
+from vidleak_jax.errors import nearest
 from vidleak_jax.options import option
-from vidleak_jax.types import Leak, Recovery, UserError, Victim
+from vidleak_jax.types import Leak, Recovery, Row, UserError, Victim
 
 ATTEMPTS = 'checkpoints'  # a folder an attack in here, with all it writes
 RECOVERED = 'recovered'
 PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
+_UNTOLD = 0.3  # of the defence's own residual: what is smaller is not told
+_POLISH_INNER = 100  # conjugate gradients in each step of the polish
 # `auto` does not try these: others do the same or more.
 _LEFT_OUT = ('auto', 'closed_form', 'dlg', 'idlg')
 
@@ -52,7 +59,21 @@ class Auto(Attack):
   doubtful: float = option(
       0.6, 'share of the residual of a grey clip above which an answer counts '
       'as nothing', low=0, high=1)
+  polish_steps: int = option(
+      3, 'of Gauss-Newton in float64 from the best answer, where it is not '
+      'certified and no defence was applied', low=0, high=1000)
   only: tuple[str, ...] = option((), 'attacks to try; (): all that apply')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.only:
+      from vidleak_jax.attacks.registry import ATTACKS
+      others = [name for name in ATTACKS if name != self.name]
+      for name in self.only:
+        if name not in others:
+          raise UserError(
+              f'auto.only names {name!r}.{nearest(name, others)} It can name '
+              f'{", ".join(others)}.')
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""
@@ -91,9 +112,12 @@ class Auto(Attack):
                else 'an answer was certified before')
         attempts.append(Attempt(attack.name, None, 0.0, f'not tried: {why}'))
         continue
+      began = time.perf_counter()
       outcome = _attempt(attack, problem, effort)
       if isinstance(outcome, UserError):
-        attempts.append(Attempt(attack.name, None, 0.0,
+        seconds = time.perf_counter() - began
+        spent += seconds
+        attempts.append(Attempt(attack.name, None, seconds,
                                 f'failed: {outcome}'))
         continue
       residual = _residual(outcome)
@@ -109,21 +133,52 @@ class Auto(Attack):
       raise UserError(
           'No attack gave an answer: '
           f'{"; ".join(f"{a.name}: {a.why_not}" for a in attempts)}.')
+    if (self.polish_steps and _residual(best) > self.certified
+        and spent < self.budget_seconds / 2 and _is_plain(problem.leak)):
+      best, seconds = self._polished(problem, best)
+      spent += seconds
     grey = float(gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels).mean())
+    floor = noise_floor(problem.leak)
     rows = [attempt._asdict() for attempt in attempts]
     return best._replace(
         cost=best.cost._replace(seconds_attack=spent),
         findings=best.findings | {
-            'verdict': self.verdict(_residual(best), grey),
-            'gradient_residual_grey': grey, 'attempts': rows})
+            'verdict': self.verdict(_residual(best), grey, floor),
+            'gradient_residual_grey': grey, 'gradient_residual_floor': floor,
+            'attempts': rows})
 
-  def verdict(self, residual: float, grey: float) -> str:
-    """Returns what a residual says, beside that of a grey clip."""
-    if residual <= self.certified:
+  def _polished(self, problem: Problem, best: Outcome) -> tuple[Outcome, float]:
+    """The better one of the best answer and its polish; seconds it took."""
+    problem.session.tell('polish', 0, 1)
+    began = time.perf_counter()
+    tried = polished(problem, best, self.polish_steps, _POLISH_INNER)
+    recovery = tried.recovery
+    residual = gradient_residual(problem.victim, problem.leak, recovery.clips,
+                                 recovery.labels)
+    problem.session.tell('polish', 1, 1, gradient_residual=residual.mean())
+    seconds = time.perf_counter() - began
+    if not residual.mean() < _residual(best):
+      return best, seconds
+    return tried._replace(
+        recovery=recovery._replace(gradient_residual=residual)), seconds
+
+  def verdict(self, residual: float, grey: float, floor: float = 0.0) -> str:
+    """Returns what a residual says.
+
+    Args:
+      residual: of the answer.
+      grey: of a grey clip with the same labels.
+      floor: of the truth, by the errors that the defence made.
+    """
+    missed = max(residual ** 2 - floor ** 2, 0.0) ** 0.5
+    room = max(grey ** 2 - floor ** 2, 0.0) ** 0.5
+    if room < _UNTOLD * floor:  # the defence's errors hide even a grey clip's
+      return NOTHING
+    if missed <= max(self.certified, _UNTOLD * floor):
       return RECOVERED
-    return PARTLY if residual < self.doubtful * grey else NOTHING
+    return PARTLY if missed < self.doubtful * room else NOTHING
 
   def _candidates(self) -> list[Attack]:
     from vidleak_jax.attacks.registry import ATTACKS
@@ -145,6 +200,13 @@ class AutoWith(Auto):
     return self._ordered(self.attacks)
 
 
+def _is_plain(leak: Leak) -> bool:
+  """Whether the update is one gradient that nothing has touched."""
+  defense = leak.public.defense
+  return (leak.public.federated.algorithm == 'fedsgd'
+          and defense is not None and defense.is_off)
+
+
 def _residual(outcome: Outcome) -> float:
   return float(np.mean(outcome.recovery.gradient_residual))
 
@@ -155,7 +217,7 @@ def _attempt(attack: Attack, problem: Problem, effort: Effort
   session = problem.session.inside(f'{ATTEMPTS}/{attack.name}')
   if session.folder:
     session.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = _load(session.folder)
+    kept = _load(session.folder, _identity(attack, effort, problem))
     if kept:
       return kept
   try:
@@ -163,25 +225,42 @@ def _attempt(attack: Attack, problem: Problem, effort: Effort
   except UserError as error:
     return error
   recovery = outcome.recovery
-  outcome = outcome._replace(recovery=recovery._replace(
-      gradient_residual=gradient_residual(
-          problem.victim, problem.leak, recovery.clips, recovery.labels)))
+  residual = gradient_residual(
+      problem.victim, problem.leak, recovery.clips, recovery.labels)
+  if not np.isfinite(residual).all():
+    return UserError('the gradient of its answer is not finite')
+  outcome = outcome._replace(
+      recovery=recovery._replace(gradient_residual=residual))
   if session.folder:
-    _save(session.folder, outcome)
+    _save(session.folder, outcome, _identity(attack, effort, problem))
   return outcome
 
 
-def _save(folder: Path, outcome: Outcome) -> None:
+def _identity(attack: Attack, effort: Effort, problem: Problem) -> str:
+  """What an answer belongs to: attack, effort, seed and update."""
+  seen = hashlib.sha256(repr((attack, effort)).encode())
+  seen.update(np.asarray(jax.random.key_data(problem.key)).tobytes())
+  for leaf in jax.tree.leaves(problem.leak.update):
+    seen.update(np.asarray(leaf).tobytes())
+  return seen.hexdigest()
+
+
+def _save(folder: Path, outcome: Outcome, identity: str) -> None:
   files.write_arrays(folder / 'outcome.npz', **outcome.recovery._asdict())
   files.write_json(folder / 'outcome.json', {
-      'cost': outcome.cost._asdict(), 'findings': outcome.findings})
+      'identity': identity, 'cost': outcome.cost._asdict(),
+      'findings': outcome.findings})
 
 
-def _load(folder: Path) -> Outcome | None:
+def _load(folder: Path, identity: str) -> Outcome | None:
+  """The answer in a folder; refuses one of another leak or attack."""
   facts = folder / 'outcome.json'  # written last
   if not facts.exists():
     return None
-  content: dict[str, Any] = json.loads(facts.read_text())
+  content: Row = json.loads(facts.read_text())
+  if content['identity'] != identity:
+    raise UserError(f'{folder} holds the answer to another leak, seed or '
+                    'attack. Choose another folder, or remove it.')
   with np.load(folder / 'outcome.npz', allow_pickle=False) as saved:
     recovery = Recovery(**{name: saved[name] for name in saved.files})
   return Outcome(recovery, Cost(**content['cost']), content['findings'])

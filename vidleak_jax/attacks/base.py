@@ -5,11 +5,11 @@ An attack is a frozen value: its options, checked when it is made. It sees a
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from vidleak_jax.options import Options, option
 from vidleak_jax.runtime.session import Session
-from vidleak_jax.types import Leak, PRNGKey, Recovery, UserError, Victim
+from vidleak_jax.types import Leak, PRNGKey, Recovery, Row, UserError, Victim
 
 
 class Problem(NamedTuple):
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
   recovery: Recovery
   cost: Cost
   # more for result.json: ranks, residuals, notes, what was tried
-  findings: dict[str, Any]
+  findings: Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Every attack, a line each; nothing else lists them."""
 
 from vidleak_jax.attacks.analytic.closed_form import ClosedForm
+from vidleak_jax.attacks.analytic.peeling.attack import Peeling
 from vidleak_jax.attacks.analytic.rgap import RGap
 from vidleak_jax.attacks.analytic.subspace import Subspace
 from vidleak_jax.attacks.analytic.transformer import TransformerEmbedding
@@ -23,6 +24,7 @@ ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (
     ClosedForm,
     FeatureMatching,
     Subspace,
+    Peeling,
     DefenseAware,
     InvertingGradients,
     DeepLeakage,

@@ -23,8 +23,11 @@ def solve(
     folder: gets the checkpoints where the attack iterates.
 
   Raises:
-    UserError: where the attack does not apply to such a leak.
+    UserError: where the attack does not apply to such a leak, or its labels
+      are no classes of the victim.
   """
+  for problem in problems:
+    _check_labels(problem)
   if isinstance(attacks[0], Iterative):
     outcomes = iterative.solve(problems, attacks, effort, folder)
   else:
@@ -32,6 +35,14 @@ def solve(
                 for problem, attack in zip(problems, attacks, strict=True)]
   return [one if isinstance(one, UserError) else _measured(problem, one)
           for problem, one in zip(problems, outcomes, strict=True)]
+
+
+def _check_labels(problem: Problem) -> None:
+  """A leak that names no victim cannot tell by itself."""
+  labels, count = problem.leak.labels, problem.victim.num_classes
+  if labels is not None and labels.max() >= count:
+    raise UserError(f'labels of the leak reach {labels.max()}; the victim has '
+                    f'classes 0 to {count - 1}.')
 
 
 def _measured(problem: Problem, outcome: Outcome) -> Outcome:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from vidleak_jax import options
 from vidleak_jax.attacks.auto import AutoWith
@@ -10,6 +11,7 @@ from vidleak_jax.attacks.base import Attack, Effort
 from vidleak_jax.attacks.registry import ATTACKS
 from vidleak_jax.options import option
 from vidleak_jax.specs import DefenseSpec
+from vidleak_jax.types import Row, UserError
 
 # What attacks were called before; told to those who ask for them.
 _FORMER = {'anchored': 'feature_matching', 'features': 'frozen_features',
@@ -28,10 +30,15 @@ class _Choice(Effort):
       low=0)
 
   def __post_init__(self):
-    if self.name in _FORMER:
-      raise options.UserError(
-          f'attack.name={self.name} is now called {_FORMER[self.name]}.')
+    _refuse_former([self.name])
     super().__post_init__()
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any], prefix: str = '') -> Self:
+    """See `Options.from_dict`."""
+    if isinstance(values, Mapping):
+      _refuse_former([values.get('name'), *values])
+    return super().from_dict(values, prefix)
 
   def effort(self) -> Effort:
     """Returns the restarts and steps."""
@@ -47,16 +54,26 @@ class _Choice(Effort):
         getattr(self, name) for name in ATTACKS))
 
 
+def _refuse_former(names: Iterable[object]) -> None:
+  for name in names:
+    if name in _FORMER:
+      raise UserError(f'The attack {name} is now called {_FORMER[name]}, as '
+                      'attack.name and for its group of options.')
+
+
 # One group of options an attack.
-AttackSpec = dataclasses.make_dataclass(
-    'AttackSpec',
-    [(name, attack, option(attack(), (attack.__doc__ or '').split('\n')[0]))
-     for name, attack in ATTACKS.items()],
-    bases=(_Choice,), frozen=True, namespace={'__doc__': _Choice.__doc__})
-AttackSpec.__module__ = __name__
+if TYPE_CHECKING:
+  AttackSpec = _Choice
+else:
+  AttackSpec = dataclasses.make_dataclass(
+      'AttackSpec',
+      [(name, attack, option(attack(), (attack.__doc__ or '').split('\n')[0]))
+       for name, attack in ATTACKS.items()],
+      bases=(_Choice,), frozen=True, namespace={'__doc__': _Choice.__doc__})
+  AttackSpec.__module__ = __name__
 
 
-def shape_of(spec: Any, defense: DefenseSpec) -> dict[str, Any]:
+def shape_of(spec: Any, defense: DefenseSpec) -> Row:
   """Returns what of these options makes a program, and not its arguments.
 
   Args:

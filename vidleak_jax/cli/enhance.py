@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from vidleak_jax.experiments import enhancement
+from vidleak_jax.runtime.progress import Terminal
 
 
 def define_flags() -> None:
@@ -24,24 +25,29 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'weights', None, 'ESRGAN, Real-ESRGAN or own weights, or `perceptual`: '
       'sharper, further from the original. Default: the shipped ones.')
-  flags.DEFINE_integer('scale', 4, 'How many times the weights enlarge.')
-  flags.DEFINE_float(
-      'noise', 0.0, "Standard deviation of the input's errors; 0: true frames.")
   flags.DEFINE_integer(
-      'adapt_steps', 300, 'Training steps on the references; 0: none.')
-  flags.DEFINE_integer('tile', 128, 'Side of a tile, in small pixels.')
-  flags.DEFINE_integer('batch_size', 4, 'Tiles that a device computes at once.')
-  flags.DEFINE_integer('num_devices', 0, 'Devices to use; 0: all.')
+      'scale', 4, 'How many times the weights enlarge.', 1)
+  flags.DEFINE_float(
+      'noise', 0.0, "Standard deviation of the input's errors; 0: true frames.",
+      0, 1)
+  flags.DEFINE_integer(
+      'adapt_steps', 300, 'Training steps on the references; 0: none.', 0)
+  flags.DEFINE_integer('tile', 128, 'Side of a tile, in small pixels.', 8)
+  flags.DEFINE_integer(
+      'batch_size', 4, 'Tiles that a device computes at once.', 1)
+  flags.DEFINE_integer('num_devices', 0, 'Devices to use; 0: all.', 0)
 
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
   asked = flags.FLAGS
-  shape = enhancement.run(
-      Path(asked.input), Path(asked.output),
-      [*map(Path, asked.references)], weights=asked.weights,
-      scale=asked.scale, noise=asked.noise,
-      adapt_steps=asked.adapt_steps, tile=asked.tile,
-      batch_size=asked.batch_size, num_devices=asked.num_devices)
+  with Terminal() as lines:
+    shape = enhancement.run(
+        Path(asked.input), Path(asked.output),
+        [*map(Path, asked.references)], weights=asked.weights,
+        scale=asked.scale, noise=asked.noise,
+        adapt_steps=asked.adapt_steps, tile=asked.tile,
+        batch_size=asked.batch_size, num_devices=asked.num_devices,
+        progress=lines)
   print(f'{asked.output}: {shape[0]} clips of {shape[1]} frames, '
         f'{shape[2]}x{shape[3]}')

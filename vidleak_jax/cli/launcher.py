@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,23 +174,31 @@ def _is_fault_of(file, error) -> bool:
 
   An override is applied by `config_flags` alone: nothing of the file runs.
   """
-  return isinstance(error, SyntaxError) or file in _files_of(error)
+  return bool(_syntax_errors(error)) or file in _files_of(error)
+
+
+def _syntax_errors(error) -> list[SyntaxError]:
+  return [each for each in _chain(error) if isinstance(each, SyntaxError)]
 
 
 def _files_of(error) -> list[Path]:
   """The files of an error's traceback, and of those that it followed from."""
-  found = []
+  return [Path(frame.filename).resolve() for each in _chain(error)
+          for frame in traceback.extract_tb(each.__traceback__)]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+  """Yields an error, and those that it followed from."""
   while error is not None:
-    found += [Path(frame.filename).resolve()
-              for frame in traceback.extract_tb(error.__traceback__)]
+    yield error
     error = error.__cause__ or error.__context__
-  return found
 
 
 def _told_by(file, error) -> str:
   """The traceback from the config file on."""
   if file not in _files_of(error):  # it does not even compile
-    return ''.join(traceback.format_exception_only(error)).rstrip()
+    return ''.join(traceback.format_exception_only(
+        _syntax_errors(error)[0])).rstrip()
   while error.__context__ is not None and file in _files_of(error.__context__):
     error = error.__context__  # config_flags wraps some in its own
   frames = traceback.extract_tb(error.__traceback__)

@@ -45,15 +45,19 @@ def _victims() -> dict[str, str]:
 
 
 def _defenses() -> dict[str, str]:
+  """The fields of a config's `defense`, then what Python offers besides."""
   from vidleak_jax.clients.defenses import DEFENSES
-  return {name: f'leaves {defense.leaves}'
-          for name, defense in DEFENSES.items()}
+  from vidleak_jax.specs import DefenseSpec
+  fields = {field.name: field.metadata['help']
+            for field in dataclasses.fields(DefenseSpec)}
+  return fields | {f'vl.defenses.{name}': f'leaves {defense.leaves}'
+                   for name, defense in DEFENSES.items()}
 
 
 def _fields(options=None, prefix='') -> dict[str, str]:
   """Every field of a config: its meaning and its default."""
   from vidleak_jax.experiments.leaking import Audit
-  rows = {}
+  rows: dict[str, str] = {}
   for field in dataclasses.fields(options or Audit()):
     value = getattr(options or Audit(), field.name)
     name = f'{prefix}{field.name}'

@@ -2,7 +2,7 @@ r"""Every result of the paper beside ours, as one document.
 
   vidleak paper --workdir=runs/paper --config.data.dir=FOLDER_OR_VIDEO
   vidleak paper --workdir=runs/paper --config.data.name=photo_motion \
-      --config.data.split=test --document=docs/paper.md
+      --config.data.split=test --document=docs/lab/paper.md
 
 Of the config only data, seed, backend and victim.weights_file (of the frozen
 ResNet-20; without one, the one that is shipped) count, for every row. More
@@ -17,6 +17,8 @@ from absl import flags
 from vidleak_jax import optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments import paper
+from vidleak_jax.experiments.leaking import Audit
+from vidleak_jax.runtime.progress import Terminal
 
 
 def define_flags() -> None:
@@ -31,5 +33,7 @@ def main() -> None:
   optional.require('video')
   folder = launcher.workdir()
   document = Path(flags.FLAGS.document or folder / 'paper.md')
-  paper.write(launcher.resolved_config(), folder, document)
+  asked = Audit.from_dict(launcher.resolved_config())
+  with Terminal() as lines:
+    paper.write(asked, folder, document, say=print, progress=lines)
   print(document)

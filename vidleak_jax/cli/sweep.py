@@ -17,6 +17,7 @@ from absl import flags
 from vidleak_jax import optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments.sweep import engines, runner
+from vidleak_jax.runtime.progress import Terminal
 
 
 def define_flags() -> None:
@@ -51,10 +52,11 @@ def main() -> None:
               'resources': {'GPU': asked.gpus, 'TPU': asked.tpus}},
       'slurm': {'options': asked.slurm},
   }[asked.engine]
-  summary = runner.run(
-      launcher.resolved_config(), launcher.workdir(),
-      engines.maker(asked.engine, workers=asked.workers, **options),
-      group_size=asked.group_size, retry_failed=asked.retry_failed,
-      sampler=asked.search)
+  with Terminal('trials') as lines:
+    summary = runner.run(
+        launcher.resolved_config(), launcher.workdir(),
+        engines.maker(asked.engine, workers=asked.workers, **options),
+        group_size=asked.group_size, retry_failed=asked.retry_failed,
+        sampler=asked.search, say=print, progress=lines)
   print(summary.text(launcher.workdir()))
   sys.exit(bool(summary.failed))

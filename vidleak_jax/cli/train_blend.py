@@ -13,6 +13,7 @@ from vidleak_jax.attacks.features.decoder import frame_extractor
 from vidleak_jax.cli import launcher
 from vidleak_jax.models import weights
 from vidleak_jax.runtime import workdir
+from vidleak_jax.runtime.progress import Terminal
 
 
 def define_flags() -> None:
@@ -23,16 +24,11 @@ def define_flags() -> None:
 def main() -> None:
   """Runs the program on the flags that were parsed."""
   optional.require('photos')
-  config, folder = launcher.resolved_config(), launcher.workdir()
-  size = config['image_size']
-  options = {k: v for k, v in config.pop('victim').items() if v is not None}
-  training = {k: v for k, v in config.items() if k != 'image_size'}
-  with workdir.claim(folder, launcher.resolved_config(), {}):
+  spec = train.BlendSpec.from_dict(launcher.resolved_config())
+  folder, size = launcher.workdir(), spec.image_size
+  with workdir.claim(folder, spec.to_dict(), {}), Terminal() as lines:
     victim = victims.build('frozen', (1, size, size, 3), 10, lowering='lax',
-                           **options)
-    params = train.run(
-        frame_extractor(victim), size=size, folder=folder,
-        log=lambda step, psnr: print(f'step {step}: {psnr:.2f} dB'),
-        **training)
+                           **spec.victim.to_dict())
+    params = train.run(frame_extractor(victim), spec, folder, progress=lines)
     weights.save(folder / 'blend.safetensors', params)
   print(f'weights: {folder}/blend.safetensors')

@@ -10,7 +10,9 @@ from vidleak_jax import data, optional
 from vidleak_jax.cli import launcher
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.runtime import workdir
+from vidleak_jax.runtime.progress import Terminal
 from vidleak_jax.superres import train
+from vidleak_jax.superres.spec import TrainingSpec
 
 
 def define_flags() -> None:
@@ -21,11 +23,12 @@ def define_flags() -> None:
 def main() -> None:
   """Runs the program on the flags that were parsed."""
   optional.require('photos')
-  config, folder = launcher.resolved_config(), launcher.workdir()
-  with workdir.claim(folder, config, {}):
-    sample = data.load(**config['validation'])
-    scores = train.run(config, sample.batch.clips, sample.originals,
-                       metrics.score_enhanced, folder)
+  spec = TrainingSpec.from_dict(launcher.resolved_config())
+  folder = launcher.workdir()
+  with workdir.claim(folder, spec.to_dict(), {}), Terminal() as lines:
+    sample = data.load(**spec.validation.to_dict())
+    scores = train.run(spec, sample.batch.clips, sample.originals,
+                       metrics.score_enhanced, folder, progress=lines)
   for metric in ('psnr', 'ssim'):
     print(f'{metric}: {scores[f"{metric}_enhanced"]:.3f}, '
           f'bicubic {scores[f"{metric}_bicubic"]:.3f}')

@@ -10,6 +10,8 @@ Started again in the same workdir it goes on where it stopped.
 
 from vidleak_jax.cli import launcher
 from vidleak_jax.experiments import training
+from vidleak_jax.experiments.training_spec import TrainingSpec
+from vidleak_jax.runtime.progress import Terminal
 
 
 def define_flags() -> None:
@@ -19,8 +21,10 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
+  spec = TrainingSpec.from_dict(launcher.resolved_config())
   folder = launcher.workdir()
-  result = training.run(launcher.resolved_config(), folder)
+  with Terminal() as lines:
+    result = training.run(spec, folder, progress=lines)
   print(f'accuracy on test clips: {result["accuracy_test"]:.1%}, on training '
         f'clips {result["accuracy_train"]:.1%}')
   print(f'weights: {folder / "params.safetensors"}')

@@ -4,7 +4,7 @@ A leak is a stack of updates, each about a batch of its own. What one update
 covers is a choice: one frame, one clip, or all clips together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -15,10 +15,16 @@ from vidleak_jax.types import Array, Batch, Params, PRNGKey, pick
 Loss = Callable[..., Array]  # (params, clips, labels, key=None) -> []
 
 
-class Client(Protocol):
+class Client(Hashable, Protocol):
   """Computes one update; a frozen value that can be hashed."""
-  per: str            # a name of `MESSAGES`
-  labels_known: bool  # whether the labels are sent along
+
+  @property
+  def per(self) -> str:
+    """What one update covers: a name of `MESSAGES`."""
+
+  @property
+  def labels_known(self) -> bool:
+    """Whether the labels are sent along."""
 
   def update(self, loss: Loss, params: Params, clips: Array, labels: Array,
              key: PRNGKey | None = None) -> Params:

@@ -151,5 +151,6 @@ def random_per_leaf(fn, key: PRNGKey) -> optax.GradientTransformation:
     key, now = jax.random.split(key)
     leaves, tree = jax.tree.flatten(updates)
     keys = jax.random.split(now, len(leaves))
-    return tree.unflatten([fn(*each) for each in zip(leaves, keys)]), key
+    return jax.tree.unflatten(
+        tree, [fn(*each) for each in zip(leaves, keys)]), key
   return optax.GradientTransformation(init, update)

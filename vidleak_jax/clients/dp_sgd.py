@@ -64,6 +64,6 @@ def dp_sgd_gradient(
   leaves, tree = jax.tree.flatten(total)
   keys = jax.random.split(key, len(leaves))
   std = clip_norm * noise_multiplier
-  return tree.unflatten([
+  return jax.tree.unflatten(tree, [
       (leaf + std * jax.random.normal(k, leaf.shape, leaf.dtype)) / batch_size
       for leaf, k in zip(leaves, keys)])

@@ -115,7 +115,7 @@ def svt_privacy(
     del params
     key, now = jax.random.split(key)
     flat, restore = ravel_pytree(updates)
-    sent = restore(_svt(flat, now, options))
+    sent = restore(jnp.asarray(_svt(flat, now, options)))
     sent = jax.tree.map(
         lambda new, old: new if old.ndim else old, sent, updates)
     return sent, key
@@ -167,9 +167,13 @@ def exclude_vars(
     UserError: the expression cannot be read, or, when an update comes, a
       pattern fits no leaf.
   """
-  names = None if isinstance(patterns, str) else tuple(patterns)
+  names: tuple[str, ...] = ()
+  expression = None
   try:
-    expression = re.compile(patterns) if names is None else None
+    if isinstance(patterns, str):
+      expression = re.compile(patterns)
+    else:
+      names = tuple(patterns)
   except re.error as error:
     raise UserError(f'exclude_vars is {patterns!r}, which is no regular '
                     f'expression: {error}.') from None
@@ -182,12 +186,12 @@ def exclude_vars(
   def update(updates, params):
     del params
     known = leaf_names(updates)
-    unknown = set(names or ()) - set(known)
+    unknown = set(names) - set(known)
     if unknown or (patterns and not any(map(is_out, known))):
       raise UserError(f'exclude_vars {sorted(unknown) or patterns!r} fits no '
                       f'leaf. There are: {", ".join(known)}.')
     leaves, tree = jax.tree.flatten(updates)
-    return tree.unflatten([
+    return jax.tree.unflatten(tree, [
         jnp.zeros_like(leaf) if is_out(name) else leaf
         for name, leaf in zip(known, leaves)])
   return optax.stateless(update)

@@ -73,24 +73,24 @@ def observe(
   >>> leak.num_updates
   2
   """
-  client = client or FedSGD()
+  chosen: Client = client or FedSGD()
   batch = _checked(victim, clips, labels)
-  updates = split(batch, client.per)
-  known = isinstance(defense, DefenseSpec)
+  updates = split(batch, chosen.per)
+  spec = DefenseSpec() if defense is None else defense
   public = PublicInfo(
       clip_shape=updates.clips.shape[2:], batch_size=updates.clips.shape[1],
       num_frames=batch.clips.shape[1], victim=victim.spec,
-      federated=client.to_spec(), frozen=victim.known,
-      defense=defense if known else None if defense else DefenseSpec())
-  if known and defense.noise_std and key is None:
-    raise UserError('The defence adds noise: give `observe` a key for it.')
-  if known or defense is None:
-    update = simulate(victim.loss, client, params, updates,
-                      defense or DefenseSpec(), noise_key=key)
+      federated=chosen.to_spec(), frozen=victim.known,
+      defense=spec if isinstance(spec, DefenseSpec) else None)
+  if isinstance(spec, DefenseSpec):
+    if spec.noise_std and key is None:
+      raise UserError('The defence adds noise: give `observe` a key for it.')
+    update = simulate(victim.loss, chosen, params, updates, spec,
+                      noise_key=key)
   else:
-    update = _send(client, victim.loss, params, updates, defense, None)
+    update = _send(chosen, victim.loss, params, updates, spec, None)
   return Leak(params, update, public,
-              updates.labels if client.labels_known else None)
+              updates.labels if chosen.labels_known else None)
 
 
 def simulate(

@@ -1,6 +1,5 @@
 """Where the truth and a recovery meet, and nowhere else."""
 
-from typing import Any
 
 import numpy as np
 
@@ -8,7 +7,7 @@ from vidleak_jax import data, superres
 from vidleak_jax.clients import join, split
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.models.resize import resized
-from vidleak_jax.types import Leak, Recovery, Victim
+from vidleak_jax.types import Leak, Recovery, Row, Victim
 
 _ENLARGED = (
     'psnr_enhanced', 'ssim_enhanced', 'psnr_bicubic', 'ssim_bicubic',
@@ -47,7 +46,7 @@ def in_order(
 
 def score(
     sample: data.Sample, recovery: Recovery, leak: Leak, victim: Victim,
-) -> dict[str, Any]:
+) -> Row:
   """Returns what an attack recovered, per clip, with the floors beside it.
 
   Args:
@@ -58,7 +57,7 @@ def score(
   """
   truth = split(sample.batch, leak.public.federated.message)
   clips = join(recovery.clips, leak.public.frames_per_clip)
-  more: dict[str, Any] = {}
+  more: Row = {}
   if recovery.features is not None:  # of frames, or of whole clips their mean
     features = victim.features(truth.clips[:, 0])
     if recovery.features.shape[1] < features.shape[1]:
@@ -89,7 +88,7 @@ def _best_copy(references, truth) -> np.ndarray | None:
 def score_enlarged(
     enhanced: np.ndarray | None = None, clips: np.ndarray | None = None,
     originals: np.ndarray | None = None,
-) -> dict[str, Any]:
+) -> Row:
   """Enlarged clips against the originals, bicubic beside them.
 
   Args:

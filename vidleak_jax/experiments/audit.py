@@ -12,16 +12,17 @@ import resource
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from vidleak_jax import attacks, data, files, superres
+from vidleak_jax import attacks, data, files
 from vidleak_jax.attacks.auto import ATTEMPTS
 from vidleak_jax.clients import join
 from vidleak_jax.evaluation import report, scores
 from vidleak_jax.evaluation.report import terminal
+from vidleak_jax.experiments import enlarging
 from vidleak_jax.experiments.leaking import (
     Audit,
     Door,
@@ -33,7 +34,7 @@ from vidleak_jax.leaks import storage
 from vidleak_jax.runtime import backend, parallel, workdir
 from vidleak_jax.runtime import progress as progress_lib
 from vidleak_jax.runtime.session import Report, Session
-from vidleak_jax.types import UserError, attempt
+from vidleak_jax.types import Row, UserError, attempt
 
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 
@@ -47,11 +48,11 @@ class _Job(NamedTuple):
 
 
 def run(
-    audit: Audit | dict[str, Any], folder: str | Path, *,
+    audit: Audit | Row, folder: str | Path, *,
     leak_path: str | Path | None = None, tensorboard: bool = False,
     allow_code: bool = False, say: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
-) -> dict[str, Any]:
+) -> Row:
   """Runs one audit and writes all its files under `folder`.
 
   Started again with the same audit it goes on where it stopped; a finished run
@@ -75,9 +76,14 @@ def run(
     UserError: for anything the user can mend.
   """
   audit = audit if isinstance(audit, Audit) else Audit.from_dict(audit)
+  if jax.process_count() > 1 and audit.attack.name == 'auto':
+    raise UserError(
+        'attack.name=auto tries one attack after the other in one process. '
+        'Name one that iterates, such as feature_matching or ig, to share '
+        f'it among {jax.process_count()} processes.')
   if not parallel.is_leader():
     return _assist(audit)
-  source = leak_path and Path(leak_path)
+  source = Path(leak_path) if leak_path else None
   result, = _run([audit], [Path(folder)], Path(folder),
                  Door(source, allow_code), tensorboard, say, progress)
   if isinstance(result, UserError):
@@ -86,10 +92,10 @@ def run(
 
 
 def run_many(
-    configs: Sequence[Audit | dict[str, Any]], folders: Sequence[Path],
+    configs: Sequence[Audit | Row], folders: Sequence[Path],
     shared: Path, *, say: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
-) -> list[dict[str, Any] | UserError]:
+) -> list[Row | UserError]:
   """Runs audits that differ in numbers only, as one program.
 
   Called again with the same audits it goes on where it stopped.
@@ -116,7 +122,7 @@ def run_many(
   return _run(audits, folders, shared, Door(None, False), False, say, progress)
 
 
-def shape_of(audit: Audit | dict[str, Any]) -> str:
+def shape_of(audit: Audit | Row) -> str:
   """Returns what makes an audit's program: those of equal shape run as one.
 
   Seeds, clips, weights of a victim, strengths of priors and defences, learning
@@ -147,7 +153,8 @@ def _run(audits, folders, shared, door, tensorboard, say, report_progress):
     if all(results):
       return results
     if first.attack.name == 'none':
-      return [done or attempt(_only_enhance, audit, folder, devices)
+      return [done or attempt(_only_enhance, audit, folder, devices,
+                              report_progress)
               for done, audit, folder in zip(results, audits, folders)]
     session = Session(tuple(devices), choices, None, tensorboard,
                       report_progress)
@@ -172,14 +179,14 @@ def _machine(audit: Audit):
   return devices, backend.choose(devices[0].platform, **given)
 
 
-def _finished(folder) -> dict[str, Any] | None:
+def _finished(folder) -> Row | None:
   file = folder / 'result.json'
   return json.loads(file.read_text()) if file.exists() else None
 
 
 def _prepare(audit, folder, door, session) -> _Job:
   """Everything before the attack: the data, and what leaks of them."""
-  _check_superres(audit)
+  enlarging.check(audit)
   sample = None if door.path else load_data(audit)
   leak = obtain_leak(audit, folder, door, sample, session.choices)
   return _Job(audit, folder, sample, _problem(
@@ -207,7 +214,7 @@ def _attack(jobs, shared, share, say):
                        jobs[0].audit.attack.effort(), shared)
 
 
-def _assist(audit) -> dict[str, Any]:
+def _assist(audit) -> Row:
   """Lends this process's devices to the leader's attack."""
   devices, choices = _machine(audit)
   content = parallel.share(None)
@@ -219,7 +226,7 @@ def _assist(audit) -> dict[str, Any]:
   return {}
 
 
-def _finish(job, outcome) -> dict[str, Any] | UserError:
+def _finish(job, outcome) -> Row | UserError:
   """Enlarges, scores and shows one audit's recovery.
 
   Super-resolution is a stage of the attack: it comes before anything is put
@@ -229,14 +236,14 @@ def _finish(job, outcome) -> dict[str, Any] | UserError:
     return outcome
   audit, folder, sample, (victim, leak, _, session) = job
   recovery, cost, findings = outcome
-  clips = join(recovery.clips, leak.public.frames_per_clip)
-  enhanced = _enlarged(audit, clips, leak.references,
-                       parallel.own_part(session.devices))
-  scored: dict[str, Any] = {}
+  clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
+  enhanced = enlarging.enlarged(audit, clips, leak.references,
+                       parallel.own_part(session.devices), session.report)
+  scored: Row = {}
   if sample is not None:
     order = scores.alignment(sample, recovery, leak)
     recovery, enhanced = scores.in_order(order, recovery, enhanced)
-    clips = join(recovery.clips, leak.public.frames_per_clip)
+    clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
     scored = scores.score(sample, recovery, leak, victim)
   originals = sample.originals if sample is not None else None
   residual = float(np.mean(recovery.gradient_residual))
@@ -254,45 +261,20 @@ def _finish(job, outcome) -> dict[str, Any] | UserError:
   return result
 
 
-def _only_enhance(audit, folder, devices) -> dict[str, Any]:
+def _only_enhance(audit, folder, devices, report_progress) -> Row:
   """No attack: the true small frames enlarged, to judge that stage alone."""
-  _check_superres(audit)
+  enlarging.check(audit)
   sample = load_data(audit)
-  truth = sample.batch.clips
-  enhanced = _enlarged(audit, truth, sample.references, devices)
+  truth = np.asarray(sample.batch.clips)
+  enhanced = enlarging.enlarged(audit, truth, sample.references, devices,
+                       report_progress)
   result = scores.score_enlarged(enhanced, truth, sample.originals)
   _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
            {'attack': 'none: these are true frames, enlarged'})
   return result
 
 
-def _check_superres(audit) -> None:
-  """Tells what cannot be enlarged before an attack has spent its time."""
-  if audit.superres.name != 'none':
-    superres.load(audit.superres.weights,
-                  audit.data.original_size / audit.data.image_size)
-
-
-def _enlarged(audit, clips, references, devices) -> np.ndarray | None:
-  """The enlarged clips, where that is asked for."""
-  spec = audit.superres
-  if spec.name == 'none':
-    return None
-  scale = audit.data.original_size // audit.data.image_size
-  if references is not None and not references.shape[1]:
-    references = None
-  if references is not None and (
-      references.shape[2] != scale * audit.data.image_size):
-    raise UserError(
-        f'The leak holds reference frames of side {references.shape[2]}; '
-        f'super-resolution needs {scale * audit.data.image_size}. Set '
-        'data.original_size to that of the references.')
-  return superres.enhance(
-      clips, references, weights=spec.weights, scale=scale, noise=spec.noise,
-      tile=spec.tile, batch_size=spec.batch_size, devices=devices)
-
-
-def _spent(audit, cost, devices) -> dict[str, Any]:
+def _spent(audit, cost, devices) -> Row:
   stats = devices[0].memory_stats() or {}
   peak = stats.get('peak_bytes_in_use')  # CPU devices do not count theirs
   if peak is None:

@@ -58,7 +58,7 @@ def _table(name, pairs, class_names):
   for pair in pairs:
     try:
       one, other = map(list(class_names).index, pair)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
       raise UserError(
           f'augment.{name} has {pair}; it takes pairs of the classes '
           f'{", ".join(class_names)}.') from error

@@ -11,7 +11,7 @@ from vidleak_jax import files, superres, video
 from vidleak_jax.data import decode
 from vidleak_jax.data.clips import Unusable
 from vidleak_jax.runtime import parallel
-from vidleak_jax.runtime.progress import Progress
+from vidleak_jax.runtime.session import Report
 from vidleak_jax.types import UserError
 
 _FPS = 8.0   # of what does not say
@@ -21,7 +21,7 @@ _BLOCK = 16  # frames enlarged at once: memory does not grow with the video
 class Clips(NamedTuple):
   """What is to be enlarged; frames are float32 [H, W, C] in [0, 1]."""
   clips: Iterable[Iterable[np.ndarray]]
-  count: int         # of clips
+  num_clips: int
   num_frames: int    # of each, as far as the file says
   fps: float
 
@@ -29,7 +29,8 @@ class Clips(NamedTuple):
 def run(source: Path, target: Path, references: Sequence[Path] = (), *,
         weights: str | None = None, scale: int = 4, noise: float = 0.0,
         adapt_steps: int = 300, tile: int = 128, batch_size: int = 4,
-        num_devices: int = 0) -> tuple[int, ...]:
+        num_devices: int = 0, progress: Report | None = None
+        ) -> tuple[int, ...]:
   """Enlarges a file, some frames at a time.
 
   Args:
@@ -42,6 +43,7 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
     weights: as in `superres.scene`, like scale, noise, adapt_steps, tile and
       batch_size.
     num_devices: 0 takes all.
+    progress: hears how far the work has come, see `session.Report`.
 
   Returns:
     The shape [N, T, H, W, C] of what was enlarged.
@@ -59,22 +61,22 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
   enlarge = superres.scene(
       held, weights=weights, scale=scale, noise=noise, adapt_steps=adapt_steps,
       tile=tile, batch_size=batch_size,
-      devices=parallel.pick_devices(num_devices))
+      devices=parallel.pick_devices(num_devices), progress=progress)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f'There can be no folder {target.parent}: {error}. Choose '
                     'another output.') from error
   done, shape = 0, ()
-  with (Progress(found.count * found.num_frames, 'enhance') as progress,
-        _WRITERS[target.suffix](target, found) as write):
+  with _WRITERS[target.suffix](target, found) as write:
     for clip in found.clips:
       for frames, first, count in pieces(clip, _BLOCK, net.frames // 2):
         large = enlarge(frames[None])[0, first:first + count]
         write(large)
         done, shape = done + count, large.shape[1:]
-        progress.update(done)
-  return found.count, done // found.count, *shape
+        if progress:
+          progress('enhance', done, found.num_clips * found.num_frames)
+  return found.num_clips, done // found.num_clips, *shape
 
 
 def pieces(frames: Iterable[np.ndarray], size: int, context: int
@@ -111,7 +113,7 @@ def read(path: Path) -> Clips:
       if clips.ndim != 5 or not clips.size:
         raise UserError(f'`clips` in {path} must be [N, T, H, W, C], got '
                         f'{clips.shape}.')
-      return Clips(clips, *clips.shape[:2], _FPS)
+      return Clips(clips, clips.shape[0], clips.shape[1], _FPS)
     if path.suffix.lower() in decode.IMAGES:
       image = decode.read_image(path).astype(np.float32) / 255
       return Clips([[image]], 1, 1, _FPS)
@@ -151,20 +153,20 @@ def _held(paths) -> np.ndarray | None:
 
 @contextmanager
 def _npz_writer(target, found):
-  blocks = []
+  blocks: list[np.ndarray] = []
   yield blocks.append
   frames = np.concatenate(blocks)
   files.write_arrays(target, enhanced=frames.reshape(
-      found.count, -1, *frames.shape[1:]))
+      found.num_clips, -1, *frames.shape[1:]))
 
 
 @contextmanager
 def _png_writer(target, found):
   from PIL import Image
-  blocks = []
-  yield lambda frames: blocks or blocks.append(frames[0])
+  first: list[np.ndarray] = []
+  yield lambda frames: first.extend(frames[:1 - len(first)])
   with files.replacing(target) as partial:
-    Image.fromarray(_pixels(blocks[0])).save(partial)
+    Image.fromarray(_pixels(first[0])).save(partial)
 
 
 @contextmanager

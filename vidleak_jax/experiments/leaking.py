@@ -11,7 +11,7 @@ from vidleak_jax import attacks, data, victims
 from vidleak_jax.clients import client_from, simulate, split
 from vidleak_jax.leaks import storage
 from vidleak_jax.options import Options, option
-from vidleak_jax.runtime import backend
+from vidleak_jax.runtime import backend, memory
 from vidleak_jax.specs import (
     BackendSpec,
     DataSpec,
@@ -65,13 +65,20 @@ def load_data(audit: Audit) -> data.Sample:
   Raises:
     UserError: as `data.load`.
   """
-  options = audit.data.to_dict()
+  spec = audit.data
+  sides = 2 * spec.image_size ** 2 + spec.original_size ** 2
+  memory.require(
+      12 * spec.num_clips * spec.num_frames * sides,
+      f'{spec.num_clips} clips of {spec.num_frames} frames',
+      'Lower data.num_clips, num_frames, image_size or original_size.')
+  options = spec.to_dict()
   return data.load(
       options.pop('name'), seed=audit.seed,
       num_classes=audit.victim.num_classes,
       num_references=max(audit.superres.num_references,
                          audit.attack.num_references),
-      references=audit.superres.references, **options)
+      references=[str(each) for each in audit.superres.references],
+      **options)
 
 
 def obtain_leak(
@@ -141,6 +148,11 @@ def _simulated(audit, sample, choices) -> Leak:
   clip_shape = updates.clips.shape[2:]
   victim = victims.from_spec(audit.victim, clip_shape, choices.lowering)
   weights_key, noise_key, dropout_key = jax.random.split(audit.keys().client, 3)
+  shapes = jax.eval_shape(victim.init, weights_key)
+  memory.require(
+      memory.tree_bytes(shapes) * (2 + len(updates.clips)),
+      f'The weights and {len(updates.clips)} updates of {victim.num_classes} '
+      'classes', 'Lower victim.num_classes or data.num_clips.')
   params = victim.init(weights_key)
   if audit.victim.checkpoint:
     params = victims.load(audit.victim.name, params, audit.victim.checkpoint)
@@ -151,7 +163,7 @@ def _simulated(audit, sample, choices) -> Leak:
   public = PublicInfo(
       clip_shape=clip_shape, batch_size=updates.clips.shape[1],
       num_frames=audit.data.num_frames,
-      victim=victim.spec.replace(
+      victim=victim.spec and victim.spec.replace(
           dropout_active=audit.victim.dropout_active),
       federated=spec, defense=audit.defense, frozen=victim.known,
       weights=audit.victim.checkpoint or 'as initialised',

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,20 @@ from jax import lax
 
 from vidleak_jax import data, files, victims
 from vidleak_jax.experiments import augment
+from vidleak_jax.experiments.training_spec import TrainingSpec
 from vidleak_jax.models import weights
 from vidleak_jax.runtime import backend, parallel, trainer, workdir
 from vidleak_jax.runtime.progress import MetricsLog
+from vidleak_jax.runtime.session import Report
+from vidleak_jax.specs import NetworkSpec, VictimSpec
 from vidleak_jax.types import (
   Array,
   Batch,
   Params,
   PRNGKey,
+  Row,
   UserError,
   Victim,
-  pick,
 )
 
 _AXIS = 'devices'  # of parallel.on_devices
@@ -51,16 +54,18 @@ class State(NamedTuple):
   opt_state: optax.OptState
 
 
-def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-  """Trains as `configs/train_c3d.py` says; goes on where it stopped.
+def run(spec: TrainingSpec, folder: Path, *,
+        progress: Report | None = None) -> Row:
+  """Trains a victim; goes on where it stopped.
 
   Writes `params.safetensors` (for `victim.checkpoint`), the same under
   `snapshots/step_N.safetensors` at the asked fractions of the run,
   `metrics.jsonl`, `checkpoints/` and, last of all, `result.json`.
 
   Args:
-    config: resolved to plain dicts.
+    spec: what learns from what, and how long.
     folder: the workdir.
+    progress: hears how far the work has come, see `session.Report`.
 
   Returns:
     The content of `result.json`: `accuracy_test`, `accuracy_train` and what
@@ -69,57 +74,48 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
   Raises:
     UserError: for anything the user can mend.
   """
-  devices = parallel.pick_devices(config['backend']['num_devices'])
-  choices = backend.choose(devices[0].platform, **{
-      k: v for k, v in config['backend'].items() if k != 'num_devices'})
-  backend.apply(choices)
-  _check(config, devices)
-  with workdir.claim(folder, config, {'num_devices': len(devices)}):
+  devices = parallel.pick_devices(spec.backend.num_devices)
+  choices = backend.choose(
+      devices[0].platform, lowering=spec.backend.lowering,
+      precision=spec.backend.precision)
+  if spec.batch_size % len(devices):
+    raise UserError(f'batch_size={spec.batch_size} does not divide over '
+                    f'{len(devices)} devices. Make it a multiple, or set '
+                    'backend.num_devices.')
+  with (backend.settings(choices),
+        workdir.claim(folder, spec.to_dict(), {'num_devices': len(devices)})):
     if (folder / 'result.json').exists():
       return json.loads((folder / 'result.json').read_text())
-    train, test, class_names = _load(config)
-    learner, tester = _victims(config, train, len(class_names), choices)
-    change = augment.build(class_names, **config['augment'])
-    state, spent = _train(config, folder, devices, learner, tester, change,
-                          train, test)
+    train, test, class_names = _load(spec)
+    learner, tester = _victims(spec.victim, train, len(class_names), choices)
+    change = augment.build(class_names, **spec.augment.to_dict())
+    state, spent = _train(spec, folder, devices, learner, tester, change,
+                          train, test, progress)
     judge = _judge(tester)
     result = {
         'accuracy_test': judge(state.params, test),
         'accuracy_train': judge(state.params, train),
         'num_clips_train': len(train.labels),
-        'num_clips_test': len(test.labels), 'num_steps': config['num_steps'],
+        'num_clips_test': len(test.labels), 'num_steps': spec.num_steps,
         'seconds': spent, 'num_devices': len(devices),
-        'device_kind': devices[0].device_kind, 'seed': config['seed']}
+        'device_kind': devices[0].device_kind, 'seed': spec.seed}
     weights.save(folder / 'params.safetensors', state.params)
     files.write_json(folder / 'result.json', result)
   return result
 
 
-def _check(config, devices):
-  for name in ('num_steps', 'chunk_steps', 'batch_size', 'clips_per_video'):
-    if config[name] < 1:
-      raise UserError(f'{name} is {config[name]}; it must be 1 or more.')
-  if config['batch_size'] % len(devices):
-    raise UserError(f'batch_size={config["batch_size"]} does not divide over '
-                    f'{len(devices)} devices. Make it a multiple, or set '
-                    'backend.num_devices.')
-  if not all(0 <= share <= 1 for share in config['snapshots']):
-    raise UserError(f'snapshots={config["snapshots"]} are shares of the run: '
-                    'each must be between 0 and 1.')
-
-
-def _load(config):
+def _load(spec):
   """Train and test batches and the class names, which must agree."""
-  options = dict(config['data'])
+  options = spec.data.to_dict()
   splits = options.pop('train_split'), options.pop('test_split')
-  if config['victim']['name'] == 'frozen':
+  if spec.victim.name == 'frozen':
     return _frames(data.train_arrays(
-        split=splits[0], seed=config['seed'], **options)[0].clips)
-  parts = [data.train_arrays(split=splits[0], seed=config['seed'] + i,
+        split=splits[0], seed=spec.seed, **options)[0].clips)
+  parts = [data.train_arrays(split=splits[0], seed=spec.seed + i,
                              **options)
-           for i in range(config['clips_per_video'])]
+           for i in range(spec.clips_per_video)]
   test, names = data.train_arrays(
-      split=splits[1], seed=config['seed'], **options)
+      split=splits[1], seed=spec.seed, **options)
   class_names = parts[0][1]
   if names != class_names:
     raise UserError(f'The splits {splits[0]!r} and {splits[1]!r} have '
@@ -142,35 +138,40 @@ def _frames(clips):
   return train, test, [f'clip {i}' for i in range(count)]
 
 
-def _victims(config, train, num_classes, choices) -> tuple[Victim, Victim]:
+def _victims(
+    network: NetworkSpec, train: Batch, num_classes: int,
+    choices: backend.Choices,
+) -> tuple[Victim, Victim]:
   """One that learns, on its batch's statistics, and one that is tested."""
-  options = victims.resolve(num_classes=num_classes, **config['victim'])
+  spec = VictimSpec(num_classes=num_classes, **network.to_dict())
+  resolved = victims.resolve(network.name, num_classes,
+                             **network.network_options())
 
   def build(norm):
-    return victims.build(
-        **options | ({'norm': norm} if norm else {}),
-        clip_shape=train.clips.shape[1:], lowering=choices.lowering)
+    return victims.from_spec(spec.replace(norm=norm or spec.norm),
+                             train.clips.shape[1:], choices.lowering)
 
-  if options.get('norm') in ('fixed', 'batch'):
+  if resolved.get('norm') in ('fixed', 'batch'):
     return build('batch'), build('fixed')
   return build(None), build(None)
 
 
-def _train(config, folder, devices, learner, tester, change, train, test):
+def _train(spec, folder, devices, learner, tester, change, train, test,
+           progress):
   """The last state, on the host, and the seconds spent in all."""
-  num_steps, judge = config['num_steps'], _judge(tester)
-  optimizer = _optimizer(config)
-  params = learner.init(jax.random.key(config['seed']))
+  num_steps, judge = spec.num_steps, _judge(tester)
+  optimizer = _optimizer(spec)
+  params = learner.init(jax.random.key(spec.seed))
   state = jax.device_get(State(
       jnp.zeros((), jnp.int32), params, optimizer.init(_learned(params))))
   step = parallel.on_devices(
       one_step(learner, optimizer, change), devices, donate=(0,))
   key = parallel.replicate(
-      jax.random.key_data(jax.random.key(config['seed'] + 1)), devices)
-  snapshots = {round(share * num_steps) for share in config['snapshots']}
+      jax.random.key_data(jax.random.key(spec.seed + 1)), devices)
+  snapshots = {round(share * num_steps) for share in spec.snapshots}
 
   def advance(placed, i):
-    batch = _draw(train, config['batch_size'], config['seed'], i)
+    batch = _draw(train, spec.batch_size, spec.seed, i)
     return step(placed, parallel.spread(batch, devices), key)
 
   def at_stop(done, state, terms):
@@ -180,7 +181,8 @@ def _train(config, folder, devices, learner, tester, change, train, test):
 
   with MetricsLog(folder / 'metrics.jsonl') as log:
     return trainer.train(
-        state, advance, at_stop, stops=_stops(config), log=log,
+        state, advance, at_stop, stops=_stops(spec), log=log,
+        progress=progress,
         checkpoints=folder / 'checkpoints',
         place=lambda state: parallel.replicate(state, devices),
         fetch=lambda placed: jax.device_get(
@@ -213,6 +215,7 @@ def one_step(
 
     value, grads = jax.value_and_grad(loss)(_learned(state.params))
     if constant:
+      assert victim.statistics  # of a network with such constants
       moved = victim.statistics(state.params, clips)[_STATISTICS]
       constant = {_STATISTICS: lax.pmean(moved, _AXIS)}
     learned = _learned(state.params)
@@ -225,22 +228,21 @@ def one_step(
   return step
 
 
-def _optimizer(config):
+def _optimizer(spec):
   rate = optax.warmup_cosine_decay_schedule(
-      0.0, config['learning_rate'], config['warmup_steps'],
-      config['num_steps'])
-  make = pick(OPTIMIZERS, config['optimizer'], 'optimizer')
+      0.0, spec.learning_rate, spec.warmup_steps,
+      spec.num_steps)
   return optax.chain(
-      optax.clip_by_global_norm(config['clip_norm']),
-      make(rate, config['weight_decay'], config['momentum']))
+      optax.clip_by_global_norm(spec.clip_norm),
+      OPTIMIZERS[spec.optimizer](rate, spec.weight_decay, spec.momentum))
 
 
-def _stops(config):
+def _stops(spec):
   """Steps after which the run is logged and saved."""
-  num_steps = config['num_steps']
-  shares = (round(share * num_steps) for share in config['snapshots'])
-  return sorted({*range(config['chunk_steps'], num_steps,
-                        config['chunk_steps']), *shares, num_steps} - {0})
+  num_steps = spec.num_steps
+  shares = (round(share * num_steps) for share in spec.snapshots)
+  return sorted({*range(spec.chunk_steps, num_steps,
+                        spec.chunk_steps), *shares, num_steps} - {0})
 
 
 def _draw(train, size, seed, step):

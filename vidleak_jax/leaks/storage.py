@@ -10,12 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax import files, trees
-from vidleak_jax.types import Array, Leak, Params, PublicInfo, UserError
+from vidleak_jax.types import (
+    Array,
+    Leak,
+    Params,
+    PublicInfo,
+    Row,
+    UserError,
+    pick,
+)
 
 _NAME = 'leak.safetensors'
+# As safetensors names them; its own loader for NumPy lacks bfloat16.
+_DTYPES = {'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
+           'BF16': jnp.dtype(jnp.bfloat16), 'I64': np.int64, 'I32': np.int32,
+           'I16': np.int16, 'I8': np.int8, 'U64': np.uint64, 'U32': np.uint32,
+           'U16': np.uint16, 'U8': np.uint8}
 
 
 def save(folder: Path, leak: Leak) -> Path:
@@ -91,9 +105,13 @@ def check(leak: Leak, params: Params) -> None:
     more = ' ...' * (len(wrong) > 4)
     raise UserError('The leak\'s parameters do not fit the victim named in '
                     f'leak.json: {"; ".join(wrong[:4])}{more}.')
+  for name, leaf in trees.flatten(leak.params).items():
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise UserError(f'params/{name} of the leak is {leaf.dtype}; gradients '
+                      'need floating point numbers.')
 
 
-def _facts(public: PublicInfo) -> dict[str, Any]:
+def _facts(public: PublicInfo) -> Row:
   """What leak.json holds: all fields, those of the victim that are given."""
   facts = public.to_dict()
   if public.victim:
@@ -126,10 +144,34 @@ def _read(content: bytes, facts: bytes, source: str) -> Leak:
     raise UserError(f'The update of {source} has no first axis of updates; '
                     'give each update/... array the shape [updates, ...].')
   try:
-    return Leak(params, update, public, arrays.get('labels'),
+    leak = Leak(params, update, public, arrays.get('labels'),
                 arrays.get('references'))
+    _check_clips(leak)
   except UserError as error:
     raise UserError(f'{source}: {error}') from error
+  return leak
+
+
+def _check_clips(leak: Leak) -> None:
+  """Whether updates make whole clips, and references belong to these."""
+  public = leak.public
+  frames = leak.num_updates * public.batch_size * public.clip_shape[0]
+  clips, left = divmod(frames, public.frames_per_clip)
+  if left:
+    raise UserError(
+        f'num_frames is {public.num_frames}, but {leak.num_updates} updates of '
+        f'batch_size {public.batch_size} and clip_shape {public.clip_shape} '
+        f'hold {frames} frames, which is no number of whole clips.')
+  if leak.references is None:
+    return
+  held = leak.references.shape
+  if held[0] != clips or held[4] != public.clip_shape[3] or held[2] != held[3]:
+    raise UserError(
+        f'references have shape {held}; they must be square frames of '
+        f'{public.clip_shape[3]} colours for each of {clips} clips.')
+  if public.num_reference_frames not in (0, held[1]):
+    raise UserError(f'num_reference_frames is {public.num_reference_frames}; '
+                    f'references have {held[1]} for each clip.')
 
 
 def _axes(tree: Params) -> list[int]:
@@ -150,10 +192,15 @@ def _json(facts: bytes, source: str) -> Mapping[str, Any]:
 
 
 def _arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
-  from safetensors import SafetensorError
-  from safetensors.numpy import load as load_arrays
+  from safetensors import SafetensorError, deserialize
+  arrays = {}
   try:
-    arrays = load_arrays(content)
+    for name, entry in deserialize(content):
+      kind = pick(_DTYPES, entry['dtype'], f'type of {name}')
+      arrays[name] = np.frombuffer(
+          entry['data'], kind).reshape(entry['shape'])
+  except UserError as error:
+    raise UserError(f'{source}: {error}') from error
   except (SafetensorError, ValueError, KeyError, TypeError, OverflowError,
           AttributeError, MemoryError, RecursionError) as error:
     raise UserError(f'{source} is torn or no safetensors file: '

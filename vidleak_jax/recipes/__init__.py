@@ -8,18 +8,23 @@ Each recipe is a module with `get_config`, found by its name from any folder:
   4
 """
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
+import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from vidleak_jax.errors import UserError
+from vidleak_jax.options import Options
 
 
 def names() -> tuple[str, ...]:
@@ -48,6 +53,26 @@ def load(source: str) -> ConfigDict:
     raise UserError(f'{name} takes no preset, got {preset[0]!r}. '
                     f'Ask for {name} without the colon.')
   return get_config(*preset)
+
+
+def to_config(options: Options) -> ConfigDict:
+  """Returns options as a config whose fields keep their types."""
+  hints = typing.get_type_hints(type(options))
+  config = ConfigDict()
+  for field in dataclasses.fields(options):
+    value, kind = getattr(options, field.name), hints[field.name]
+    if isinstance(value, Options):
+      value = to_config(value)
+    elif typing.get_origin(kind) is types.UnionType:
+      kind, = (each for each in typing.get_args(kind)
+               if each is not types.NoneType)
+      if value is None:
+        value = placeholder(kind)
+      else:  # may be set to None again
+        value, given = placeholder(kind), value
+        value.set(given)
+    config[field.name] = value
+  return config
 
 
 def summary(name: str) -> str:

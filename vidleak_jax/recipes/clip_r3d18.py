@@ -9,8 +9,8 @@ from vidleak_jax.recipes import clip_c3d
 
 def get_config(preset='small'):
   config = clip_c3d.of('r3d18', preset)
-  # The gradient leads nowhere by itself, see docs/victims.md: weaker ones end
-  # further below a clip of its mean colour.
+  # The gradient leads nowhere by itself, see docs/lab/victims.md: weaker ones
+  # end further below a clip of its mean colour.
   config.attack.ig.priors.spatial_tv = 1.0
   config.attack.ig.priors.temporal_tv = 1.0
   config.attack.ig.priors.colour_tv = 1.0

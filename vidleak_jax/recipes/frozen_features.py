@@ -6,7 +6,7 @@
 
 Heads are classifier1, classifier2, classifier3 (a gradient a frame) and matrix
 (one for the clip). Features are exact to 4e-7, the matrix to 9e-6; what they
-show of the frames stands in docs/closed_form.md. The extractor is what
+show of the frames stands in docs/lab/closed_form.md. The extractor is what
 train_extractor trains on `photo_motion`, and is shipped. Others:
 --config.victim.weights_file=FILE, also .th files of ResNet-20 for CIFAR-10, or
 an empty --config.victim.weights_file= to draw one from victim.extractor_seed.

@@ -9,25 +9,11 @@ ResNet-20 of CIFAR-10 blend_cifar10.safetensors.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from vidleak_jax.attacks.features.train import BlendSpec
+from vidleak_jax.recipes import to_config
 
 
 def get_config() -> ConfigDict:
-  """Every field of the training."""
-  return ConfigDict({
-      'seed': 7,
-      'image_size': 32,
-      'num_scenes': 600,
-      'num_frames': 4,
-      'num_references': 5,
-      'num_steps': 600,
-      'batch_size': 8,
-      'learning_rate': 3e-3,
-      'victim': {              # whose extractor is known
-          'preset': 'small',
-          'extractor': placeholder(str),
-          'weights_file': 'photo_motion',  # a name, or a file
-          'extractor_seed': 0,
-          'inputs': 'imagenet',
-      },
-  })
+  """Returns every field of the training."""
+  return to_config(BlendSpec())

@@ -20,8 +20,10 @@ def get_config():
   config.clips_per_video = 1
   config.victim.name = 'frozen'
   config.victim.norm = 'fixed'
-  config.augment = {'colours': False, 'shift': 4, 'mirror': (),
-                    'upside_down': None, 'reverse': None}
+  config.augment.colours = False
+  config.augment.shift = 4
+  config.augment.mirror = ()
+  config.augment.upside_down = config.augment.reverse = None
   config.learning_rate = 3e-3
   config.batch_size = 32
   config.num_steps = 1200

@@ -21,7 +21,9 @@ def get_config() -> ConfigDict:
   config.validate_steps = 300
   config.stage1.num_steps = 0
   config.stage2.num_steps = 900
-  config.stage2.rival_noise = 0.1
-  config.stage2.objective = {'l1': 1.0, 'gan': 0.5, 'perceptual': 2.0}
-  config.perceptual = {'network': 'resnet20', 'weights_file': 'photo_motion'}
+  config.stage2.discriminator_noise = 0.1
+  config.stage2.objective.gan = 0.5
+  config.stage2.objective.perceptual = 2.0
+  config.perceptual.network = 'resnet20'
+  config.perceptual.weights_file = 'photo_motion'
   return config

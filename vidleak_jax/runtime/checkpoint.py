@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vidleak_jax import files
-from vidleak_jax.types import UserError
+from vidleak_jax.types import Row, UserError
 
 _SPARE_BYTES = 2**20  # for Orbax's own files beside the arrays
 
@@ -46,7 +46,7 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=True,
             create=False, multiprocessing_options=alone))
 
-  def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+  def save(self, step: int, state: Any, facts: Row) -> None:
     """Writes in the background.
 
     Args:
@@ -63,7 +63,7 @@ class Checkpoints:
           state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)))
     self._guard(write)
 
-  def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+  def restore(self, like: Any) -> tuple[Any, Row] | None:
     """Returns the newest (state, facts) that can be read, or None.
 
     A damaged checkpoint is told, set aside as `damaged_STEP` and the one before
@@ -105,7 +105,7 @@ class Checkpoints:
     (self._folder / str(step)).rename(target)
     self._manager.reload()
 
-  def course(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+  def course(self) -> Iterator[tuple[Any, Row]]:
     """(state as plain dicts, facts) of each checkpoint that stands."""
     for step in sorted(self._manager.all_steps()):
       found = self._manager.restore(step, args=ocp.args.Composite(

@@ -5,6 +5,7 @@ that a run which is too large is refused at once and not killed by the system.
 """
 
 import bisect
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -98,6 +99,20 @@ def check(
         'devices.')
 
 
+def require(num_bytes: int, what: str, advice: str) -> None:
+  """Raises UserError where the host's memory does not hold so much.
+
+  Args:
+    num_bytes: an estimate.
+    what: needs them, for the message.
+    advice: what to change, a sentence.
+  """
+  free = host_free()
+  if free is not None and num_bytes > free:
+    raise UserError(f'{what} need about {_gigabytes(num_bytes)} of memory, '
+                    f'where {_gigabytes(free)} are free. {advice}')
+
+
 def device_free(devices: Sequence[jax.Device]) -> int | None:
   """Returns what is free on the fullest device; None where it does not say."""
   free = []
@@ -123,7 +138,7 @@ def host_free(root: Path = Path('/')) -> int | None:
 
 def tree_bytes(tree: Any) -> int:
   """Returns the size of all arrays, or of what stands for them, in a tree."""
-  return sum(int(np.prod(np.shape(leaf))) * _itemsize(leaf)
+  return sum(math.prod(np.shape(leaf)) * _itemsize(leaf)
              for leaf in jax.tree.leaves(tree))
 
 

@@ -97,9 +97,14 @@ class Terminal:
   """A `session.Report` that shows each stage as a progress line.
 
   It is a context manager: the last line ends with it.
+
+  Args:
+    unit: what is counted.
+    stream: where the lines go; stderr by default.
   """
 
-  def __init__(self, stream=None):
+  def __init__(self, unit: str = 'steps', stream=None):
+    self._unit = unit
     self._stream, self._stage, self._progress = stream, None, None
 
   def __enter__(self):
@@ -112,7 +117,8 @@ class Terminal:
     if (stage, total) != self._stage:
       self._end()
       self._stage = stage, total
-      self._progress = Progress(total, stage, done=done, stream=self._stream)
+      self._progress = Progress(total, stage, done=done, unit=self._unit,
+                                stream=self._stream)
       self._progress.__enter__()
     if values or done:
       self._progress.update(done, **values)

@@ -18,6 +18,7 @@ from vidleak_jax.runtime import parallel
 from vidleak_jax.runtime.checkpoint import Checkpoints
 from vidleak_jax.runtime.progress import MetricsLog
 from vidleak_jax.runtime.session import Report
+from vidleak_jax.types import Row
 
 
 class RunLogger:
@@ -58,7 +59,7 @@ class RunLogger:
   def __exit__(self, *error):
     return self._stack.__exit__(*error)
 
-  def resume(self, state: Any) -> tuple[Any, dict[str, Any]]:
+  def resume(self, state: Any) -> tuple[Any, Row]:
     """Returns (state, facts) of the newest checkpoint, or the state and {}.
 
     Damaged checkpoints are told on stderr, and the one before them is taken.
@@ -89,7 +90,7 @@ class RunLogger:
       self._report(self._stage, done, num_steps)
 
   def write(self, done: int, state: Any, seconds: float,
-            rows: Sequence[dict[str, Any]], **facts: Any) -> None:
+            rows: Sequence[Row], **facts: Any) -> None:
     """Saves the state, and a row of each trial.
 
     Args:

@@ -13,18 +13,21 @@ from typing import Any
 import jax
 
 from vidleak_jax.runtime.checkpoint import Checkpoints
-from vidleak_jax.runtime.progress import MetricsLog, Progress
+from vidleak_jax.runtime.progress import MetricsLog
+from vidleak_jax.runtime.session import Report
+from vidleak_jax.types import Row
 
 
 def train(
     state: Any,
     advance: Callable[[Any, int], tuple[Any, Any]],
-    at_stop: Callable[[int, Any, Any], dict[str, Any]],
+    at_stop: Callable[[int, Any, Any], Row],
     *,
     stops: Iterable[int],
     checkpoints: Path,
     log: MetricsLog | None = None,
     what: str = 'training',
+    progress: Report | None = None,
     logged_before: int = 0,
     place: Callable[[Any], Any] = lambda state: state,
     fetch: Callable[[Any], Any] = jax.device_get,
@@ -40,7 +43,8 @@ def train(
     checkpoints: their folder.
     log: where rows go; rows that a killed run wrote after its last checkpoint
       are dropped first.
-    what: the progress line's first word.
+    what: the stage that is reported.
+    progress: hears of each stop; None: nothing is told.
     logged_before: steps of other training in the same log.
     place: puts a host state where steps run.
     fetch: its inverse.
@@ -66,18 +70,20 @@ def train(
     if not done:
       at_start(state)
     placed, began = place(state), time.perf_counter()
-    with Progress(stops[-1], what, done=done) as progress:
-      for stop in [stop for stop in stops if stop > done]:
-        for step in range(done, stop):
-          placed, terms = advance(placed, step)
-        state, done = fetch(placed), stop
-        row = at_stop(done, state, terms)
-        seconds = earlier + time.perf_counter() - began
-        if log:
-          log.write(logged_before + done, seconds=seconds, **row)
-        progress.update(done, **{
+    if progress:
+      progress(what, done, stops[-1])
+    for stop in [stop for stop in stops if stop > done]:
+      for step in range(done, stop):
+        placed, terms = advance(placed, step)
+      state, done = fetch(placed), stop
+      row = at_stop(done, state, terms)
+      seconds = earlier + time.perf_counter() - began
+      if log:
+        log.write(logged_before + done, seconds=seconds, **row)
+      if progress:
+        progress(what, done, stops[-1], **{
             k: v for k, v in row.items() if isinstance(v, float)})
-        saver.save(done, state, {'seconds': seconds})
+      saver.save(done, state, {'seconds': seconds})
     return state, earlier + time.perf_counter() - began
   finally:
     saver.close()

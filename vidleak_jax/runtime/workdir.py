@@ -10,14 +10,13 @@ import sys
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from vidleak_jax import files
-from vidleak_jax.types import UserError
+from vidleak_jax.types import Row, UserError
 
 
 @contextmanager
-def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
+def claim(workdir: Path, config: Row, facts: Row):
   """Holds a workdir for one run of one config.
 
   Writes `config.json` the first time; later runs must ask the same.
@@ -46,7 +45,7 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]):
     yield
 
 
-def versions() -> dict[str, Any]:
+def versions() -> Row:
   """Returns what numbers depend on: libraries, git commit, the command.
 
   The commit is None where the package is not part of a repository: one that

@@ -7,12 +7,12 @@ zero-shot super-resolution, 1712.06087, which has the small frame only).
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from vidleak_jax.runtime.session import Report
 from vidleak_jax.superres import degrade, losses
 from vidleak_jax.superres.network import Network
 from vidleak_jax.types import Array, Params, PRNGKey
@@ -30,8 +30,7 @@ _MOVING = 0.75  # of the crops; the others stand still
 
 def adapt(
     network: Network, params: Params, references: Array, *, noise: float = 0.0,
-    num_steps: int = NUM_STEPS,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    num_steps: int = NUM_STEPS, progress: Report | None = None,
 ) -> Params:
   """The params after `num_steps` on crops of the references; same every time.
 
@@ -41,7 +40,7 @@ def adapt(
     references: [R, H, W, C] in [0, 1], sides multiples of the scale.
     noise: standard deviation of the errors that the crops get; 0 for none.
     num_steps: of Adam, on L1.
-    report: called with steps done and in all.
+    progress: hears how far it has come, see `session.Report`.
   """
   if not num_steps:
     return params
@@ -50,7 +49,8 @@ def adapt(
   for i in range(num_steps):
     key = jax.random.fold_in(jax.random.key(0), i)
     state = step(*state, key, references, noise)
-    report(i + 1, num_steps)
+    if progress:
+      progress('adapt', i + 1, num_steps)
   return state[0]
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.runtime.progress import Progress
+from vidleak_jax.runtime.session import Report
 from vidleak_jax.superres import adapt, degrade, network, reference, upscale
 from vidleak_jax.superres.steady import steady
 from vidleak_jax.types import Array, UserError
@@ -53,6 +53,7 @@ def scene(
     weights: str | os.PathLike | None = None, scale: float = 4,
     noise: float = 0.0, adapt_steps: int = adapt.NUM_STEPS, tile: int = 128,
     batch_size: int = 4, devices: Sequence[jax.Device] | None = None,
+    progress: Report | None = None,
 ) -> Callable[[Array], np.ndarray]:
   """What enlarges the clips of one scene; it learns its references once.
 
@@ -75,6 +76,7 @@ def scene(
     tile: side of the tiles in which frames are computed, in small pixels.
     batch_size: tiles at once on a device.
     devices: one by default.
+    progress: hears how far the network has adapted to the references.
 
   Returns:
     clips [N, T, H, W, C] -> float32 [N, T, scale H, scale W, C] in [0, 1].
@@ -98,10 +100,9 @@ def scene(
     """(params, references shrunk and enlarged again) of both networks."""
     both = [params]
     if adapt_steps:
-      with Progress(adapt_steps, 'adapt') as progress:
-        both.append(adapt.adapt(
-            net, params, references, noise=noise, num_steps=adapt_steps,
-            report=lambda done, _: progress.update(done)))
+      both.append(adapt.adapt(
+          net, params, references, noise=noise, num_steps=adapt_steps,
+          progress=progress))
     small = np.asarray(degrade.bicubic(references, net.scale))
     return [(each, run(each, small[:, None])[:, 0]) for each in both]
 

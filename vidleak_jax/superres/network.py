@@ -15,7 +15,8 @@ from vidleak_jax.superres import weights
 from vidleak_jax.superres.clip_net import ClipNet
 from vidleak_jax.superres.compact import SRVGGNetCompact
 from vidleak_jax.superres.rrdb import RRDBNet
-from vidleak_jax.types import Array, Params, PRNGKey, pick
+from vidleak_jax.superres.spec import NetworkSpec
+from vidleak_jax.types import Array, Params, PRNGKey, UserError, pick
 
 MODULES = {'clip': ClipNet, 'rrdb': RRDBNet, 'compact': SRVGGNetCompact}
 
@@ -37,6 +38,22 @@ class Network(NamedTuple):
 def build(name: str, **options) -> Network:
   """A network by its name in `MODULES`, with its module's fields."""
   return wrap(pick(MODULES, name, 'super-resolution network')(**options))
+
+
+def from_spec(spec: NetworkSpec) -> Network:
+  """Returns the network that a spec describes.
+
+  Raises:
+    UserError: for a field that this network does not have.
+  """
+  module = MODULES[spec.name]
+  given = {k: v for k, v in spec.to_dict().items()
+           if v is not None and k != 'name'}
+  for field in given:
+    if field not in module.__dataclass_fields__:
+      raise UserError(f'The network {spec.name} has no field {field!r}; set '
+                      f'network.{field} to None.')
+  return wrap(module(**given))
 
 
 def load(path: str | os.PathLike) -> tuple[Network, Params]:

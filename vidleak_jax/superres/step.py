@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from vidleak_jax.superres import degrade, losses
 from vidleak_jax.superres.network import Network
+from vidleak_jax.superres.spec import Objective
 from vidleak_jax.types import Array, Params, PRNGKey
 
 _AXIS = 'devices'  # of parallel.on_devices
@@ -26,18 +27,6 @@ class State(NamedTuple):
   ema: Params            # running average of params: what is kept in the end
   rival: Params          # the discriminator's; () in the first stage
   rival_opt_state: Any
-
-
-class Objective(NamedTuple):
-  """Shares of the terms; 0 leaves one out.
-
-  A share is the norm of the term's gradient on the frames, that of L1 being the
-  unit. So a rival that is sure of itself, whose gradient is a thousand times
-  larger, pulls no more than one that doubts.
-  """
-  l1: float = 1.0
-  gan: float = 0.0
-  perceptual: float = 0.0
 
 
 class Pool(NamedTuple):

@@ -7,7 +7,6 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ import optax
 
 from vidleak_jax import files
 from vidleak_jax.runtime import parallel, trainer
-from vidleak_jax.runtime.progress import MetricsLog, Progress
+from vidleak_jax.runtime.progress import MetricsLog
+from vidleak_jax.runtime.session import Report
 from vidleak_jax.superres import (
   degrade,
   discriminator,
@@ -27,15 +27,16 @@ from vidleak_jax.superres import (
   upscale,
 )
 from vidleak_jax.superres.enhance import SHIPPED
-from vidleak_jax.types import Array, UserError, pick
+from vidleak_jax.superres.spec import TrainingSpec
+from vidleak_jax.types import Array, Row, UserError
 
 _RIVALS = {'unet': discriminator.UNetDiscriminator,
            'vgg': discriminator.VGGDiscriminator}
 
 
-def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
-        folder: Path) -> dict[str, Any]:
-  """Trains as `configs/train_superres.py` says; goes on where it stopped.
+def run(spec: TrainingSpec, small: Array, large: Array, score: Callable,
+        folder: Path, *, progress: Report | None = None) -> Row:
+  """Trains a generator; goes on where it stopped.
 
   Writes `stage1.safetensors`, `stage2.safetensors`, for each stage that has
   steps, `interpolated.safetensors` between stage 2 and what it started from,
@@ -43,28 +44,38 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
   `sample_STAGE_STEP.png`, checkpoints and, last of all, `result.json`.
 
   Args:
-    config: resolved to plain dicts.
+    spec: what learns from what, and how long.
     small: validation clips [N, T, h, w, C].
     large: the same enlarged truly, [N, T, H, W, C].
     score: (enhanced, bicubic, large) -> scores, to log.
     folder: the workdir.
+    progress: hears how far the work has come, see `session.Report`.
 
   Returns:
     The content of `result.json`: the scores of the last weights, and what they
     cost.
+
+  Raises:
+    UserError: for anything the user can mend.
   """
   if (folder / 'result.json').exists():
     return json.loads((folder / 'result.json').read_text())
-  devices = parallel.pick_devices(config['num_devices'])
-  if config['batch_size'] % len(devices):
-    raise UserError(f'batch_size={config["batch_size"]} does not divide over '
+  devices = parallel.pick_devices(spec.num_devices)
+  if spec.batch_size % len(devices):
+    raise UserError(f'batch_size={spec.batch_size} does not divide over '
                     f'{len(devices)} devices.')
-  net = network.build(**config['network'])
-  features = _features(config)  # before hours of training, not after
+  net = network.from_spec(spec.network)
+  if large.shape[2] != net.scale * small.shape[2]:
+    raise UserError(
+        f'The network enlarges by {net.scale}, but the clips to judge it on '
+        f'have sides of {small.shape[2]} and {large.shape[2]}. Set '
+        'validation.original_size to that multiple of validation.image_size.')
+  features = perceptual.features(spec.perceptual.network,
+                                 spec.perceptual.weights_file)
   folder.mkdir(parents=True, exist_ok=True)
-  pool = parallel.replicate(make_pool(net, config), devices)
-  params = (_started(net, config['start']) if config['start'] else
-            net.init(jax.random.key(config['seed'])))
+  pool = parallel.replicate(make_pool(net, spec, progress), devices)
+  params = (_started(net, spec.start) if spec.start else
+            net.init(jax.random.key(spec.seed)))
 
   def judge(params):
     enhanced = np.asarray(upscale.upscale(net, params, small))
@@ -74,19 +85,19 @@ def run(config: dict[str, Any], small: Array, large: Array, score: Callable,
   scores, steps, spent = {}, 0, 0.0
   with MetricsLog(folder / 'metrics.jsonl') as log:
     for stage in ('stage1', 'stage2'):
-      before = params
-      if config[stage]['num_steps']:
+      before, own = params, getattr(spec, stage)
+      if own.num_steps:
         params, scores, seconds = _stage(
-            stage, config, net, before, features, pool, devices, judge, log,
-            folder, steps)
+            stage, spec, net, before, features, pool, devices, judge, log,
+            folder, steps, progress)
         network.save(folder / f'{stage}.safetensors', net, params)
-        steps, spent = steps + config[stage]['num_steps'], spent + seconds
-  if config['stage2']['num_steps']:
+        steps, spent = steps + own.num_steps, spent + seconds
+  if spec.stage2.num_steps:
     network.save(folder / 'interpolated.safetensors', net, network.interpolate(
-        before, params, config['interpolation']))
+        before, params, spec.interpolation))
   result = {**scores, 'num_steps': steps, 'seconds': spent,
             'num_devices': len(devices),
-            'device_kind': devices[0].device_kind, 'seed': config['seed']}
+            'device_kind': devices[0].device_kind, 'seed': spec.seed}
   files.write_json(folder / 'result.json', result)
   return result
 
@@ -103,19 +114,17 @@ def _started(net, path):
   return params
 
 
-def make_pool(net: network.Network, config: dict[str, Any]) -> step.Pool:
-  """Windows cut from photographs, shrunk as the config says."""
-  options, small, large = config['pool'], [], []
-  shrink = pick({'bicubic': _shrink, 'second_order': _worsen},
-                options['degradation'], 'degradation')
-  clips = moving.clips(options['num_clips'], net.frames, options['size'],
-                       config['seed'])
-  with Progress(options['num_clips'], 'cutting clips') as progress:
-    for i, clip in enumerate(clips):
-      small.append(shrink(np.random.default_rng([config['seed'], i]), clip,
-                          net.scale))
-      large.append(clip[net.frames // 2])
-      progress.update(i + 1)
+def make_pool(net: network.Network, spec: TrainingSpec,
+              progress: Report | None = None) -> step.Pool:
+  """Returns windows cut from photographs, shrunk as the spec says."""
+  options, small, large = spec.pool, [], []
+  shrink = _SHRINK[options.degradation]
+  clips = moving.clips(options.num_clips, net.frames, options.size, spec.seed)
+  for i, clip in enumerate(clips):
+    small.append(shrink(np.random.default_rng([spec.seed, i]), clip, net.scale))
+    large.append(clip[net.frames // 2])
+    if progress:
+      progress('cutting clips', i + 1, options.num_clips)
   return step.Pool(np.stack(small), np.stack(large))
 
 
@@ -131,22 +140,22 @@ def _worsen(rng, clip, scale):
                                         scale) for frame in clip])
 
 
+_SHRINK = {'bicubic': _shrink, 'second_order': _worsen}
 _bicubic = functools.partial(jax.jit, static_argnums=1)(degrade.bicubic)
 
 
-def _stage(stage, config, net, params, features, pool, devices, judge, log,
-           folder, steps_before):
+def _stage(stage, spec, net, params, features, pool, devices, judge, log,
+           folder, steps_before, progress):
   """Steps of one objective: the averaged params, their scores, the seconds."""
-  options = config[stage]
-  objective = step.Objective(**options['objective'])
+  options = getattr(spec, stage)
   optimizer = optax.chain(
       optax.clip_by_global_norm(1.0),
       optax.adam(optax.cosine_decay_schedule(
-          options['learning_rate'], options['num_steps'])))
-  rival, rival_params, rival_optimizer = _rival(options, config)
+          options.learning_rate, options.num_steps)))
+  rival, rival_params, rival_optimizer = _rival(options, spec)
   advance = step.one_step(
-      net, optimizer, objective, max_noise=config['max_noise'],
-      batch_size=config['batch_size'] // len(devices), ema=config['ema'],
+      net, optimizer, options.objective, max_noise=spec.max_noise,
+      batch_size=spec.batch_size // len(devices), ema=spec.ema,
       features=features, rival=rival, rival_optimizer=rival_optimizer)
   state = jax.device_get(step.State(
       jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
@@ -156,13 +165,13 @@ def _stage(stage, config, net, params, features, pool, devices, judge, log,
       lambda state, pool, key: advance(
           state, pool, jax.random.wrap_key_data(key)), devices, (0,))
   key = parallel.replicate(jax.random.key_data(
-      jax.random.key(config['seed'] + 1)), devices)
-  num_steps, chunk = options['num_steps'], config['chunk_steps']
+      jax.random.key(spec.seed + 1)), devices)
+  num_steps, chunk = options.num_steps, spec.chunk_steps
   last = {}  # step -> scores of the newest validation
 
   def at_stop(done, state, terms):
     row = {'stage': stage, **{k: float(v[0]) for k, v in terms.items()}}
-    if done % config['validate_steps'] < chunk:
+    if done % spec.validate_steps < chunk:
       enhanced, plain, scores = judge(state.ema)
       row |= {k: v for k, v in scores.items() if isinstance(v, float)}
       _picture(folder / f'sample_{stage}_{done}.png', plain, enhanced)
@@ -173,41 +182,28 @@ def _stage(stage, config, net, params, features, pool, devices, judge, log,
   state, seconds = trainer.train(
       state, lambda state, _: run(state, pool, key), at_stop,
       stops={*range(chunk, num_steps, chunk), num_steps}, log=log, what=stage,
+      progress=progress,
       checkpoints=folder / 'checkpoints' / stage, logged_before=steps_before,
       place=lambda state: parallel.replicate(state, devices),
       fetch=lambda state: jax.device_get(jax.tree.map(lambda x: x[0], state)))
   return state.ema, last.get(num_steps) or judge(state.ema)[2], seconds
 
 
-def _features(config):
-  """What the perceptual terms compare; None where no stage has one."""
-  features = perceptual.features(**config['perceptual'])
-  asked = [stage for stage in ('stage1', 'stage2')
-           if config[stage]['num_steps']
-           and config[stage]['objective'].get('perceptual')]
-  if asked and features is None:
-    raise UserError(
-        f'{asked[0]}.objective.perceptual is not 0, but perceptual.network is '
-        'none. Name a network and its weights_file, or set the weight to 0.')
-  return features
-
-
-def _rival(options, config):
+def _rival(options, spec):
   """The discriminator, its params, its optimizer; of nothing without a GAN."""
-  if not options['objective'].get('gan'):
+  if not options.objective.gan:
     return None, (), optax.identity()
-  module = pick(_RIVALS, options['discriminator'], 'discriminator')(
-      options['discriminator_width'])
-  scale, noise = config['network']['scale'], options['rival_noise']
+  module = _RIVALS[options.discriminator](options.discriminator_width)
+  scale, noise = spec.network.scale, options.discriminator_noise
 
   def rival(params, key, frames):
     frames += noise * jax.random.normal(key, frames.shape)
     return module.apply(params, discriminator.with_detail(frames, scale))
 
-  size = config['pool']['size']
+  size = spec.pool.size
   params = jax.jit(module.init)(
-      jax.random.key(config['seed'] + 2), jnp.zeros((1, size, size, 6)))
-  return rival, params, optax.adam(options['rival_learning_rate'], b1=0.5)
+      jax.random.key(spec.seed + 2), jnp.zeros((1, size, size, 6)))
+  return rival, params, optax.adam(options.discriminator_learning_rate, b1=0.5)
 
 
 def _picture(path, plain, enhanced):

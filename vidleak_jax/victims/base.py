@@ -137,6 +137,45 @@ def from_loss(
   return victim
 
 
+def from_torch(
+    module: Any, clip_shape: Sequence[int], num_classes: int, *,
+    layout: str = 'NCTHW',
+) -> Victim:
+  """Returns a victim from a `torch.nn.Module`, as it is in eval mode.
+
+  The module is exported once and becomes a JAX function. Its parameters stand
+  in a tree by torch's names, in Flax's layout: 'kernel' with the outputs last,
+  'scale', 'bias'; BatchNorm's buffers stand under 'batch_stats'.
+
+  Args:
+    module: maps clips to logits [B, K].
+    clip_shape: (T, H, W, C).
+    num_classes: K.
+    layout: of the module's input: NCTHW, NTCHW, NTHWC, or NCHW for one frame.
+
+  Raises:
+    UserError: without torch, for an operation that has no rule, or logits of
+      another shape.
+  """
+  from vidleak_jax.victims.torch_import import flax_layout, torch_to_jax
+  clip_shape = _clip_shape(clip_shape)
+  own_logits, own_params = torch_to_jax(module, clip_shape, layout)
+  params, back = flax_layout(own_params)
+
+  def logits(params, clips):
+    return own_logits(back(params), clips)
+
+  def loss(params, clips, labels, key=None):
+    if key is not None:
+      raise UserError('A torch module is attacked in eval mode, with dropout '
+                      'off. Leave the dropout key out.')
+    return cross_entropy(logits(params, clips), labels)
+
+  victim = Victim(lambda key: params, loss, clip_shape, num_classes, logits)
+  _check(victim, params, type(module).__name__)
+  return victim
+
+
 def from_module(
     module: nn.Module,
     clip_shape: Sequence[int],

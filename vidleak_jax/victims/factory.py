@@ -48,7 +48,9 @@ def from_factory(
 def load(name: str) -> Callable[..., Any]:
   """Returns the function that `file.py:function` or `module:function` names."""
   place, colon, function = name.rpartition(':')
-  if not colon or not function.isidentifier():
+  is_named = place.endswith('.py') or all(
+      part.isidentifier() for part in place.split('.'))
+  if not colon or not function.isidentifier() or not is_named:
     raise UserError(f'victim.factory is {name!r}; it must be '
                     'path/to/file.py:make or package.module:make.')
   module = _from_file(Path(place)) if place.endswith('.py') else _from_package(

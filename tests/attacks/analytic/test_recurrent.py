@@ -1,22 +1,20 @@
-"""A recurrent layer's inputs: exact from its gradient, and anchored on."""
+"""A recurrent layer's inputs: exact from its gradient, and matched."""
 
 import jax
 import numpy as np
 import pytest
 
+from tests.helpers import noisy
 from vidleak_jax import victims
 from vidleak_jax.attacks.matching import feature_matching
-from vidleak_jax.clients import defenses, federated
-from vidleak_jax.types import Batch, Guess, UserError
+from vidleak_jax.clients import observe
+from vidleak_jax.types import Batch, Guess, Target, UserError
 
 
 def _sent(batch, **options):
   victim = victims.build('cnn_gru', batch.clips.shape[1:], 7, preset='tiny',
                          **options)
-  leak = federated.send(
-      federated.client(victim.loss), victim.init(jax.random.key(1)),
-      federated.split(batch, 'clip'), defenses.build(jax.random.key(2)))
-  return victim, leak
+  return victim, observe(victim, victim.init(jax.random.key(1)), *batch)
 
 
 @pytest.fixture
@@ -28,25 +26,23 @@ def small(batch):
 
 
 @pytest.mark.parametrize('cell', ['gru', 'lstm'])
-def test_features_are_recovered_and_the_match_anchors_on_them(small, cell):
+def test_features_are_recovered_and_matched(small, cell):
   victim, leak = _sent(small, cell=cell)
-  noisy = leak._replace(update=jax.tree.map(
-      lambda leaf: leaf + 1e-2 * np.std(leaf) * np.random.default_rng(0).normal(
-          size=leaf.shape).astype(np.float32), leak.update))
   upper = victim.layers[1:]
   # one that noise hides is told, and keeps no other from it
-  found, lost = feature_matching.deepen(upper, [leak, noisy])
+  found, lost = feature_matching.targets(upper, [leak, noisy(leak, 1e-2)])
   assert isinstance(lost, UserError) and 'attack.name=ig' in str(lost)
-  (name, (known, slope)), = found.update['anchor'].items()
-  assert name == 'conv1' and slope.shape == known.shape
+  (name, seen), = found.evidence.items()
+  assert name == 'conv1' and seen.slope.shape == seen.output.shape
   truth = small.clips
   for layer in victim.layers[:2]:
     own = leak.params[layer.name]
     truth = layer.activate(layer.linear(own['kernel'], truth) + own['bias'])
-  assert np.linalg.norm(known - truth) < 1e-3 * np.linalg.norm(truth)
+  error = np.linalg.norm(seen.output - truth)
+  assert error < 1e-3 * np.linalg.norm(truth)
 
-  own = found._replace(update=jax.tree.map(lambda leaf: leaf[0], found.update))
-  term = feature_matching.anchored_match(victim.layers)
+  own = Target(found.params, jax.tree.map(lambda leaf: leaf[0], found.evidence))
+  term = feature_matching.feature_match(victim.layers)
   assert term(Guess(small.clips[:1], small.labels[:1]), own) < 1e-4
   assert term(Guess(1 - small.clips[:1], small.labels[:1]), own) > 1e-2
 
@@ -54,7 +50,7 @@ def test_features_are_recovered_and_the_match_anchors_on_them(small, cell):
 def test_more_frames_than_the_width_tells_are_told(batch):
   frames = np.concatenate([batch.clips] * 2, 1)[:1, :6, :8, :8]
   victim, leak = _sent(Batch(frames, batch.labels[:1]))
-  found, = feature_matching.deepen(victim.layers, [leak])
+  found, = feature_matching.targets(victim.layers, [leak])
   assert isinstance(found, UserError)
 
 

@@ -6,19 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import share
 from vidleak_jax.attacks import analytic
 from vidleak_jax.models import stack
-from vidleak_jax.types import Leak, UserError, Victim
+from vidleak_jax.types import UserError
 from vidleak_jax.victims.base import cross_entropy, from_module
 from vidleak_jax.victims.lenet import lenet
-
-
-def share(victim, clips, labels, key=0):
-  """The leak of clips [M, 1, T, H, W, C], one message each."""
-  params = victim.init(jax.random.key(key))
-  grads = jax.jit(lambda c, y: jax.lax.map(
-      lambda a: jax.grad(victim.loss)(params, *a), (c, y)))
-  return Leak(params, grads(clips, labels), None)
 
 
 def random_clips(num, shape, key=1):
@@ -85,7 +78,7 @@ def test_the_label_of_a_clip_that_the_network_is_sure_of():
   clips, labels = random_clips(2, (1, 8, 8, 3)), jnp.array([[7], [7]])
   params = victim.init(jax.random.key(0))
   params['head']['bias'] = jnp.zeros(10).at[7].set(40.0)
-  leak = share(victim._replace(init=lambda _: params), clips, labels)
+  leak = share(victim.replace(init=lambda _: params), clips, labels)
   assert not np.any(leak.update['head']['bias'] < 0)
   np.testing.assert_array_equal(
       analytic.walk_down(victim, leak).labels, [7, 7])
@@ -211,6 +204,7 @@ def test_zeroed_entries_are_left_out():
 
 
 def test_a_victim_without_layers_is_refused():
-  victim = Victim(None, None, None, 2, ('head',))
+  victim = lenet((1, 8, 8, 3), 10)
+  leak = share(victim, random_clips(1, (1, 8, 8, 3)), jnp.array([[3]]))
   with pytest.raises(UserError, match='no chain of linear'):
-    analytic.walk_down(victim, Leak({}, {}, None))
+    analytic.walk_down(victim.replace(layers=()), leak)

@@ -1,14 +1,12 @@
 """The 256 levels of video, and clips that are known in part."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import share
 from vidleak_jax import victims
 from vidleak_jax.attacks import analytic
 from vidleak_jax.attacks.analytic import rounding
-from vidleak_jax.types import Leak
 
 
 def whole(*shape):
@@ -51,15 +49,10 @@ def test_what_no_row_is_sure_of_is_not_rounded():
   assert rounding.decode(255 * whole(20, 50), 100 * np.eye(20)) is None
 
 
-def share(victim, clips):
-  params = victim.init(jax.random.key(0))
-  update = jax.jit(jax.grad(victim.loss))(params, clips, jnp.array([3]))
-  return Leak(params, jax.tree.map(lambda leaf: leaf[None], update), None)
-
-
 def test_a_transformers_clip_is_exact():
   clips = whole(1, 4, 16, 16, 3).astype(np.float32)
   victim = victims.build('vivit', clips.shape[1:], 7, preset='tiny')
-  found = analytic.recover_tokens(victim, share(victim, clips))
+  found = analytic.recover_tokens(victim, share(
+      victim, clips[None], np.array([[3]])))
   assert found.report[0]['on_levels']
   np.testing.assert_allclose(found.clips[0], clips, atol=1e-7)

@@ -5,17 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import helpers
+from tests.helpers import psnr
 from vidleak_jax import victims
-from vidleak_jax.attacks import dispatch
 from vidleak_jax.attacks.analytic import subspace
+from vidleak_jax.attacks.analytic.closed_form import ClosedForm
 from vidleak_jax.attacks.analytic.subspace import (
   constraints,
   reading,
   recover,
   search,
 )
-from vidleak_jax.runtime import backend
-from vidleak_jax.types import Leak, UserError
+from vidleak_jax.types import UserError
 
 SHAPE = (4, 16, 16, 3)  # of videomae tiny 8 tokens for 16 numbers of width
 SHORT = (2, 16, 16, 3)  # of timesformer tiny as many
@@ -26,24 +27,18 @@ def random_clip(seed=1):
 
 
 def share(victim, clips):
-  """The leak of some clips [M, *SHAPE], one a message, all of class 3."""
-  params = victim.init(jax.random.key(0))
-  gradient = jax.jit(jax.grad(victim.loss))
-  updates = [gradient(params, clip[None], jnp.array([3])) for clip in clips]
-  return Leak(params, jax.tree.map(lambda *g: jnp.stack(g), *updates), None)
+  """The leak of some clips [M, *SHAPE], one an update, all of class 3."""
+  return helpers.share(victim, np.stack(clips)[:, None],
+                       np.full((len(clips), 1), 3))
 
 
 def noisy(leak, size):
   """Noise of a size relative to each leaf's own."""
   leaves, tree = jax.tree.flatten(leak.update)
   keys = jax.random.split(jax.random.key(2), len(leaves))
-  return leak._replace(update=jax.tree.unflatten(tree, [
+  return leak.replace(update=jax.tree.unflatten(tree, [
       leaf + size * jnp.std(leaf) * jax.random.normal(key, leaf.shape)
       for key, leaf in zip(keys, leaves)]))
-
-
-def psnr(a, b):
-  return -10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2))
 
 
 @pytest.fixture(scope='module')
@@ -57,14 +52,8 @@ def leak(videomae):
 
 
 def test_the_whole_clip_from_grey_without_its_label(videomae, leak, tmp_path):
-  knowledge = {'federated': {'algorithm': 'fedsgd'}, 'batch_size': 1,
-               'num_messages': 1, 'clip_shape': list(SHAPE)}
-  case = dispatch.Case(videomae, leak, knowledge, jax.random.key(2),
-                      jax.devices()[:1], backend.choose('cpu'), tmp_path, False)
-  outcome, = dispatch.run([case], [{
-      'name': 'closed_form',
-      'closed_form': {'polish_steps': 0, 'polish_inner_steps': 1,
-                      'whole_levels': False, 'sharpen_steps': 0}}], tmp_path)
+  outcome = helpers.run_attack(
+      ClosedForm(polish_steps=0, whole_levels=False), videomae, leak, tmp_path)
   assert psnr(outcome.recovery.clips[0, 0], random_clip()) > 70
   assert outcome.recovery.labels == 3
   assert outcome.findings['closed_form_note'] == ''
@@ -84,7 +73,7 @@ def test_a_leaf_that_a_defence_zeroed_is_told(videomae, leak, path):
     return tree | {name: zeroed(part, *below) if below else np.zeros_like(part)}
   update = zeroed(leak.update, *path)
   with pytest.raises(UserError, match=f'{"/".join(path)} is zero'):
-    subspace.recover_spans(videomae, leak._replace(update=update), SHAPE)
+    subspace.recover_spans(videomae, leak.replace(update=update), SHAPE)
 
 
 def test_networks_without_patches_are_refused():

@@ -5,27 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import psnr, share
 from vidleak_jax import victims
 from vidleak_jax.attacks import analytic
 from vidleak_jax.attacks.analytic import transformer
-from vidleak_jax.types import Leak, UserError
+from vidleak_jax.types import UserError
 from vidleak_jax.victims.lenet import lenet
 
 SHAPE = (4, 16, 16, 3)  # 2 x 2 x 2 tubelets for 16 numbers of width
 
 
-def share(victim, clips, labels):
-  params = victim.init(jax.random.key(0))
-  grads = jax.jit(jax.vmap(jax.grad(victim.loss), (None, 0, 0)))
-  return Leak(params, grads(params, clips, labels), None)
-
-
 def random_clips(num, shape):
   return jax.random.uniform(jax.random.key(1), (num, 1, *shape))
-
-
-def psnr(a, b):
-  return -10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2))
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +54,7 @@ def test_a_leaf_that_a_defence_zeroed_is_told(vivit, leak, part):
   path = {'kernel': ('embed', 'kernel'), 'positions': vivit.tokens.positions}
   update = _without(leak.update, *path[part])
   with pytest.raises(UserError, match=r'is zero in 2 of 2 messages'):
-    analytic.recover_tokens(vivit, leak._replace(update=update))
+    analytic.recover_tokens(vivit, leak.replace(update=update))
 
 
 def test_noise_is_measured_and_said(vivit, clips, leak):
@@ -72,7 +63,7 @@ def test_noise_is_measured_and_said(vivit, clips, leak):
   noise = 1e-2 * rms * jax.random.normal(jax.random.key(0), kernel.shape)
   update = {**leak.update, 'embed': {**leak.update['embed'],
                                      'kernel': kernel + noise}}
-  found = analytic.recover_tokens(vivit, leak._replace(update=update))
+  found = analytic.recover_tokens(vivit, leak.replace(update=update))
   assert 5e-3 < found.report[0]['noise'] < 2e-2
   assert np.isfinite(found.clips).all()
   assert np.abs(found.clips).max() < 10
@@ -82,7 +73,7 @@ def test_what_a_defence_set_to_zero_is_said(vivit, leak):
   def prune(leaf):
     return jnp.where(jnp.abs(leaf) > jnp.quantile(jnp.abs(leaf), 0.8), leaf, 0)
   found = analytic.recover_tokens(
-      vivit, leak._replace(update=jax.tree.map(prune, leak.update)),
+      vivit, leak.replace(update=jax.tree.map(prune, leak.update)),
       batch_size=1)
   assert '% of the gradient is zero' in found.note
   assert found.report[0]['zeroed'] > 0.6
@@ -107,7 +98,7 @@ def test_batches_and_other_victims_are_refused(vivit, leak):
   with pytest.raises(UserError, match='one clip per message'):
     analytic.recover_tokens(vivit, leak, batch_size=2)
   with pytest.raises(UserError, match='learned positions'):
-    analytic.recover_tokens(vivit._replace(tokens=None), leak)
+    analytic.recover_tokens(vivit.replace(tokens=None), leak)
 
 
 @pytest.mark.parametrize('scale', [1.0, 0.3])
@@ -116,7 +107,7 @@ def test_polish_comes_closer_from_near_and_never_goes_away(scale):
   victim = lenet((1, 8, 8, 3), 10)
   clips, labels = random_clips(2, (1, 8, 8, 3)), jnp.array([[3], [5]])
   leak = share(victim, clips, labels)
-  leak = leak._replace(update=jax.tree.map(lambda g: scale * g, leak.update))
+  leak = leak.replace(update=jax.tree.map(lambda g: scale * g, leak.update))
   start = clips + 1e-2 * jax.random.normal(jax.random.key(2), clips.shape)
   found = analytic.polish(victim.loss, leak, start, labels, num_steps=2,
                              inner_steps=300)

@@ -72,29 +72,33 @@ def test_its_derivative_is_finite_with_one_reference(references):
 
 def test_training_lowers_the_error():
   losses = []
-  train_blend.run(
-      extract, size=SIZE, num_scenes=6, num_frames=2, num_references=2,
-      num_steps=100, batch_size=4, learning_rate=3e-3, seed=0,
-      log=lambda step, psnr: losses.append(psnr))
+  spec = train_blend.BlendSpec(
+      image_size=SIZE, num_scenes=6, num_frames=2, num_references=2,
+      num_steps=100, batch_size=4, seed=0)
+
+  def hear(stage, done, total, **values):
+    losses.extend(values.values())
+  train_blend.run(extract, spec, progress=hear)
   assert len(losses) == 2 and losses[1] > losses[0]
 
 
 def test_an_interrupted_training_ends_bit_equal(tmp_path):
-  def run(folder, log=lambda step, psnr: None):
-    return train_blend.run(
-        extract, size=SIZE, num_scenes=4, num_frames=2, num_references=2,
-        num_steps=120, batch_size=2, learning_rate=3e-3, seed=0, log=log,
-        folder=folder)
+  spec = train_blend.BlendSpec(
+      image_size=SIZE, num_scenes=4, num_frames=2, num_references=2,
+      num_steps=120, batch_size=2, seed=0)
 
-  def interrupt(step, psnr):
-    del psnr
-    if step == 100:
+  def run(folder, hear=None):
+    return train_blend.run(extract, spec, folder, progress=hear)
+
+  def interrupt(stage, done, total, **values):
+    if done == 100:
       raise KeyboardInterrupt
   with pytest.raises(KeyboardInterrupt):
     run(tmp_path / 'cut', interrupt)
   resumed = []
-  cut = run(tmp_path / 'cut', lambda step, psnr: resumed.append(step))
-  assert resumed == [100, 120]  # 50 was saved
+  cut = run(tmp_path / 'cut',
+            lambda stage, done, total, **values: resumed.append(done))
+  assert resumed == [50, 100, 120]  # 50 was saved
   jax.tree.map(np.testing.assert_array_equal, cut, run(tmp_path / 'whole'))
 
 

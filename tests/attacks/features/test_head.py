@@ -7,8 +7,9 @@ import pytest
 
 from vidleak_jax import victims
 from vidleak_jax.attacks.features import recover_features
-from vidleak_jax.clients import defenses, federated
-from vidleak_jax.types import Batch, UserError
+from vidleak_jax.clients import FedSGD, simulate, split
+from vidleak_jax.specs import DefenseSpec
+from vidleak_jax.types import Batch, Leak, PublicInfo, UserError
 
 SIZE = 16
 
@@ -19,11 +20,12 @@ def shared(head, num_frames, message, dropout=False, **options):
                          preset='tiny', head=head, **options)
   count = num_frames if message == 'clip' else 3
   clips = jax.random.uniform(jax.random.key(5), (2, count, SIZE, SIZE, 3))
-  messages = federated.split(Batch(clips, jnp.array([3, 7])), message)
-  leak = federated.send(
-      federated.client(victim.loss), victim.init(jax.random.key(1)), messages,
-      defenses.build(jax.random.key(2)),
+  messages = split(Batch(clips, jnp.array([3, 7])), message)
+  params = victim.init(jax.random.key(1))
+  update = simulate(
+      victim.loss, FedSGD(), params, messages, DefenseSpec(),
       dropout_key=jax.random.key(4) if dropout else None)
+  leak = Leak(params, update, PublicInfo(clip_shape=messages.clips.shape[2:]))
   return victim, leak, messages
 
 

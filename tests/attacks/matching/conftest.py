@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from vidleak_jax.attacks.matching import inversion
-from vidleak_jax.types import Guess, Leak
+from vidleak_jax.types import Guess, Target
 
 NUM_MESSAGES = 3
 CLIP = (1, 2, 4, 4, 3)  # B, T, H, W, C
@@ -15,12 +15,12 @@ WIDTH = 5
 
 
 def toy_inversion(optimizer=None, learning_rate=0.02):
-  """Finds clips whose random projection is the message."""
+  """Finds clips whose random projection is the update."""
 
-  def objective(guess, leak, step):
+  def objective(guess, target, step):
     del step
-    seen = jnp.tanh(guess.clips.reshape(-1) @ leak.params['w'])
-    loss = jnp.sum((seen - leak.update['w']) ** 2)
+    seen = jnp.tanh(guess.clips.reshape(-1) @ target.params['w'])
+    loss = jnp.sum((seen - target.evidence['w']) ** 2)
     return loss, loss, {'match': loss}
   return inversion.gradient_inversion(
       objective, optimizer or optax.adam(learning_rate),
@@ -36,11 +36,11 @@ def toy_attack():
 
 
 @pytest.fixture(scope='session')
-def toy_leak():
+def toy_target():
   rng = np.random.default_rng(0)
   w = rng.normal(size=(int(np.prod(CLIP)), WIDTH)).astype(np.float32) / 10
   clips = rng.uniform(size=(NUM_MESSAGES, len(w))).astype(np.float32)
-  return Leak({'w': w}, {'w': np.tanh(clips @ w)}, None)
+  return Target({'w': w}, {'w': np.tanh(clips @ w)})
 
 
 @pytest.fixture(scope='session')

@@ -15,7 +15,7 @@ from vidleak_jax.attacks.matching import engine, restarts
 from vidleak_jax.runtime import parallel
 from vidleak_jax.runtime.programs import ProgramCache
 from vidleak_jax.runtime.progress import MetricsLog
-from vidleak_jax.types import UserError
+from vidleak_jax.types import Target, UserError
 
 KEY = jax.random.key(3)
 BATCHES = pytest.mark.parametrize('batch', [1, 2, 8])
@@ -30,9 +30,9 @@ def _budget(devices=1, num_steps=6, chunk=3, restarts=2, batch=1, halve_at=()):
                        parallel.pick_devices(devices), halve_at)
 
 
-def _run(attack, leak, templates, folder, *, key=None, programs=None,
+def _run(attack, target, templates, folder, *, key=None, programs=None,
          **options):
-  trial = engine.Trial(leak, templates, KEY, {}, folder)
+  trial = engine.Trial(target, templates, KEY, {}, folder)
   (found,), cost = engine.run(
       lambda numbers: attack, [trial], _budget(**options), folder, key=key,
       programs=programs)
@@ -40,12 +40,12 @@ def _run(attack, leak, templates, folder, *, key=None, programs=None,
 
 
 @pytest.fixture
-def run_toy(toy_attack, toy_leak, toy_templates):
+def run_toy(toy_attack, toy_target, toy_templates):
   def run(folder, *, num_messages=3, **options):
-    leak = toy_leak._replace(
-        update=jax.tree.map(lambda leaf: leaf[:num_messages], toy_leak.update))
+    target = toy_target._replace(evidence=jax.tree.map(
+        lambda leaf: leaf[:num_messages], toy_target.evidence))
     templates = jax.tree.map(lambda leaf: leaf[:num_messages], toy_templates)
-    return _run(toy_attack, leak, templates, folder,
+    return _run(toy_attack, target, templates, folder,
                 **{'key': 'toy', 'programs': PROGRAMS, **options})
   return run
 
@@ -73,7 +73,7 @@ def cut_off(monkeypatch):
 
 def _assert_equal(one, other):
   np.testing.assert_array_equal(one.clips, other.clips)
-  np.testing.assert_array_equal(one.match_loss, other.match_loss)
+  np.testing.assert_array_equal(one.objective, other.objective)
 
 
 @MACHINES
@@ -84,19 +84,20 @@ def test_any_devices_and_batches_agree(run_toy, tmp_path, devices, batch):
                         batch=batch)
   assert cost.restart_steps == other.restart_steps == 3 * 5 * 6
   np.testing.assert_allclose(many.clips, one.clips, atol=1e-4)
-  np.testing.assert_allclose(many.match_loss, one.match_loss, rtol=1e-4)
+  np.testing.assert_allclose(many.objective, one.objective, rtol=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('devices, batch', [(2, 1), (8, 1), (2, 2)])
+@pytest.mark.parametrize('devices, together', [(2, 1), (8, 1), (2, 2)])
 def test_a_victims_gradients_agree_as_well(
-    tiny_attack, leak, templates, tmp_path, devices, batch):
+    tiny_attack, leak, templates, tmp_path, devices, together):
   """Convolutions are what other ways to use several devices get wrong."""
-  one, _ = _run(tiny_attack, leak, templates, tmp_path / 'one')
-  many, _ = _run(tiny_attack, leak, templates, tmp_path / 'many',
-                 devices=devices, batch=batch)
+  target = Target(leak.params, leak.update)
+  one, _ = _run(tiny_attack, target, templates, tmp_path / 'one')
+  many, _ = _run(tiny_attack, target, templates, tmp_path / 'many',
+                 devices=devices, batch=together)
   np.testing.assert_allclose(many.clips, one.clips, atol=1e-4)
-  np.testing.assert_allclose(many.match_loss, one.match_loss, rtol=1e-4)
+  np.testing.assert_allclose(many.objective, one.objective, rtol=1e-4)
 
 
 @MACHINES
@@ -128,6 +129,8 @@ class _Counting(ProgramCache):
     self.work = 0
 
   def get(self, key, build):
+    if key[0] == 'working':  # how much memory a step needs, no program
+      return super().get(key, build)
     starter, step = super().get(key, build)
     batch = key[1]
 
@@ -151,7 +154,7 @@ def test_halving_spends_the_budget_and_no_more(run_toy, tmp_path, devices,
   assert programs.work == 64
   whole, _ = run_toy(tmp_path / 'whole', num_messages=1, restarts=8,
                      num_steps=8)
-  assert (found.match_loss < whole.match_loss).all()
+  assert (found.objective < whole.objective).all()
 
 
 @MACHINES
@@ -190,13 +193,13 @@ def test_a_chunk_that_was_lost_is_run_again(run_toy, tmp_path, batch):
 
 @MACHINES
 def test_trials_that_share_a_program_equal_themselves_alone(
-    toy_attack, toy_leak, toy_templates, tmp_path, devices, batch):
+    toy_attack, toy_target, toy_templates, tmp_path, devices, batch):
   budget = _budget(devices=devices, batch=batch, **HALVED)
-  other = toy_leak._replace(
-      update=jax.tree.map(lambda leaf: -leaf, toy_leak.update))
+  other = toy_target._replace(
+      evidence=jax.tree.map(lambda leaf: -leaf, toy_target.evidence))
   trials = [engine.Trial(each, toy_templates, jax.random.key(i), {},
                          tmp_path / str(i))
-            for i, each in enumerate((toy_leak, other))]
+            for i, each in enumerate((toy_target, other))]
 
   def run(some, folder):
     found, cost = engine.run(lambda numbers: toy_attack, some, budget,
@@ -216,20 +219,20 @@ def test_halvings_that_leave_nothing_are_refused(halve_at):
 
 
 @BATCHES
-def test_chunks_of_any_length_share_one_compile(toy_attack, toy_leak,
+def test_chunks_of_any_length_share_one_compile(toy_attack, toy_target,
                                                 toy_templates, tmp_path, batch):
   traced = []
 
   def counted(state, own):
     traced.append(1)
     return toy_attack.update(state, own)
-  _run(toy_attack._replace(update=counted), toy_leak, toy_templates, tmp_path,
+  _run(toy_attack._replace(update=counted), toy_target, toy_templates, tmp_path,
        num_steps=5, chunk=2, batch=batch)
   # For the memory it needs, for the terms' shapes, for the loop.
   assert len(traced) <= 3
 
 
-def test_equal_keys_share_one_compile(toy_attack, toy_leak, toy_templates,
+def test_equal_keys_share_one_compile(toy_attack, toy_target, toy_templates,
                                       tmp_path):
   """Functions made anew are the same attack when their keys say so."""
   traced, programs = [], ProgramCache()
@@ -239,7 +242,7 @@ def test_equal_keys_share_one_compile(toy_attack, toy_leak, toy_templates,
     return toy_attack.update(state, own)
   for name, key in (('a', 'one'), ('b', 'one'), ('c', 'other')):
     before = len(traced)
-    _run(toy_attack._replace(update=counted), toy_leak, toy_templates,
+    _run(toy_attack._replace(update=counted), toy_target, toy_templates,
          tmp_path / name, key=key, programs=programs)
     assert (len(traced) == before) == (name == 'b')
   assert len(programs) == 2 * 2  # the step, and what memory it needs

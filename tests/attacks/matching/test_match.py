@@ -1,13 +1,16 @@
 """Distances against NumPy; the forward-mode gradient against autodiff."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import target_of
 from vidleak_jax.attacks.matching import match
-from vidleak_jax.clients import federated
+from vidleak_jax.clients import FedAvg, FedSGD
 from vidleak_jax.types import Guess
 
 
@@ -17,8 +20,7 @@ def _flat(tree):
 
 @pytest.fixture
 def own(leak):
-  return leak._replace(
-      update=jax.tree.map(lambda leaf: leaf[0], leak.update))
+  return target_of(leak)
 
 
 @pytest.fixture
@@ -52,7 +54,8 @@ def test_distance_to_itself_is_0_and_to_zeros_finite(name, own):
 def test_forward_mode_equals_double_backward(labels, victim, own, guesses):
   distance = match.weighted_distance({'cosine': 1.0, 'relative_l2': 0.1})
   fast = match.gradient_match(victim.loss, distance)
-  slow = match.update_match(federated.client(victim.loss), distance)
+  slow = match.update_match(
+      functools.partial(FedSGD().update, victim.loss), distance)
   guess = guesses[labels]
   values, slopes = [], []
   for term in (fast, slow):
@@ -75,10 +78,10 @@ def test_the_true_clip_matches_with_0(victim, own, batch):
 
 
 def test_fedavg_is_matched_by_simulating_the_client(victim, own, batch):
-  client = federated.client(victim.loss, algorithm='fedavg', local_steps=2,
-                            local_learning_rate=0.05)
+  client = functools.partial(
+      FedAvg(local_steps=2, local_learning_rate=0.05).update, victim.loss)
   truth = Guess(jnp.asarray(batch.clips[:1]), jnp.asarray(batch.labels[:1]))
-  sent = own._replace(update=client(own.params, *truth))
+  sent = own._replace(evidence=client(own.params, *truth))
   term = match.update_match(client, match.cosine)
   assert term(truth, sent) < 1e-5
   other = truth._replace(clips=1 - truth.clips)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from vidleak_jax.attacks.matching import inversion, restarts
-from vidleak_jax.types import Guess, UserError
+from vidleak_jax.types import Guess, Target, UserError
 
 
 @pytest.fixture
@@ -18,7 +18,9 @@ def tries(templates):
 
 @pytest.fixture
 def trials(leak):
-  own = restarts.Trials(leak, {}, jax.random.key_data(jax.random.key(9)))
+  own = restarts.Trials(
+      Target(leak.params, leak.update), {},
+      jax.random.key_data(jax.random.key(9)))
   return jax.tree.map(lambda leaf: leaf[None], own)
 
 
@@ -64,7 +66,7 @@ def test_the_objective_falls(tiny_attack, states, tries, trials):
 def test_the_lowest_score_answers_and_nan_never_wins(states, tries):
   scores = jnp.array([np.nan, 0.5, 0.2, 0.3, np.inf, 0.1])
   answer = restarts.best(states._replace(best_loss=scores), tries, 0)
-  np.testing.assert_allclose(answer.match_loss, [0.5, 0.2, 0.1])
+  np.testing.assert_allclose(answer.objective, [0.5, 0.2, 0.1])
   np.testing.assert_array_equal(answer.clips[0], states.best.clips[1])
 
 
@@ -72,7 +74,7 @@ def test_what_a_halving_dropped_never_answers(states, tries):
   scores = jnp.array([0.1, 0.5, 0.2, 0.3, 0.4, 0.6])
   alive = np.array([False, True, True, False, False, True])
   answer = restarts.best(states._replace(best_loss=scores), tries, 0, alive)
-  np.testing.assert_allclose(answer.match_loss, [0.5, 0.2, 0.6])
+  np.testing.assert_allclose(answer.objective, [0.5, 0.2, 0.6])
 
 
 @pytest.mark.parametrize('count, devices, batch, rows', [
@@ -90,7 +92,7 @@ def test_a_message_without_a_finite_score_is_an_error(states, tries):
 
 def test_nan_gradients_leave_the_best_alone(templates):
   """A guess whose objective is NaN is never kept."""
-  def objective(guess, leak, step):
+  def objective(guess, target, step):
     loss = jnp.where(step == 0, 1.0, jnp.nan) * jnp.mean(guess.clips)
     return loss, loss, {}
   template = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), templates)
@@ -105,21 +107,22 @@ def test_nan_gradients_leave_the_best_alone(templates):
   np.testing.assert_array_equal(state.best.clips, template.clips + 0.5)
 
 
-def test_no_key_is_used_twice(toy_attack, toy_leak, toy_templates, strict_keys):
+def test_no_key_is_used_twice(
+    toy_attack, toy_target, toy_templates, strict_keys):
   """Each try's start has randomness of its own."""
   trials, templates = jax.tree.map(
       lambda leaf: leaf[None],
-      (restarts.Trials(toy_leak, {}, jax.random.key_data(jax.random.key(9))),
+      (restarts.Trials(toy_target, {}, jax.random.key_data(jax.random.key(9))),
        toy_templates))
   tries = restarts.plan(templates, num_restarts=2, size=6)
   restarts.starter(lambda numbers: toy_attack)(tries, trials)
 
 
-def test_no_tracer_leaks_from_a_step(toy_attack, toy_leak, toy_templates,
+def test_no_tracer_leaks_from_a_step(toy_attack, toy_target, toy_templates,
                                      no_leaked_tracers):
-  template, update = jax.tree.map(
-      lambda leaf: jnp.asarray(leaf[0]), (toy_templates, toy_leak.update))
+  template, evidence = jax.tree.map(
+      lambda leaf: jnp.asarray(leaf[0]), (toy_templates, toy_target.evidence))
   state = toy_attack.init(jax.random.key(0), template)
   state, terms = jax.jit(toy_attack.update)(
-      state, toy_leak._replace(update=update))
+      state, toy_target._replace(evidence=evidence))
   assert np.isfinite(terms['loss'])

@@ -22,10 +22,10 @@ def test_what_is_given_is_multiplied():
   assert list(found[0].fields) == [
       'attack.ig.start_std', 'attack.name', 'seed', RATE]
   last = found[-1]
-  assert (last.fields['seed'], last.config['seed']) == (2, 2)
-  assert last.config['attack']['ig']['learning_rate'] == 0.2
-  assert last.config['attack']['name'] == 'dlg'
-  assert 'sweep' not in last.config
+  assert (last.fields['seed'], last.audit.seed) == (2, 2)
+  assert last.audit.attack.ig.learning_rate == 0.2
+  assert last.audit.attack.name == 'dlg'
+  assert 'sweep' not in last.audit.to_dict()
 
 
 def test_a_wider_sweep_keeps_the_trials_that_were():
@@ -70,11 +70,24 @@ def test_identity_is_the_config_and_nothing_else():
 @pytest.mark.parametrize('sweep, message', [
     ({'grid': {'attack.ig.learning_rat': (1.0,)}}, "mean 'learning_rate'"),
     ({'grid': {'seed.x': (1,)}}, 'No such config field: seed.x'),
-    ({'grid': {'seed': ('a',)}}, "seed is 0; the sweep gives 'a'"),
-    ({'grid': {'seed': (0.5,)}}, 'of type float'),
+    ({'grid': {'seed': ('a',)}}, "seed is 'a'; it must be a whole number"),
+    ({'grid': {'seed': (0.5,)}}, 'seed is 0.5; it must be a whole number'),
     ({'grid': {'attack.ig': (1,)}}, 'attack.ig is'),
     ({'overrides': [{'atack.name': 'ig'}]}, "mean 'attack'"),
     ({'random': {'seed': ('normal', 0, 1)}}, "'normal'.*log_uniform"),
+    ({'random': {RATE: ('log_uniform', 0.0, 1)}}, 'takes two numbers above 0'),
+    ({'random': {RATE: ('uniform', 1)}}, 'takes two numbers'),
+    ({'random': {RATE: ('uniform', 1, 'x')}}, 'takes two numbers'),
+    ({'random': {RATE: ('choice', ())}}, 'takes a list of values'),
+    ({'random': {RATE: 0.5}}, 'must begin with one of uniform'),
+    ({'grid': {'seed': ()}}, 'a list of values, at least one'),
+    ({'num_samples': 0}, 'num_samples is 0'),
+    ({'grid': {RATE: (0.1, float('nan'))}}, 'learning_rate is nan.*above 0'),
+    ({'grid': {RATE: (0.1, -1.0)}}, 'attack.ig.learning_rate is -1.0'),
+    ({'grid': {'attack.name': ('ig', 'magic')}}, 'attack.name is .magic'),
+    ({'overrides': [{'attack.num_restarts': 0}]}, 'num_restarts is 0'),
+    ({'random': {'defense.prune_fraction': ('uniform', 1.0, 2.0)}},
+     'prune_fraction is 1.*below 1'),
 ])
 def test_mistakes_are_told(sweep, message):
   with pytest.raises(UserError, match=message):

@@ -27,6 +27,7 @@ import numpy as np
 
 from vidleak_jax.attacks import labels as label_inference
 from vidleak_jax.attacks.analytic import mixing
+from vidleak_jax.runtime import backend
 from vidleak_jax.types import UserError
 
 _CERTIFIED = 1e-5   # residual; float32's rounding leaves 1e-8 to 1e-6
@@ -203,7 +204,7 @@ def _search(factors, candidates, slope, fixed, smoothing, num_starts, max_steps,
                      first=tried + i < len(candidates),
                      spread=_SPREADS[(tried + i) % len(_SPREADS)])
         for i, labels in enumerate(chosen)])
-    with jax.enable_x64(True):
+    with backend.float64():
       solved = jax.device_get(mixing.solve_many(
           problem, starts, np.stack(chosen).astype(np.int32), smoothing,
           max_steps, fixed))

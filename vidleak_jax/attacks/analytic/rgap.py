@@ -74,6 +74,9 @@ def needs_chain(victim: Victim) -> list[str]:
             'activations, such as c3d or lenet']
   if any(recurrent.is_recurrent(layer) for layer in victim.layers):
     return ['a recurrent layer stands in the chain']
+  shifted = [layer.name for layer in victim.layers if layer.shifted]
+  if shifted:
+    return [f'a constant is added to the input of {", ".join(shifted)}']
   return []
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from vidleak_jax.attacks.analytic import rounding
 from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
 from vidleak_jax.options import option
-from vidleak_jax.types import Recovery
+from vidleak_jax.types import Recovery, Row
 
 _DISAGREEMENT = 1e-4  # of a layer's equations; rounding causes 2e-5
 
@@ -19,7 +19,7 @@ class Solution(NamedTuple):
   """What linear algebra found."""
   clips: np.ndarray   # [M, 1, T, H, W, C] float64, not clipped to [0, 1]
   labels: np.ndarray  # [M, 1] int32
-  rows: list[dict[str, Any]]  # a layer each: rank, unknowns, condition, ...
+  rows: list[Row]  # a layer each: rank, unknowns, condition, ...
   note: str           # what is lost, for the user; '' where nothing is
 
 
@@ -69,7 +69,7 @@ class Analytic(Attack):
                     self.polish_inner_steps)
 
 
-def doubts(rows: list[dict[str, Any]]) -> str:
+def doubts(rows: list[Row]) -> str:
   """Returns what the layers' equations leave open or contradict, or ''."""
   found = [f'{row["layer"]} leaves {row["unknowns"] - row["rank"]} of '
            f'{row["unknowns"]} directions open'

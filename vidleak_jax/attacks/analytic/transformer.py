@@ -20,6 +20,7 @@ from vidleak_jax.attacks.analytic import dense, rounding
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_one_clip
 from vidleak_jax.options import option
+from vidleak_jax.runtime import backend
 from vidleak_jax.types import Leak, UserError, Victim
 
 _GREY = 0.5
@@ -104,7 +105,7 @@ def recover_tokens(
   solved = [_solve(*pair, grey, noise, scale)
             for *pair, noise in zip(deltas, kernels, head.residual)]
   patches, spans, rows = zip(*solved)
-  with jax.enable_x64(True):
+  with backend.float64():
     clips = np.asarray(tokens.unpatch(jnp.asarray(np.stack(patches))))
   worst = {key: max(row[key] for row in rows) for key in rows[0]}
   for key in ('rank', 'on_levels'):

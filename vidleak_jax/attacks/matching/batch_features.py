@@ -220,7 +220,8 @@ def _check_layers(layers):
 
 def _affine(layer, params, x):
   own = params[layer.name]
-  return layer.linear(own['kernel'], x) + own['bias']
+  z = layer.linear(own['kernel'], x)
+  return z + own['bias'].reshape((1,) * (z.ndim - 1) + own['bias'].shape)
 
 
 def _rows(array):

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,17 +15,19 @@ import numpy as np
 from vidleak_jax.attacks.base import Cost
 from vidleak_jax.attacks.matching import restarts
 from vidleak_jax.attacks.matching.inversion import AttackState
+from vidleak_jax.options import Numbers
 from vidleak_jax.runtime import memory, parallel
 from vidleak_jax.runtime import programs as programs_lib
 from vidleak_jax.runtime.run_logger import RunLogger
 from vidleak_jax.runtime.session import Report
 from vidleak_jax.types import (
-    Guess,
-    PRNGKey,
-    Recovery,
-    Target,
-    UserError,
-    attempt,
+  Guess,
+  PRNGKey,
+  Recovery,
+  Row,
+  Target,
+  UserError,
+  attempt,
 )
 
 
@@ -72,7 +74,7 @@ class Trial(NamedTuple):
   target: Target            # evidence [M, ...]
   templates: Guess          # leaves [M, ...]: clip shapes, labels to start from
   key: PRNGKey              # all its randomness; consumed
-  numbers: dict[str, Any]   # of its recipe
+  numbers: Numbers          # of its recipe
   folder: Path | None       # gets metrics.jsonl
 
 
@@ -286,13 +288,13 @@ def _first(tree, count):
   return jax.tree.map(lambda leaf: leaf[:count], tree)
 
 
-def _summaries(states, terms, tries) -> list[dict[str, Any]]:
+def _summaries(states, terms, tries) -> list[Row]:
   """Of each trial a row for metrics.jsonl, from its living tries."""
   return [_summary(*_pick((states, terms, tries.message), tries.trial == k))
           for k in range(tries.trial.max() + 1)]
 
 
-def _summary(states: AttackState, terms, message) -> dict[str, Any]:
+def _summary(states: AttackState, terms, message) -> Row:
   """Each term of each message's best try, averaged over messages."""
   loss = np.where(np.isfinite(states.best_loss), states.best_loss, np.inf)
   own = [np.flatnonzero(message == each) for each in np.unique(message)]

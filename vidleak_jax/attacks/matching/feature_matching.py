@@ -266,6 +266,8 @@ def _determinable(layer, leak, known) -> bool:
   outputs = next(iter(known.values()))[0][0].size
   if recurrent.is_recurrent(layer):
     return recurrent.is_determinable(layer, outputs)
+  if layer.shifted:
+    return False
   entries = trees.named(leak.update, layer.name)['kernel'][0].size
   return layer.activation in INVERTIBLE and (
       outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
@@ -314,8 +316,9 @@ def _down(layer, max_steps, _, message):
   noise = _rms(h) * jax.random.normal(jax.random.key(0), start.shape, h.dtype)
   first, second = (linear_solvers.least_squares(
       lambda x: rowwise(x, rows, seen, dz),
-      (rows * (f.inverse(h) - params['bias']), seen * update), begin, scale,
-      max_steps=max_steps, tolerance=_TOLERANCE) for begin in (start, noise))
+      (rows * (f.inverse(h) - _lifted(params['bias'], h)), seen * update),
+      begin, scale, max_steps=max_steps, tolerance=_TOLERANCE)
+                   for begin in (start, noise))
   apart = _rms(first.x - second.x) / _rms(first.x)
   sure = (apart < _AGREEMENT) & (first.residual < _RESIDUAL)
   return first.x, jax.vjp(apply, first.x)[1](dz)[0], sure
@@ -333,7 +336,13 @@ def _above(head, params, update) -> tuple[Array, Array]:
 
 def _affine(layer, params, x):
   own = trees.named(params, layer.name)
-  return layer.linear(own['kernel'], x) + own['bias']
+  z = layer.linear(own['kernel'], x)
+  return z + _lifted(own['bias'], z)
+
+
+def _lifted(bias, like):
+  """The bias with as many axes as what it is added to."""
+  return bias.reshape((1,) * (like.ndim - 1) + bias.shape)
 
 
 def _slope(layer, z):
@@ -348,7 +357,7 @@ def _whitening(rows):
   """The inverse square root of the rows' second moments, [C, C]."""
   values, vectors = jnp.linalg.eigh(rows.T @ rows)
   values = jnp.maximum(values, 0) + _RIDGE * values[-1]
-  return lax.stop_gradient((vectors * lax.rsqrt(values)) @ vectors.T)
+  return lax.stop_gradient((vectors * lax.rsqrt(values)[None]) @ vectors.T)
 
 
 def _relative(difference, target):

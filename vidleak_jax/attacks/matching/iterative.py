@@ -8,7 +8,6 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.matching import engine, recipe
 from vidleak_jax.attacks.matching.match import Term
-from vidleak_jax.types import Guess, Leak, Target, UserError, Victim
+from vidleak_jax.types import Guess, Leak, Row, Target, UserError, Victim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +31,13 @@ class Iterative(recipe.Recipe, Attack):
     It is called on options whose traced numbers may be under trace.
     """
     raise NotImplementedError
+
+  def check(self, victim: Victim, leak: Leak) -> None:
+    """See `Attack.check`."""
+    super().check(victim, leak)
+    if self.polish_steps and leak.public.federated.algorithm != 'fedsgd':
+      raise UserError('The polish needs FedSGD. Set '
+                      f'attack.{self.name}.polish_steps=0.')
 
   def prepare(self, problems: Sequence[Problem]) -> list[Target | UserError]:
     """Returns what each problem's match is held against; or why it cannot."""
@@ -132,7 +138,7 @@ def solve(
               problems, outcomes, attacks, strict=True)]
 
 
-def _about_labels(problem: Problem, attack: Iterative) -> dict[str, Any]:
+def _about_labels(problem: Problem, attack: Iterative) -> Row:
   """Whether inferred labels are proven, for result.json."""
   if attack.labels == 'joint' or problem.leak.labels is not None:
     return {}

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from vidleak_jax.attacks.matching.inversion import Attack, AttackState
+from vidleak_jax.options import Numbers
 from vidleak_jax.types import Array, Guess, Recovery, Target, UserError
 
 Build = Callable[[dict[str, Array]], Attack]  # from a recipe's numbers
@@ -22,7 +23,7 @@ Build = Callable[[dict[str, Array]], Attack]  # from a recipe's numbers
 class Trials(NamedTuple):
   """What K attacks of one program have of their own; leaves [K, ...]."""
   target: Target           # params [K, ...], evidence [K, M, ...]
-  numbers: dict[str, Any]  # of the recipe: weights, rates, ...
+  numbers: Numbers  # of the recipe: weights, rates, ...
   key_data: Array          # of each trial's own randomness
 
 

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from vidleak_jax import trees
 from vidleak_jax.evaluation import metrics
-from vidleak_jax.types import Leak
+from vidleak_jax.types import Leak, Row
 
 
 def of_leak(leak: Leak) -> str:
@@ -31,7 +30,7 @@ def _told(value) -> str:
   return json.dumps(given) if given else 'none'
 
 
-def of_run(result: dict[str, Any], workdir: Path) -> str:
+def of_run(result: Row, workdir: Path) -> str:
   """PSNR and SSIM with their floors, and where the report is."""
   lines = []
   if result.get('psnr') is not None:

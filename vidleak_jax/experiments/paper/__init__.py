@@ -4,15 +4,18 @@ Each row is a config of `configs/paper`, run in a workdir of its own, so that
 the command goes on where it stopped. All rows see the same clips and seeds.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from vidleak_jax import data, files, recipes, superres
+from vidleak_jax import files, recipes, superres
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.experiments import audit
+from vidleak_jax.experiments.leaking import Audit, load_data
 from vidleak_jax.experiments.paper import faults
+from vidleak_jax.runtime.session import Report
 
 _LONGER = 24  # neighbouring frames; above ten, names sort in another order
 
@@ -53,34 +56,38 @@ _HEAD = ('| | the paper prints | its PSNR on this | PSNR dB | worst frame '
          '| SSIM | s a frame |\n|---|---|---|---|---|---|---|')
 
 
-def write(asked: dict[str, Any], folder: Path, document: Path) -> None:
+def write(asked: Audit, folder: Path, document: Path, *,
+          say: Callable[[str], None] = lambda text: None,
+          progress: Report | None = None) -> None:
   """Runs every row and writes the document.
 
   Args:
-    asked: a config of `configs/paper`; its `data`, `seed`, `backend` and
+    asked: an audit of `recipes/paper`; its `data`, `seed`, `backend` and
       `victim.weights_file` hold for all rows.
     folder: holds a workdir for each row.
     document: the Markdown file.
+    say: told of each row before it runs.
+    progress: hears how far a row has come, see `session.Report`.
 
   Raises:
-    UserError: as `pipeline.run`.
+    UserError: as `audit.run`.
   """
   runs = {}
   for row in ROWS + FROZEN + ENLARGED:
-    print(f'{row.config}: {row.label}')
-    config = _config(row.config, asked)
-    result = audit.run(config, folder / row.config, say=lambda _: None)
+    say(f'{row.config}: {row.label}')
+    result = audit.run(_audit(row.config, asked), folder / row.config,
+                       progress=progress)
     with np.load(folder / row.config / 'recovered.npz') as saved:
       runs[row.config] = result, dict(saved)
-  sample = _sample(asked, asked['data'])
-  longer = _sample(asked, asked['data'] | {
-      'num_frames': _LONGER, 'frame_stride': 1, 'num_clips': 1})
+  sample = load_data(asked)
+  longer = load_data(asked.replace(data=asked.data.replace(
+      num_frames=_LONGER, frame_stride=1, num_clips=1)))
   text = '\n'.join([
       *_intro(sample, runs['lenet_ours'][0]),
       '## Raw frames: LeNet, one gradient a frame', '',
       *_frames(sample, runs), '',
       '## Frozen extractor: the classifier alone shares its gradient', '',
-      *_frozen(sample, runs, asked['victim']['weights_file']), '',
+      *_frozen(sample, runs, asked.victim.weights_file), '',
       '## Super-resolution, against the originals', '',
       *_enlarged(sample, runs), '',
       '## The six faults, measured', '',
@@ -91,19 +98,14 @@ def write(asked: dict[str, Any], folder: Path, document: Path) -> None:
     partial.write_text(text)
 
 
-def _config(name, asked) -> dict[str, Any]:
-  config = recipes.load(f'paper/{name}')
-  given = asked['victim']['weights_file']
-  if config.victim.name == 'frozen' and given:
-    config.victim.weights_file = given
-  return config.to_dict() | {
-      key: asked[key] for key in ('data', 'seed', 'backend')}
-
-
-def _sample(asked, options) -> data.Sample:
-  options = dict(options)
-  return data.load(options.pop('name'), seed=asked['seed'],
-                   num_classes=asked['victim']['num_classes'], **options)
+def _audit(name: str, asked: Audit) -> Audit:
+  """A row's audit, on the data and devices that were asked for."""
+  row = Audit.from_dict(recipes.load(f'paper/{name}').to_dict())
+  victim, given = row.victim, asked.victim.weights_file
+  if victim.name == 'frozen' and given:
+    victim = victim.replace(weights_file=given)
+  return row.replace(victim=victim, data=asked.data, seed=asked.seed,
+                     backend=asked.backend)
 
 
 def _intro(sample, ours) -> list[str]:

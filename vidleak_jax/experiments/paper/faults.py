@@ -87,8 +87,9 @@ def geometry(sample) -> str:
   wide = large[:, :, margin:-margin]  # 4:3, as the paper's videos
   cropped = np.stack([clips_lib.square(clip, size) for clip in wide])
   squashed = np.stack([
-      [Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC)
-       for frame in clip] for clip in wide]).astype(np.float32) / 255
+      [np.asarray(Image.fromarray(frame).resize(
+          (size, size), Image.Resampling.BICUBIC)) for frame in clip]
+      for clip in wide]).astype(np.float32) / 255
   return (
       'Originals are squashed to a square, recoveries centre-cropped. The '
       'same 4:3 frames prepared in these two ways agree to only '
@@ -143,6 +144,7 @@ def foreign_weights(longer) -> str:
 def _frozen(head: str, clip: np.ndarray) -> tuple[types.Victim, np.ndarray]:
   """The head alone, and the features [1, T, F] that a frozen ResNet feeds."""
   victim = victims.build('frozen', clip.shape[1:], _CLASSES, head=head)
+  assert victim.on_features and victim.features  # a frozen victim has both
   return victim.on_features, np.asarray(jax.jit(victim.features)(clip))
 
 

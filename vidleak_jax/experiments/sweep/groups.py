@@ -9,12 +9,13 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vidleak_jax import files
 from vidleak_jax.experiments import audit
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.spaces import Trial
+from vidleak_jax.types import Row
 
 
 class Group(NamedTuple):
@@ -41,14 +42,14 @@ def plan(folder: Path, pending: Sequence[Trial], *, size: int,
       wanted.pop(name, None)
   by_shape: dict[str, list[Trial]] = {}
   for trial in wanted.values():
-    by_shape.setdefault(audit.shape_of(trial.config), []).append(trial)
+    by_shape.setdefault(audit.shape_of(trial.audit), []).append(trial)
   most = min(size, -(-len(wanted) // workers))
   fresh = [_save(folder, chunk) for trials in by_shape.values()
            for chunk in _chunks(trials, most, workers)]
   return started + fresh
 
 
-def load(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+def load(folder: Path, name: str) -> dict[str, Row]:
   """Name -> config of the members of a group."""
   return json.loads((folder / 'groups' / f'{name}.json').read_text())
 
@@ -91,5 +92,5 @@ def _save(folder, trials):
   members = tuple(trial.name for trial in trials)
   name = hashlib.sha256(' '.join(members).encode()).hexdigest()[:16]
   files.write_json(folder / 'groups' / f'{name}.json',
-                   {trial.name: trial.config for trial in trials})
+                   {trial.name: trial.audit.to_dict() for trial in trials})
   return Group(name, members)

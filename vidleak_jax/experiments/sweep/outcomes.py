@@ -3,10 +3,10 @@
 import json
 import traceback
 from pathlib import Path
-from typing import Any
 
 from vidleak_jax import files
 from vidleak_jax.experiments.sweep.spaces import Trial
+from vidleak_jax.types import Row
 
 DONE, FAILED = 'done', 'failed'
 
@@ -24,7 +24,7 @@ def status(folder: Path, name: str) -> str | None:
   return FAILED if (own / 'error.json').exists() else None
 
 
-def row(folder: Path, trial: Trial) -> dict[str, Any]:
+def row(folder: Path, trial: Trial) -> Row:
   """Its row in results.jsonl, once it has ended."""
   ended = status(folder, trial.name)
   file = 'result.json' if ended == DONE else 'error.json'

@@ -3,9 +3,9 @@
   config -> trials -> groups -> engine -> trial folders -> results.jsonl
 """
 
+import functools
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from vidleak_jax.experiments.sweep.engines import Engine, Finished
 from vidleak_jax.experiments.sweep.spaces import Trial
 from vidleak_jax.experiments.sweep.table import Table
 from vidleak_jax.runtime import workdir
-from vidleak_jax.runtime.progress import Progress
-from vidleak_jax.types import UserError
+from vidleak_jax.runtime.session import Report
+from vidleak_jax.types import Row, UserError
 
 _PAUSE = 0.5  # seconds between looks at the trial folders, at least
 _FAILURES_SHOWN = 3
@@ -26,7 +26,7 @@ _PATIENCE = 5  # times what a look took: on slow disks it is rarer
 class Summary(NamedTuple):
   """How a sweep stands when it ends."""
   done: int
-  failed: list[dict[str, Any]]  # their rows
+  failed: list[Row]  # their rows
 
   def text(self, folder: Path) -> str:
     """For the end of a terminal session."""
@@ -42,10 +42,11 @@ class Summary(NamedTuple):
 
 
 def run(
-    config: dict[str, Any], folder: Path,
+    config: Mapping[str, Any], folder: Path,
     make_engine: Callable[[Path, str], Engine], *,
     group_size: int = 32, retry_failed: bool = False, sampler: str = '',
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Report | None = None,
 ) -> Summary:
   """Runs all trials that have not ended, and writes the tables.
 
@@ -57,6 +58,7 @@ def run(
     retry_failed: runs failed trials again.
     sampler: `optuna` searches `sweep.random` for the best match; '' draws.
     say: where messages for people go.
+    progress: hears how many trials have ended, see `session.Report`.
 
   Raises:
     UserError: for another launcher at work, a full disk, a wrong config.
@@ -67,29 +69,30 @@ def run(
     files.write_json(folder / 'sweep.json', {
         'fields': plan.fields, 'config': config, **workdir.versions()})
     table = Table(folder)
-    with make_engine(folder, token) as engine, ExitStack() as stack:
-      sweep = _Sweep(folder, engine, table, group_size)
+    with make_engine(folder, token) as engine:
+      sweep = _Sweep(folder, engine, table, group_size, functools.partial(
+          progress or _silent, 'sweep', total=plan.total))
       while trials := plan.ask():
-        ended = sweep.adopt(trials, retry_failed)
-        if not sweep.progress:
-          sweep.progress = stack.enter_context(
-              Progress(plan.total, 'sweep', done=ended, unit='trials'))
+        sweep.adopt(trials, retry_failed)
         plan.tell(sweep.finish(trials))
       table.write_parquet()
     return Summary(sweep.done, sweep.failed)
 
 
+def _silent(stage: str, done: int, total: int, **values: object) -> None:
+  """Hears nothing."""
+
+
 class _Sweep:
   """The part that does not depend on how trials are chosen."""
 
-  def __init__(self, folder, engine, table, group_size):
+  def __init__(self, folder, engine, table, group_size, report):
     self._folder, self._engine, self._table = folder, engine, table
     self._group_size, self._at_work = group_size, {}
-    self.done, self.failed = 0, []
-    self.progress: Progress | None = None
+    self.done, self.failed, self._report = 0, [], report
 
-  def adopt(self, trials: Sequence[Trial], retry_failed: bool) -> int:
-    """Takes trials on; how many have ended so far."""
+  def adopt(self, trials: Sequence[Trial], retry_failed: bool) -> None:
+    """Takes trials on; those that have ended are counted."""
     if retry_failed:
       for trial in trials:
         outcomes.forget_failure(self._folder, trial.name)
@@ -98,9 +101,9 @@ class _Sweep:
     for trial in list(self._pending.values()):
       if trial.name in self._table:
         self._count(self._table[trial.name])
-    return self.done + len(self.failed)
+    self._report(done=self.done + len(self.failed))
 
-  def finish(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+  def finish(self, trials: Sequence[Trial]) -> list[Row]:
     """Runs those that have not ended; the rows of all, in order."""
     self._look()
     self._run(groups.plan(
@@ -143,9 +146,8 @@ class _Sweep:
     running = [name for group in self._at_work.values()
                if locks.is_at_work(self._folder, group.name)
                for name in group.members if name in self._pending]
-    assert self.progress  # `run` sets it before anything is at work
-    self.progress.update(self.done + len(self.failed), running=len(running),
-                         failed=len(self.failed))
+    self._report(done=self.done + len(self.failed), running=len(running),
+                 failed=len(self.failed))
 
   def _count(self, row):
     del self._pending[row['trial']]

@@ -5,7 +5,7 @@ how near they come to the truth.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import numpy as np
 from vidleak_jax.experiments.sweep import outcomes, spaces
 from vidleak_jax.experiments.sweep.spaces import Trial
 from vidleak_jax.runtime import progress
-from vidleak_jax.types import UserError, pick
+from vidleak_jax.types import Row, UserError, pick
 
 
 class Everything:
   """All trials of a sweep at once."""
 
-  def __init__(self, config: dict[str, Any], folder: Path):
+  def __init__(self, config: Mapping[str, Any], folder: Path):
     del folder
     self._trials = spaces.trials(config)
-    self.fields = spaces.swept(spaces.split(config)[1])
+    self.fields = spaces.split(config)[1].names
     self.total = len(self._trials)
 
   def ask(self) -> list[Trial]:
@@ -31,7 +31,7 @@ class Everything:
     trials, self._trials = self._trials, []
     return trials
 
-  def tell(self, rows: Sequence[dict[str, Any]]) -> None:
+  def tell(self, rows: Sequence[Row]) -> None:
     """Takes the rows of all that were asked for."""
 
 
@@ -42,15 +42,15 @@ class Optuna:
   The study stands in `search.log`; a round that was cut short is finished.
   """
 
-  def __init__(self, config: dict[str, Any], folder: Path):
-    sweep = spaces.split(config)[1]
-    if not sweep['random']:
+  def __init__(self, config: Mapping[str, Any], folder: Path):
+    base, space = spaces.split(config)
+    if not space.random:
       raise UserError('A search needs sweep.random: what it may vary.')
     self._config, self._folder = config, folder
-    self._num_draws = sweep['num_samples']
-    self._study, self._space = _open_study(config, sweep, folder)
+    self._num_draws = space.num_samples
+    self._study, self._space = _open_study(base, space, folder)
     self._told = False
-    self.fields = spaces.swept(sweep)
+    self.fields = space.names
     self.total = self._num_draws * len(spaces.around(config, {}))
 
   def ask(self) -> list[Trial]:
@@ -65,7 +65,7 @@ class Optuna:
                    for draw in draws}
     return [trial for trials in self._round.values() for trial in trials]
 
-  def tell(self, rows: Sequence[dict[str, Any]]) -> None:
+  def tell(self, rows: Sequence[Row]) -> None:
     """Has the search learn from them."""
     by_trial = {row['trial']: row for row in rows}
     open_ones = {draw.number for draw in self._study.trials
@@ -83,13 +83,13 @@ class Optuna:
 _PLANS = {'': Everything, 'optuna': Optuna}
 
 
-def plan(sampler: str, config: dict[str, Any],
+def plan(sampler: str, config: Mapping[str, Any],
          folder: Path) -> Everything | Optuna:
   """What chooses the trials, by the name of the sampler."""
   return pick(_PLANS, sampler, 'sampler')(config, folder)
 
 
-def match(folder: Path, row: dict[str, Any]) -> float:
+def match(folder: Path, row: Row) -> float:
   """How badly a trial's recovery matches its leak.
 
   The match alone, where it was logged: with priors, whose weights may be what
@@ -101,23 +101,22 @@ def match(folder: Path, row: dict[str, Any]) -> float:
   return logged[-1] if logged else row['match_loss']
 
 
-def _open_study(config, sweep, folder):
+def _open_study(base, space, folder):
   """The study of this space and this config, and what it may vary."""
   optuna = _optuna()
-  asked = config | {'sweep': sweep | {'num_samples': None}}
+  asked = base | {'sweep': space._replace(num_samples=0)._asdict()}
   backend = optuna.storages.logger.JournalFileBackend(
       str(folder / 'search.log'))
   study = optuna.create_study(
       study_name=spaces.identity(asked), load_if_exists=True,
       storage=optuna.storages.JournalStorage(backend))
   study.sampler = optuna.samplers.TPESampler(
-      seed=sweep['seed'] + len(study.trials), constant_liar=True)
-  return study, {name: _distribution(optuna, name, how)
-                 for name, how in sweep['random'].items()}
+      seed=space.seed + len(study.trials), constant_liar=True)
+  return study, {name: _distribution(optuna, how)
+                 for name, how in space.random.items()}
 
 
-def _distribution(optuna, name, how):
-  kind, *arguments = how
+def _distribution(optuna, how):
   kinds = {
       'uniform': optuna.distributions.FloatDistribution,
       'log_uniform': lambda low, high: optuna.distributions.FloatDistribution(
@@ -125,7 +124,7 @@ def _distribution(optuna, name, how):
       'integers': optuna.distributions.IntDistribution,
       'choice': optuna.distributions.CategoricalDistribution,
   }
-  return pick(kinds, kind, f'distribution of {name}')(*arguments)
+  return kinds[how.kind](*how.arguments)
 
 
 def _optuna():

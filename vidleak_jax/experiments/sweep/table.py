@@ -4,12 +4,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vidleak_jax import files, optional
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.spaces import Trial
 from vidleak_jax.runtime import progress
+from vidleak_jax.types import Row
 
 
 class Table:
@@ -43,7 +43,7 @@ class Table:
     if json.dumps(self._rows) != before:
       self._rewrite()
 
-  def add(self, trial: Trial) -> dict[str, Any]:
+  def add(self, trial: Trial) -> Row:
     """Appends the row of a trial that has ended, once, and returns it."""
     if trial.name not in self._rows:
       row = outcomes.row(self._folder, trial)
@@ -54,7 +54,7 @@ class Table:
   def __contains__(self, name: str) -> bool:
     return name in self._rows
 
-  def __getitem__(self, name: str) -> dict[str, Any]:
+  def __getitem__(self, name: str) -> Row:
     return self._rows[name]
 
   def _rewrite(self):

@@ -238,7 +238,9 @@ def _weight(nodes):
 
 def _layer(graph, unit):
   node = unit.linear
-  wrong = next((n for n in unit.before if n.kind != 'move'), unit.norm)
+  scales = [n for n in unit.before if n.kind == 'affine' and not n.paths]
+  wrong = next((n for n in unit.before
+                if n.kind != 'move' and n not in scales), unit.norm)
   if wrong is not None or node is None:
     what = wrong or unit.before[-1]
     raise UserError(
@@ -258,7 +260,7 @@ def _layer(graph, unit):
   return Layer(
       '/'.join(node.op.kernel_path[:-1]), linear,
       activation.op.name if activation else 'identity', in_shape,
-      activation.op.function if activation else lambda x: x)
+      activation.op.function if activation else lambda x: x, bool(scales))
 
 
 def _listed(nodes):

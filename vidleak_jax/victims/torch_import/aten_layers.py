@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidleak_jax.models.layers import matmul_conv
 from vidleak_jax.victims.introspection.operations import Pool, by_channel
-from vidleak_jax.victims.layers import matmul_conv
 
 RULES: dict[str, Callable] = {}
 

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import jax
 import numpy as np
 
+from vidleak_jax import files
 from vidleak_jax.attacks.analytic.peeling import pixels, top, walk
 from vidleak_jax.attacks.analytic.peeling.blocks import (
     Leaves,
@@ -19,6 +19,7 @@ from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_one_clip
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.options import option
+from vidleak_jax.runtime import backend
 from vidleak_jax.types import Leak, UserError, Victim
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
@@ -53,6 +54,8 @@ class Peeling(Analytic):
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`; counts the equations below the blocks too."""
     reasons = needs_one_clip(leak)
+    if victim.graph is None:
+      return [*reasons, 'it needs the logits, and only a loss is known']
     try:
       network = blocks_of(victim.graph)
     except UserError as error:
@@ -65,7 +68,7 @@ class Peeling(Analytic):
     params = _float64(leaves_of(problem.leak.params))
     update = _float64(leaves_of(problem.leak.update))
     found = []
-    with jax.enable_x64():
+    with backend.float64():
       for m in range(problem.leak.num_updates):
         one = {path: leaf[m] for path, leaf in update.items()}
         found.append(self._one(problem, network, params, one, m))
@@ -80,7 +83,7 @@ class Peeling(Analytic):
     folder = problem.session.folder
     if folder:
       folder = folder / f'update{m}'
-      folder.mkdir(parents=True, exist_ok=True)
+      folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     total, known, rows = network.num_peeled + 1, None, []
     last = len(network.blocks) - 1
     for i in range(network.num_peeled):
@@ -148,9 +151,7 @@ def _write(place: Path | None, known: walk.Known, rows: list[walk.Row]) -> None:
   if place is None:
     return
   text = json.dumps([dataclasses.asdict(row) for row in rows])
-  part = place.with_suffix('.part.npz')
-  np.savez(part, rows=np.array(text), **known._asdict())
-  part.replace(place)
+  files.write_arrays(place, rows=np.array(text), **known._asdict())
 
 
 def _read(place: Path) -> tuple[walk.Known, list[walk.Row]]:

@@ -18,6 +18,7 @@ from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.analytic.subspace import constraints, search
 from vidleak_jax.attacks.base import Problem, needs_head, needs_one_clip
 from vidleak_jax.options import option
+from vidleak_jax.runtime import backend
 from vidleak_jax.types import Array, Leak, Params, UserError, Victim
 from vidleak_jax.victims.introspection import tokens
 
@@ -112,7 +113,7 @@ def recover_spans(
   dense.dense_input(leak.update, victim.head, 1)
   labels = dense.infer_label(leak.update, victim.head)
   shape = tuple(clip_shape)
-  with jax.enable_x64(True):
+  with backend.float64():
     params, updates = jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
     layout = constraints.layout(victim.logits, params, shape)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from vidleak_jax.evaluation.report.page import facts
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.summary import charts, recoveries, statistics
 from vidleak_jax.experiments.sweep.summary.statistics import Setting
+from vidleak_jax.types import Row
 
 LABELS = {
     'psnr': 'PSNR, dB', statistics.ABOVE: 'Above the floor, dB', 'ssim': 'SSIM',
@@ -35,7 +35,7 @@ class Raw(str):
   """HTML that is written as it is; any other text is escaped."""
 
 
-def render(folder: Path, rows: Sequence[dict[str, Any]], setup: dict[str, Any],
+def render(folder: Path, rows: Sequence[Row], setup: Row,
            over: Sequence[str]) -> str:
   """The page; arguments as in `summary.write`, `setup` from sweep.json."""
   fields, metrics = setup['fields'], statistics.metrics(rows)
@@ -125,7 +125,7 @@ def _curves(rows, fields, metric):
 def _lines(rows, name, fields, metric):
   others = [each for each in fields
             if each != name and len(_values(rows, each)) > 1]
-  split: list[tuple[dict[str, Any], str]] = [({}, '')]
+  split: list[tuple[Row, str]] = [({}, '')]
   if len(others) == 1 and len(_values(rows, others[0])) <= charts.MAX_LINES:
     split = [({others[0]: value}, f'{others[0]} {charts.words(value)}')
              for value in _values(rows, others[0])]

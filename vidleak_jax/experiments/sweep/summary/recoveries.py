@@ -4,17 +4,17 @@ import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from vidleak_jax.evaluation.report import curves
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.summary import charts, statistics
 from vidleak_jax.runtime import progress
+from vidleak_jax.types import Row
 
 PICTURES = 3  # of the best, and of the worst
 
 
-def render(folder: Path, rows: Sequence[dict[str, Any]],
+def render(folder: Path, rows: Sequence[Row],
            fields: Sequence[str], metric: str, label: str) -> str:
   """Figures of trials ranked by a metric, and one chart of all of them.
 

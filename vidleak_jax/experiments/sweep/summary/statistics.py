@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vidleak_jax.types import Row
+
 FLOORS = ('psnr_unrelated', 'psnr_mean_frame', 'psnr_reference')
 ABOVE = 'above_floor'  # dB of a clip's PSNR above the best of its floors
 RESAMPLES = 2000
@@ -21,11 +23,11 @@ class Estimate(NamedTuple):
 
 class Setting(NamedTuple):
   """The trials that differ in nothing but what is averaged over."""
-  fields: dict[str, Any]
-  rows: list[dict[str, Any]]
+  fields: Row
+  rows: list[Row]
 
 
-def settings(rows: Sequence[dict[str, Any]], fields: Sequence[str],
+def settings(rows: Sequence[Row], fields: Sequence[str],
              over: Sequence[str]) -> list[Setting]:
   """Done trials by the values of `fields`, without those averaged over."""
   found: dict[str, Setting] = {}
@@ -39,7 +41,7 @@ def settings(rows: Sequence[dict[str, Any]], fields: Sequence[str],
       ranks[name].index(value) for name, value in each.fields.items()])
 
 
-def values(row: dict[str, Any], metric: str) -> np.ndarray | None:
+def values(row: Row, metric: str) -> np.ndarray | None:
   """[N] of a trial's clips; [1] where a metric is of the trial as a whole."""
   if metric == ABOVE:
     psnr = values(row, 'psnr')
@@ -51,7 +53,7 @@ def values(row: dict[str, Any], metric: str) -> np.ndarray | None:
   return np.atleast_1d(np.asarray(found, float))
 
 
-def estimate(rows: Sequence[dict[str, Any]], metric: str,
+def estimate(rows: Sequence[Row], metric: str,
              seed: int = 0) -> Estimate | None:
   """The mean of a metric, and the interval that holds it with 95 %.
 
@@ -84,7 +86,7 @@ def _resampled_means(table, rng):
   return table[rows, columns].mean(axis=(1, 2))
 
 
-def metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
+def metrics(rows: Sequence[Row]) -> list[str]:
   """Those of these trials that are worth a column, the main one first."""
   names = ('psnr', ABOVE, 'ssim', 'exact', 'psnr_enhanced', 'label_accuracy',
            'match_loss', 'seconds_attack')
