@@ -5,9 +5,11 @@ which is hundreds of times slower than a matrix product on CPU. So victims call
 `conv`, whose lowering is chosen per backend, never a bare `nn.Conv`.
 """
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,6 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'identity': lambda x: x,
 }
 
+_PLAIN = contextvars.ContextVar('plain_convolutions', default=False)
 _LECUN_NORMAL = nn.initializers.lecun_normal()
 
 # name -> mean and standard deviation that a network takes off its input
@@ -104,6 +107,19 @@ def conv(
                  strides=strides, kernel_init=flat(kernel_init), **kwargs)
 
 
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+  """Scope in which `matmul_conv` is XLA's own convolution.
+
+  A network that is traced in it shows its convolutions as what they are.
+  """
+  token = _PLAIN.set(True)
+  try:
+    yield
+  finally:
+    _PLAIN.reset(token)
+
+
 def matmul_conv(
     inputs: Array,
     kernel: Array,
@@ -138,6 +154,11 @@ def matmul_conv(
   Raises:
     NotImplementedError: for grouped, transposed or channels-first use.
   """
+  if _PLAIN.get():
+    return lax.conv_general_dilated(
+        inputs, kernel, window_strides, padding, lhs_dilation, rhs_dilation,
+        dimension_numbers or _channels_last(inputs, kernel),
+        feature_group_count, precision=precision)
   ndim = kernel.ndim - 2
   dilation = tuple(rhs_dilation or (1,) * ndim)
   if feature_group_count != 1 or any(d != 1 for d in lhs_dilation or ()):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from vidleak_jax import trees
+from vidleak_jax.models.layers import plain_convolutions
 from vidleak_jax.types import (
     Array,
     Layer,
@@ -199,11 +200,8 @@ def graph_of(victim: Victim) -> LayerGraph | None:
   if victim.logits is None:
     return None
   shapes = jax.eval_shape(victim.init, jax.random.key(0))
-  seen = victim
-  if victim.lowering == 'matmul' and victim.spec is not None:
-    from vidleak_jax import victims
-    seen = victims.from_spec(victim.spec, victim.clip_shape, 'lax')
-  graph = introspect(seen.logits, shapes, victim.clip_shape)
+  with plain_convolutions():
+    graph = introspect(victim.logits, shapes, victim.clip_shape)
   # XLA's own gradients of 3-D convolutions are far slower on a CPU.
   return with_lowering(graph, victim.lowering or 'matmul')
 

@@ -29,9 +29,7 @@ def chain(shape, activation, widths=(12, 24), num_classes=7, conv=(5, 5)):
   specs = tuple(stack.ConvSpec(width, conv, (*ones, stride))
                 for width, stride in zip(widths, (2, 1)))
   module = stack.Stack(specs, num_classes, activation, 'matmul')
-  in_shape = shape if len(conv) == 3 else shape[1:]
-  return from_module(module, shape, num_classes,
-                     layers=stack.list_layers(module, in_shape))
+  return from_module(module, shape, num_classes)
 
 
 def test_lenet_frames_come_back_with_their_labels():
@@ -207,4 +205,4 @@ def test_a_victim_without_layers_is_refused():
   victim = lenet((1, 8, 8, 3), 10)
   leak = share(victim, random_clips(1, (1, 8, 8, 3)), jnp.array([[3]]))
   with pytest.raises(UserError, match='no chain of linear'):
-    analytic.walk_down(victim.replace(layers=()), leak)
+    analytic.walk_down(victim.replace(chain=()), leak)

@@ -113,4 +113,4 @@ def test_it_is_held_against_what_it_prepared(batch):
 
 def test_a_victim_without_layers_is_told(victim, leak):
   with pytest.raises(UserError, match=r'plain chain(.|\n)*attack\.name'):
-    run_attack(FeatureMatching(), victim.replace(layers=()), leak)
+    run_attack(FeatureMatching(), victim.replace(chain=()), leak)
