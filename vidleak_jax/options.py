@@ -101,6 +101,8 @@ class Options:
     given = {}
     for name, value in values.items():
       field, kind = fields[name]
+      if isinstance(field.default, Options) and isinstance(value, Mapping):
+        value = _filled(field.default, value)  # its owner's own defaults
       given[name] = check(value, kind, f'{prefix}{name}', field.metadata)
     return cls(**given)
 
@@ -179,6 +181,16 @@ def bind(structure: Options, numbers: Numbers) -> Any:
     object.__setattr__(
         bound, name, bind(own, value) if isinstance(own, Options) else value)
   return bound
+
+
+def _filled(default: Options, values: Mapping[str, Any]) -> Numbers:
+  """The values, with those of a default where there is none."""
+  filled = default.to_dict() | dict(values)
+  for name, value in values.items():
+    own = getattr(default, name, None)
+    if isinstance(own, Options) and isinstance(value, Mapping):
+      filled[name] = _filled(own, value)
+  return filled
 
 
 def _fields(cls):

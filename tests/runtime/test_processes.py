@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 TINY = ['--config.victim.preset=tiny', '--config.data.image_size=16',
         '--config.data.num_frames=4', '--config.data.original_size=32',
         '--config.attack.num_steps=30', '--config.attack.chunk_steps=5',
-        '--config.attack.num_restarts=3']
+        '--config.attack.num_restarts=3', '--config.attack.name=ig']
 
 
 def start(workdir, *options):

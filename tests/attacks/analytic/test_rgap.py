@@ -104,7 +104,7 @@ def test_a_layer_without_inverse_ends_the_walk_at_its_exact_output():
       (stack.ConvSpec(4, (3, 3), (2, 2)), stack.ConvSpec(8, (3, 3), (2, 2))),
       5, 'gelu', 'matmul')
   layers = stack.list_layers(module, (8, 8, 3))
-  victim = from_module(module, (1, 8, 8, 3), 5, layers=layers)
+  victim = from_module(module, (1, 8, 8, 3), 5, chain=layers)
   clips = random_clips(2, (1, 8, 8, 3))
   leak = share(victim, clips, jnp.array([[0], [3]]))
   walk = analytic.walk_down(victim, leak)

@@ -98,7 +98,7 @@ def test_batches_and_other_victims_are_refused(vivit, leak):
   with pytest.raises(UserError, match='one clip per message'):
     analytic.recover_tokens(vivit, leak, batch_size=2)
   with pytest.raises(UserError, match='learned positions'):
-    analytic.recover_tokens(vivit.replace(tokens=None), leak)
+    analytic.recover_tokens(lenet((1, 8, 8, 3), 10), leak)
 
 
 @pytest.mark.parametrize('scale', [1.0, 0.3])
