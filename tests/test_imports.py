@@ -46,7 +46,9 @@ def _imports(file, *, deferred=True):
   found, nodes = set(), [ast.parse(file.read_text())]
   while nodes:
     node = nodes.pop()
-    if deferred or not isinstance(node, ast.FunctionDef):
+    for_types = isinstance(node, ast.If) and (
+        getattr(node.test, 'id', '') == 'TYPE_CHECKING')
+    if deferred or not (isinstance(node, ast.FunctionDef) or for_types):
       nodes += ast.iter_child_nodes(node)
     if isinstance(node, ast.ImportFrom) and node.module:
       names = ([f'{node.module}.{alias.name}' for alias in node.names]

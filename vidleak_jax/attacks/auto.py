@@ -72,8 +72,8 @@ class Auto(Attack):
       for name in self.only:
         if name not in others:
           raise UserError(
-              f'auto.only names {name!r}.{nearest(name, others)} It can name '
-              f'{", ".join(others)}.')
+              f'attack.auto.only names {name!r}.{nearest(name, others)} It can '
+              f'name {", ".join(others)}.')
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""

@@ -56,7 +56,7 @@ class _Choice(Effort):
 
 def _refuse_former(names: Iterable[object]) -> None:
   for name in names:
-    if name in _FORMER:
+    if isinstance(name, str) and name in _FORMER:
       raise UserError(f'The attack {name} is now called {_FORMER[name]}, as '
                       'attack.name and for its group of options.')
 

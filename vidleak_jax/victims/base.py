@@ -107,8 +107,7 @@ def from_loss(
     clip_shape: (T, H, W, C).
     num_classes: K.
     logits: `(params, clips) -> [B, K]`, where there are any.
-    head: path of the last dense layer in params; None: it is looked for, where
-      there are logits.
+    head: path of the last dense layer in params; None: it is looked for.
 
   >>> import jax.numpy as jnp, vidleak_jax as vl
   >>> def loss(params, clips, labels):
@@ -133,7 +132,8 @@ def from_loss(
   victim = Victim(
       init=lambda key: params, loss=with_key, clip_shape=clip_shape,
       num_classes=num_classes, logits=logits,
-      head_path=tuple(head) if head else None)
+      head_path=tuple(head) if head else None if logits else find_head(
+          params, num_classes))
   _check(victim, params, getattr(loss, '__name__', 'loss'))
   return victim
 
@@ -191,6 +191,19 @@ def from_module(
       head_path=head, chain=chain, patch_tokens=tokens)
 
 
+def find_head(params: Params, num_classes: int) -> tuple[str, ...] | None:
+  """Returns the path of the only dense layer with K outputs, or None.
+
+  It is all that can be known of a network of which only the loss is given.
+  """
+  shapes = {name: np.shape(leaf) for name, leaf in
+            trees.flatten(params).items()}
+  found = [name.removesuffix('/kernel') for name, shape in shapes.items()
+           if name.endswith('/kernel') and len(shape) == 2
+           and shape[-1] == num_classes]
+  return tuple(found[0].split('/')) if len(found) == 1 else None
+
+
 def graph_of(victim: Victim) -> LayerGraph | None:
   """Returns the layer graph of a victim, or None without logits.
 
@@ -200,8 +213,10 @@ def graph_of(victim: Victim) -> LayerGraph | None:
   if victim.logits is None:
     return None
   shapes = jax.eval_shape(victim.init, jax.random.key(0))
+  # A function of its own: what JAX has traced before, it would not trace again.
   with plain_convolutions():
-    graph = introspect(victim.logits, shapes, victim.clip_shape)
+    graph = introspect(lambda *inputs: victim.logits(*inputs), shapes,
+                       victim.clip_shape)
   # XLA's own gradients of 3-D convolutions are far slower on a CPU.
   return with_lowering(graph, victim.lowering or 'matmul')
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax import optional
 from vidleak_jax.types import Array, Params, UserError, pick
 from vidleak_jax.victims.torch_import.aten import RULES
 
@@ -99,7 +100,7 @@ def _params(module) -> Params:
 
 def _export(module, clip_shape, axes, batch_size) -> _Graph:
   """The module's graph for clips of a batch size."""
-  import torch
+  torch = optional.load('torch')
 
   class Scores(torch.nn.Module):
     """The scores alone, of a model that answers more."""
