@@ -16,6 +16,7 @@ are generated from these classes, and every value is checked where it enters:
 import copy
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -220,6 +221,8 @@ def _convert(value, kind, of):
       return tuple(value)
     parts = [_convert(each, of[0], ()) for each in value]
     return None if None in parts else tuple(parts)
+  if kind is str and isinstance(value, os.PathLike):
+    return os.fspath(value)
   if kind in (bool, str) and isinstance(value, kind):
     return value
   return value if kind is Any else None

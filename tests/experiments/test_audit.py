@@ -159,6 +159,7 @@ def test_other_programs_have_other_shapes(overrides, tmp_path):
 
 
 AUTO = {'attack__name': 'auto', 'attack__num_steps': 2,
+        'attack__auto__polish_steps': 0,
         'attack__auto__only': ('feature_matching', 'ig', 'transformer')}
 
 
