@@ -159,7 +159,8 @@ def below(network: Network, index: int) -> Unit | None:
 def _head(graph, output) -> Head:
   head = graph.head
   tail = structure.tail(graph)
-  if head is None or head.bias is None or len(tail) != 1:
+  if head is None or head.bias is None or len(tail) != 1 or any(
+      node.paths for node in tail[0].before):
     raise UserError('it does not end in a mean over positions and one dense '
                     'layer with a bias')
   shape = graph.by_name[output].shape
