@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidleak_jax import superres
+from vidleak_jax import photos, superres
 from vidleak_jax.evaluation import metrics
 from vidleak_jax.superres import (
   adapt,
   degrade,
-  moving,
   network,
   reference,
   upscale,
@@ -73,7 +72,7 @@ def test_a_reference_adds_what_it_shows(small, large):
 
 def test_adapting_to_a_reference_adds_to_that():
   """On a photograph that the shipped network was not trained on."""
-  photo = moving.photograph('camera.png')
+  photo = photos.load('camera.png')
   frames = np.stack([np.asarray(photo.resize((128, 128), box=box)) for box in (
       (100, 0, 400, 300), (120, 60, 420, 360))]).astype(np.float32) / 255
   held, truth = frames[None, :1], frames[None, 1:]
