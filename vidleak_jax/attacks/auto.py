@@ -135,8 +135,9 @@ class Auto(Attack):
           f'{"; ".join(f"{a.name}: {a.why_not}" for a in attempts)}.')
     if (self.polish_steps and _residual(best) > self.certified
         and spent < self.budget_seconds / 2 and _is_plain(problem.leak)):
-      best, seconds = self._polished(problem, best)
-      spent += seconds
+      best, row = self._polished(problem, best)
+      attempts.append(row)
+      spent += row.seconds
     grey = float(gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels).mean())
@@ -149,8 +150,9 @@ class Auto(Attack):
             'gradient_residual_grey': grey, 'gradient_residual_floor': floor,
             'attempts': rows})
 
-  def _polished(self, problem: Problem, best: Outcome) -> tuple[Outcome, float]:
-    """The better one of the best answer and its polish; seconds it took."""
+  def _polished(
+      self, problem: Problem, best: Outcome) -> tuple[Outcome, Attempt]:
+    """The better one of the best answer and its polish, and what that was."""
     problem.session.tell('polish', 0, 1)
     began = time.perf_counter()
     tried = polished(problem, best, self.polish_steps, _POLISH_INNER)
@@ -158,11 +160,12 @@ class Auto(Attack):
     residual = gradient_residual(problem.victim, problem.leak, recovery.clips,
                                  recovery.labels)
     problem.session.tell('polish', 1, 1, gradient_residual=residual.mean())
-    seconds = time.perf_counter() - began
+    row = Attempt('polish', float(residual.mean()),
+                  time.perf_counter() - began, '')
     if not residual.mean() < _residual(best):
-      return best, seconds
+      return best, row
     return tried._replace(
-        recovery=recovery._replace(gradient_residual=residual)), seconds
+        recovery=recovery._replace(gradient_residual=residual)), row
 
   def verdict(self, residual: float, grey: float, floor: float = 0.0) -> str:
     """Returns what a residual says.
