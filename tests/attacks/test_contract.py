@@ -33,6 +33,8 @@ RESIST = {
        for a in ('dlg', 'idlg') for v in ('c3d', 'cnn_gru', 'lenet')},
     ('ig', 'cnn_gru'): 'gates saturate: more steps than a test has',
     ('closed_form', 'frozen'): 'the walk ends at the features',
+    ('subspace', 'timesformer'): 'at this width rounding hides directions, as '
+    'its note says',
     ('closed_form', 'c3d'): 'fewer equations than pixels, as its note says',
 }
 
@@ -76,6 +78,8 @@ def test_above_the_floor_or_told_why_not(problems, attack, name):
     with pytest.raises(vl.UserError, match='does not apply'):
       vl.attack(victim, leak, chosen, key=jax.random.key(2))
     return
+  if attack == 'closed_form' and victim.layers == ():
+    pytest.skip('it is `transformer` or `subspace` then, which are tested')
   if (attack, name) in RESIST and attack in ('dlg', 'idlg', 'ig'):
     pytest.skip(RESIST[attack, name])
   try:
@@ -85,8 +89,9 @@ def test_above_the_floor_or_told_why_not(problems, attack, name):
     return
   scores = vl.evaluate(found, clip, unrelated=clip[:, :, ::-1])
   assert np.isfinite(found.clips).all()
-  if (attack, name) == ('closed_form', 'c3d'):
-    assert 'directions open' in found.findings['closed_form_note']
+  if attack in ('closed_form', 'subspace') and (attack, name) in RESIST:
+    note = found.findings['closed_form_note']
+    assert 'directions open' in note or 'Not exact' in note or name == 'frozen'
   if (attack, name) not in RESIST:
     assert scores.psnr[0] > scores.psnr_mean_frame[0], found.findings
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from absl import app, flags
 
+from tests.helpers import ROOT
 from vidleak_jax.attacks.features import scenes
 from vidleak_jax.cli import commands
 from vidleak_jax.experiments import paper, training
@@ -25,16 +26,31 @@ def run(monkeypatch, capsys):
 
   def start(name, *words):
     monkeypatch.setattr('sys.argv', [f'vidleak {name}', *map(str, words)])
+    set_aside = _take_benchmarks_flags()
     try:
       with pytest.raises(SystemExit) as ended:
         commands.start(name)
     finally:
       _forget_flags()
+      for script, flag in set_aside:
+        flags.FLAGS[flag.name] = flag
+        flags.FLAGS.register_flag_by_module(script, flag)
     out, err = capsys.readouterr()
     assert not ended.value.code, err
     return out
 
   return start
+
+
+def _take_benchmarks_flags():
+  """Removes and returns flags of benchmarks that other tests have imported."""
+  scripts = {file.stem for file in (ROOT / 'benchmarks').glob('*.py')}
+  taken = [(script, flags.FLAGS[name]) for name in flags.FLAGS
+           for script in [flags.FLAGS.find_module_defining_flag(name)]
+           if script in scripts]
+  for _, flag in taken:
+    delattr(flags.FLAGS, flag.name)
+  return taken
 
 
 def _forget_flags():

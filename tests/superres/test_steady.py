@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from vidleak_jax import superres
+from vidleak_jax import photos, superres
 from vidleak_jax.evaluation import metrics
-from vidleak_jax.superres import degrade, moving
+from vidleak_jax.superres import degrade
 from vidleak_jax.superres.steady import steady
 
 
 @pytest.fixture(scope='module')
 def clips():
   """A camera that moves two small pixels a frame, and one that stands still."""
-  photo = moving.photograph('camera.png')
+  photo = photos.load('camera.png')
   views = [[photo.resize((32, 32), box=(x, 90, x + 320, 410)) for x in path]
            for path in (range(0, 160, 20), [60] * 8)]
   return np.asarray([[np.asarray(frame) for frame in view] for view in views],
