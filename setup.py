@@ -56,6 +56,7 @@ setup(
         'flax>=0.12,<0.13',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12,<1.0',
+        'jaxtyping>=0.2.30',    # shapes in the signatures of public names
         'numpy',
         'scipy',
         'absl-py',

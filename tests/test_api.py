@@ -156,3 +156,22 @@ def test_files_by_run(tmp_path):
   assert result['attack'] == 'ig' and 0 < result['gradient_residual'] < 10
   assert vl.run(audit, tmp_path / 'run') == result
   assert (tmp_path / 'run').stat().st_mode & 0o777 == 0o700
+
+
+def test_shapes_are_what_the_signatures_say(victim, leak, clips):
+  """Results hold the shapes that their fields are annotated with."""
+  import typing
+
+  import jaxtyping
+  found = vl.attack(victim, leak, quick(), key=jax.random.key(2))
+  scores = vl.evaluate(found, clips, unrelated=clips[::-1])
+  checked = 0
+  for result in (found, scores):
+    for name, kind in typing.get_type_hints(type(result)).items():
+      kinds = typing.get_args(kind) or (kind,)
+      shaped = [k for k in kinds if isinstance(k, type)
+                and issubclass(k, jaxtyping.AbstractArray)]
+      if shaped and getattr(result, name) is not None:
+        checked += 1
+        assert isinstance(getattr(result, name), shaped[0]), name
+  assert checked >= 6

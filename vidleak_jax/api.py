@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from vidleak_jax import attacks as attacks_lib
 from vidleak_jax.attacks.base import Attack, Effort, Problem
@@ -39,9 +40,9 @@ class AttackResult:
     findings: ranks, residuals, notes; of `auto` the verdict and the attempts.
     num_updates: M.
   """
-  clips: np.ndarray
-  labels: np.ndarray
-  gradient_residual: np.ndarray
+  clips: Float[np.ndarray, 'N T H W C']
+  labels: Int[np.ndarray, ' N']
+  gradient_residual: Float[np.ndarray, ' M']
   attack: str
   findings: Mapping[str, Any]
   num_updates: int
@@ -128,17 +129,18 @@ class Scores:
     num_exact: clips without an error above half a level of 256.
     label_accuracy: share of right labels, None without labels.
   """
-  psnr: np.ndarray
-  ssim: np.ndarray | None
-  psnr_mean_frame: np.ndarray
-  psnr_unrelated: np.ndarray | None
+  psnr: Float[np.ndarray, ' N']
+  ssim: Float[np.ndarray, ' N'] | None
+  psnr_mean_frame: Float[np.ndarray, ' N']
+  psnr_unrelated: Float[np.ndarray, ' N'] | None
   num_exact: int
   label_accuracy: float | None
 
 
 def evaluate(
-    found: AttackResult, clips: Array, labels: Array | None = None, *,
-    unrelated: Array | None = None,
+    found: AttackResult, clips: Float[Array, 'N T H W C'],
+    labels: Int[Array, ' N'] | None = None, *,
+    unrelated: Float[Array, 'N T H W C'] | None = None,
 ) -> Scores:
   """Returns scores; the only place where truth and recovery meet.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, Int
 
 from vidleak_jax import options
 from vidleak_jax.clients import defenses
@@ -45,7 +46,8 @@ def client_from(spec: FederatedSpec) -> Client:
 
 
 def observe(
-    victim: Victim, params: Params, clips: Array, labels: Array, *,
+    victim: Victim, params: Params, clips: Float[Array, 'N T H W C'],
+    labels: Int[Array, ' N'], *,
     client: Client | None = None,
     defense: optax.GradientTransformation | DefenseSpec | None = None,
     key: PRNGKey | None = None,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, Int
 
 from vidleak_jax import trees
 from vidleak_jax.models.layers import plain_convolutions
@@ -35,7 +36,9 @@ _MODES = {'deterministic': True, 'train': False, 'training': False,
           'is_training': False, 'use_running_average': True}
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def cross_entropy(
+    logits: Float[Array, 'B K'], labels: Int[Array, ' B'] | Float[Array, 'B K']
+) -> Float[Array, '']:
   """Returns the mean cross-entropy.
 
   Args:
