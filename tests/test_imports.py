@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +119,15 @@ def _top_modules(file):
            if isinstance(node, ast.Import) for alias in node.names}
           | {node.module.split('.')[0] for node in nodes
              if isinstance(node, ast.ImportFrom) and node.module})
+
+
+def test_the_engine_needs_jax_and_its_libraries_alone():
+  """A bare GPU machine can run it, and the benchmarks."""
+  code = ('import sys, jax, flax, optax, orbax.checkpoint, absl, '
+          'ml_collections, scipy.optimize; import vidleak_jax.attacks.'
+          'matching.engine; print(*sys.modules)')
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True,
+                        capture_output=True, text=True)
+  heavy = {'PIL', 'tensorflow_datasets', 'dm_pix', 'jaxtyping', 'skimage',
+           'av', 'pyarrow', 'tensorboardX', 'matplotlib', 'torch'}
+  assert not heavy & {name.split('.')[0] for name in done.stdout.split()}

@@ -1,12 +1,14 @@
 """From private clips to a leak: an honest client behind its defence."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
 
 from vidleak_jax import options
 from vidleak_jax.clients import defenses
@@ -24,6 +26,9 @@ from vidleak_jax.types import (
     UserError,
     Victim,
 )
+
+if TYPE_CHECKING:  # shapes for readers; the engine needs no such library
+  from jaxtyping import Float, Int
 
 _KEPT = 8  # clients' programs, for the next audit of the same shape
 

@@ -1,15 +1,16 @@
 """From a network to a `Victim`: Flax modules, or any loss function."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
 
 from vidleak_jax import trees
 from vidleak_jax.models.layers import plain_convolutions
@@ -28,6 +29,9 @@ from vidleak_jax.victims.introspection import (
     with_lowering,
 )
 from vidleak_jax.victims.introspection import tokens as tokens_lib
+
+if TYPE_CHECKING:  # shapes for readers; the engine needs no such library
+  from jaxtyping import Float, Int
 
 _STATISTICS = 'batch_stats'
 # Arguments by which Flax modules are told that they do not train, and the value

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from vidleak_jax.attacks.features import mixture, scenes
+from vidleak_jax.attacks.features import mixture
 from vidleak_jax.models import weights
 from vidleak_jax.types import Array, Victim
 
@@ -49,6 +49,7 @@ def recover_frames(
   Raises:
     UserError: for params that do not fit.
   """
+  from vidleak_jax.attacks.features import scenes  # draws pictures
   public = np.stack([*scenes.scenes(
       num_scenes, 1, 1, size, seed, num_textures=min(400, num_scenes))])
   public = public.reshape(-1, size, size, 3).astype(np.float32) / 255
@@ -114,6 +115,7 @@ def load(path: str | Path) -> dict:
 
 def _fitting(extract, scale, size, seed):
   """The shipped params that suit this extractor: it may be any."""
+  from vidleak_jax.attacks.features import scenes
   drawn = np.stack([*scenes.scenes(12, 2, 3, size, seed, num_textures=40)])
   clips, held = np.split(drawn.astype(np.float32) / 255, [2], axis=1)
   banks = np.stack([mixture.variants(jnp.asarray(each)) for each in held])
