@@ -27,12 +27,8 @@ if TYPE_CHECKING:
       attack,
       evaluate,
   )
-  from vidleak_jax.clients import (
-      FedAvg,
-      FedSGD,
-      defenses,
-      observe,  # type: ignore[no-redef]
-  )
+  from vidleak_jax.clients import FedAvg, FedSGD, defenses
+  from vidleak_jax.clients.observe import observe
   from vidleak_jax.errors import UserError
   from vidleak_jax.experiments.audit import run
   from vidleak_jax.experiments.leaking import Audit
