@@ -60,6 +60,8 @@ def test_an_unknown_name_is_one_line(source, said):
 def test_a_file_that_is_no_config_is_told(text, said, tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'path', [path for path in sys.path if path
                                     not in ('', str(SHIMS.parent))])
+  for name in [n for n in sys.modules if n.split('.')[0] == 'configs']:
+    monkeypatch.delitem(sys.modules, name)  # another test's
   (tmp_path / 'mine.py').write_text(text)
   with pytest.raises(UserError, match=said):
     recipes.load(str(tmp_path / 'mine.py'))
