@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -58,8 +59,9 @@ def test_an_unknown_name_is_one_line(source, said):
     ('config = {}\n', 'no function get_config'),
 ])
 def test_a_file_that_is_no_config_is_told(text, said, tmp_path, monkeypatch):
-  monkeypatch.setattr(sys, 'path', [path for path in sys.path if path
-                                    not in ('', str(SHIMS.parent))])
+  elsewhere = [path for path in sys.path
+               if Path(path).resolve() != SHIMS.parent.resolve()]
+  monkeypatch.setattr(sys, 'path', elsewhere)
   for name in [n for n in sys.modules if n.split('.')[0] == 'configs']:
     monkeypatch.delitem(sys.modules, name)  # another test's
   (tmp_path / 'mine.py').write_text(text)
