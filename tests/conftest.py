@@ -102,13 +102,3 @@ def small_disk(tmp_path):
     pytest.skip('Only root can mount a small tmpfs.')
   yield disk
   subprocess.run(['umount', '-l', str(disk)], check=False)
-
-
-def pytest_collection_modifyitems(items):
-  """Marks what is known to fail, from a list that says so openly."""
-  listed = Path(__file__).with_name('known_failures.txt').read_text()
-  known = {line for line in listed.splitlines()
-           if line and not line.startswith('#')}
-  for item in items:
-    if item.nodeid in known or item.nodeid.partition('[')[0] in known:
-      item.add_marker(pytest.mark.xfail(reason='in known_failures.txt'))

@@ -36,6 +36,7 @@ class Stub(Attack):
   seconds: float = option(1.0, 'that it says it took')
   refuses: str = option('', 'why it does not apply')
   fails: str = option('', 'why it finds nothing')
+  blurred: tuple[int, ...] = option((), 'updates that it answers with grey')
   blind: bool = option(False, 'whether the answer is not a number')
 
   def __post_init__(self):
@@ -50,6 +51,7 @@ class Stub(Attack):
     if self.fails:
       raise UserError(self.fails)
     clips = (1 - self.error) * truth() + self.error * 0.5
+    clips[list(self.blurred)] = 0.5
     if self.blind:
       clips = np.full_like(clips, np.nan)
     if problem.session.folder:
@@ -241,3 +243,23 @@ def test_a_polish_comes_closer_and_is_told(choose):
   assert found.recovery.gradient_residual.mean() < 0.1 * (
       rough.recovery.gradient_residual.mean())
   assert tried(found) == {'far': '', 'polish': ''}
+
+
+def test_each_update_gets_the_answer_that_is_best_for_it(choose):
+  found = choose(Stub('first', blurred=(1,)), Stub('second', blurred=(0,)))
+  assert found.findings['attack_per_update'] == ['first', 'second']
+  np.testing.assert_allclose(found.recovery.clips[:, 0], truth(), atol=1e-6)
+  assert found.findings['verdict'] == RECOVERED
+
+
+def test_one_update_that_is_not_recovered_is_not_hidden_by_the_mean(choose):
+  found = choose(Stub('half', blurred=(1,)), Stub('other', 1.0), certified=0.4,
+                 doubtful=0.9)
+  assert found.findings['verdict_per_update'] == [RECOVERED, NOTHING]
+  assert found.findings['verdict'] == PARTLY
+  assert tried(found)['other'] == ''  # not certified, so it was tried
+
+
+def test_a_polish_that_would_not_end_in_time_is_not_begun(choose):
+  found = choose(Stub('far', 0.5), polish_steps=1000, budget_seconds=1.5)
+  assert 'not tried: about' in tried(found)['polish']

@@ -257,3 +257,18 @@ def test_frames_too_small_for_ssim_get_a_dash(tmp_path):
   assert {len(line) for line in lines[:4]} == {35}
   text = Balance(write(tmp_path, truth, truth * .9).page.read_text()).text
   assert '–' in text and 'nan' not in text
+
+
+def test_what_was_tried_is_a_table_and_the_verdict_a_sentence():
+  result = {'verdict': 'partly', 'attack': 'ig', 'gradient_residual': 0.25,
+            'attempts': [
+                {'name': 'ig', 'gradient_residual': 0.25, 'seconds': 3.0,
+                 'why_not': ''},
+                {'name': 'rgap', 'gradient_residual': None, 'seconds': 0.0,
+                 'why_not': 'no <layers>'}]}
+  rows = verdict.tried(result)
+  assert 'no &lt;layers&gt;' in rows and rows.count('<tr>') == 3
+  _, lines = verdict.headline(result)
+  assert any('partly' in line and 'never says that an update is safe' in line
+             for line in lines)
+  assert verdict.tried({}) == ''

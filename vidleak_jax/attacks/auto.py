@@ -30,6 +30,9 @@ PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
 _UNTOLD = 0.3  # of the defence's own residual: what is smaller is not told
 _POLISH_INNER = 100  # conjugate gradients in each step of the polish
+# Time of one of those in float64, in float32 gradients: a derivative of the
+# gradient and its transpose, each about three times as dear, in twice the bits.
+_GRADIENTS_A_STEP = 12
 # `auto` does not try these: others do the same or more.
 _LEFT_OUT = ('auto', 'closed_form', 'dlg', 'idlg')
 
@@ -54,8 +57,8 @@ class Auto(Attack):
   budget_seconds: float = option(
       900.0, 'after which no other attack is begun', above=0)
   certified: float = option(
-      0.01, 'gradient residual at which an answer is right: no other attack is '
-      'tried', low=0, high=1)
+      0.01, 'gradient residual at which an answer explains its update; where '
+      'all are explained no other attack is tried', low=0, high=1)
   doubtful: float = option(
       0.6, 'share of the residual of a grey clip above which an answer counts '
       'as nothing', low=0, high=1)
@@ -107,7 +110,7 @@ class Auto(Attack):
         attempts.append(Attempt(attack.name, None, 0.0, '; '.join(reasons)))
         continue
       if spent > self.budget_seconds or (
-          best and _residual(best) <= self.certified):
+          best and np.all(_residuals(best) <= self.certified)):
         why = ('the budget was spent' if spent > self.budget_seconds
                else 'an answer was certified before')
         attempts.append(Attempt(attack.name, None, 0.0, f'not tried: {why}'))
@@ -120,39 +123,64 @@ class Auto(Attack):
         attempts.append(Attempt(attack.name, None, seconds,
                                 f'failed: {outcome}'))
         continue
-      residual = _residual(outcome)
+      residual = float(_residuals(outcome).mean())
       seconds = outcome.cost.seconds_attack + outcome.cost.seconds_compile
       spent += seconds
       attempts.append(Attempt(attack.name, residual, seconds, ''))
       problem.session.tell('attacks tried', len(attempts), len(candidates),
                            attack=attack.name, gradient_residual=residual)
-      if best is None or residual < _residual(best):
-        best = outcome._replace(
-            findings=outcome.findings | {'attack': attack.name})
+      outcome = outcome._replace(findings=outcome.findings | {
+          'attack': attack.name,
+          'attack_per_update': [attack.name] * problem.leak.num_updates})
+      best = outcome if best is None else _merged(best, outcome)
     if best is None:
       raise UserError(
           'No attack gave an answer: '
           f'{"; ".join(f"{a.name}: {a.why_not}" for a in attempts)}.')
-    if (self.polish_steps and _residual(best) > self.certified
-        and spent < self.budget_seconds / 2 and _is_plain(problem.leak)):
-      best, row = self._polished(problem, best)
+    if (self.polish_steps and np.any(_residuals(best) > self.certified)
+        and _is_plain(problem.leak)):
+      best, row = self._polished(problem, best, self.budget_seconds - spent)
       attempts.append(row)
       spent += row.seconds
-    grey = float(gradient_residual(
-        problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
-        best.recovery.labels).mean())
-    floor = noise_floor(problem.leak)
-    rows = [attempt._asdict() for attempt in attempts]
     return best._replace(
         cost=best.cost._replace(seconds_attack=spent),
-        findings=best.findings | {
-            'verdict': self.verdict(_residual(best), grey, floor),
-            'gradient_residual_grey': grey, 'gradient_residual_floor': floor,
-            'attempts': rows})
+        findings=best.findings | self._evidence(problem, best) | {
+            'attempts': [attempt._asdict() for attempt in attempts]})
 
-  def _polished(
-      self, problem: Problem, best: Outcome) -> tuple[Outcome, Attempt]:
-    """The better one of the best answer and its polish, and what that was."""
+  def _evidence(self, problem: Problem, best: Outcome) -> Row:
+    """The verdict, and the residuals that it rests on.
+
+    All updates have to be recovered for 'recovered': no mean over updates hides
+    one that is not.
+    """
+    grey = gradient_residual(
+        problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
+        best.recovery.labels)
+    floor, found = noise_floor(problem.leak), _residuals(best)
+    each = [self.verdict(*map(float, row)) for row in zip(found, grey, floor)]
+    verdict = (RECOVERED if set(each) == {RECOVERED}
+               else NOTHING if set(each) == {NOTHING} else PARTLY)
+    return {'verdict': verdict, 'verdict_per_update': each,
+            'gradient_residual_per_update': found.tolist(),
+            'gradient_residual_grey': float(grey.mean()),
+            'gradient_residual_floor': float(floor.mean())}
+
+  def _polished(self, problem: Problem, best: Outcome, seconds_left: float
+                ) -> tuple[Outcome, Attempt]:
+    """The better one of the best answer and its polish, and what that was.
+
+    It cannot be interrupted, so its time is estimated first, from that of one
+    gradient.
+    """
+    began = time.perf_counter()
+    gradient_residual(problem.victim, problem.leak, best.recovery.clips,
+                      best.recovery.labels)  # compiled before
+    needed = (self.polish_steps * _POLISH_INNER * _GRADIENTS_A_STEP
+              * (time.perf_counter() - began))
+    if needed > seconds_left:
+      return best, Attempt(
+          'polish', None, 0.0, f'not tried: about {needed:.0f} s, and '
+          f'{max(seconds_left, 0):.0f} s of the budget are left')
     problem.session.tell('polish', 0, 1)
     began = time.perf_counter()
     tried = polished(problem, best, self.polish_steps, _POLISH_INNER)
@@ -162,10 +190,8 @@ class Auto(Attack):
     problem.session.tell('polish', 1, 1, gradient_residual=residual.mean())
     row = Attempt('polish', float(residual.mean()),
                   time.perf_counter() - began, '')
-    if not residual.mean() < _residual(best):
-      return best, row
-    return tried._replace(
-        recovery=recovery._replace(gradient_residual=residual)), row
+    return _merged(best, tried._replace(
+        recovery=recovery._replace(gradient_residual=residual))), row
 
   def verdict(self, residual: float, grey: float, floor: float = 0.0) -> str:
     """Returns what a residual says.
@@ -210,8 +236,31 @@ def _is_plain(leak: Leak) -> bool:
           and defense is not None and defense.is_off)
 
 
-def _residual(outcome: Outcome) -> float:
-  return float(np.mean(outcome.recovery.gradient_residual))
+def _residuals(outcome: Outcome) -> np.ndarray:
+  return np.asarray(outcome.recovery.gradient_residual)
+
+
+def _merged(best: Outcome, other: Outcome) -> Outcome:
+  """The better answer to each update; what is said is of the better attack."""
+  one, two = best.recovery, other.recovery
+  wins = _residuals(other) < _residuals(best)
+  lead = other if _residuals(other).mean() < _residuals(best).mean() else best
+
+  def pick(a, b):
+    return np.where(wins.reshape(-1, *[1] * (np.ndim(a) - 1)), b, a)
+  features = None
+  if one.features is not None and np.shape(one.features) == np.shape(
+      two.features):
+    features = pick(one.features, two.features)
+  names = [b if won else a for won, a, b in zip(
+      wins, best.findings['attack_per_update'],
+      other.findings['attack_per_update'], strict=True)]
+  return lead._replace(
+      recovery=Recovery(
+          pick(one.clips, two.clips), pick(one.labels, two.labels),
+          pick(one.objective, two.objective), features,
+          pick(one.gradient_residual, two.gradient_residual)),
+      findings=lead.findings | {'attack_per_update': names})
 
 
 def _attempt(attack: Attack, problem: Problem, effort: Effort

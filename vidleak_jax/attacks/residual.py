@@ -53,12 +53,12 @@ def gradient_residual(
       labels[i], strengths), np.float32) for i in range(leak.num_updates)])
 
 
-def noise_floor(leak: Leak) -> float:
-  """Returns the residual that the defence's own errors cause at the truth.
+def noise_floor(leak: Leak) -> np.ndarray:
+  """Returns the residual that the defence's own errors cause at the truth, [M].
 
   Noise of standard deviation s leaves s sqrt(n) / |u| over n entries, rounding
   to a grid of step d about d sqrt(n / 6) / |u| where it was rounded on both
-  sides. It is a mean over updates; 0 without a defence, or an unknown one.
+  sides. It is 0 without a defence, or an unknown one.
 
   Args:
     leak: M updates.
@@ -73,7 +73,7 @@ def noise_floor(leak: Leak) -> float:
     if defense.quantize_bits:
       step = rows.max(1) / max(1.0, 2.0 ** (defense.quantize_bits - 1) - 1)
       power += rows.shape[1] * step ** 2 / 6
-  return float(np.mean(np.sqrt(power / np.maximum(size, 1e-30))))
+  return np.sqrt(power / np.maximum(size, 1e-30))
 
 
 def _program(victim: Victim, leak: Leak, structure: DefenseSpec) -> Any:

@@ -107,6 +107,11 @@ def conv(
                  strides=strides, kernel_init=flat(kernel_init), **kwargs)
 
 
+def by_channel(values: Array, like: Array) -> Array:
+  """Returns one value a channel [C] with as many axes as `like` [..., C]."""
+  return values.reshape((1,) * (like.ndim - 1) + values.shape)
+
+
 @contextlib.contextmanager
 def plain_convolutions() -> Iterator[None]:
   """Scope in which `matmul_conv` is XLA's own convolution.

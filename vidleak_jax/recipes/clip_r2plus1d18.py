@@ -4,14 +4,8 @@
       --workdir=runs/r2plus1d18 --config.data.dir=FOLDER_OR_VIDEO
 """
 
-from vidleak_jax.recipes import clip_c3d
+from vidleak_jax.recipes import clip_r3d18
 
 
 def get_config(preset='small'):
-  config = clip_c3d.of('r2plus1d18', preset)
-  # The gradient leads nowhere by itself, see docs/lab/victims.md: weaker ones
-  # end further below a clip of its mean colour.
-  config.attack.ig.priors.spatial_tv = 1.0
-  config.attack.ig.priors.temporal_tv = 1.0
-  config.attack.ig.priors.colour_tv = 1.0
-  return config
+  return clip_r3d18.of('r2plus1d18', preset)

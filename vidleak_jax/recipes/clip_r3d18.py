@@ -8,7 +8,12 @@ from vidleak_jax.recipes import clip_c3d
 
 
 def get_config(preset='small'):
-  config = clip_c3d.of('r3d18', preset)
+  return of('r3d18', preset)
+
+
+def of(name, preset):
+  """A real clip through a 3-D ResNet."""
+  config = clip_c3d.of(name, preset)
   # The gradient leads nowhere by itself, see docs/lab/victims.md: weaker ones
   # end further below a clip of its mean colour.
   config.attack.ig.priors.spatial_tv = 1.0

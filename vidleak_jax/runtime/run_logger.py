@@ -106,10 +106,12 @@ class RunLogger:
     if not parallel.is_leader():
       return
     if self._checkpoints is not None:
-      self._checkpoints.save(
-          done, state, {'step': done, 'seconds': seconds, **facts})
+      # Rows first: an end in between leaves some too many, which `resume`
+      # drops. The other way round, they would be missing for good.
       for log, row in zip(self._logs, rows, strict=True):
         log.write(done, seconds=seconds, **row)
+      self._checkpoints.save(
+          done, state, {'step': done, 'seconds': seconds, **facts})
     if self._report:
       best = float(np.mean([row['best_loss'] for row in rows]))
       self._report(self._stage, done, self._total, best_match=best)

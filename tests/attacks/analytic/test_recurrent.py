@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers import noisy
 from vidleak_jax import victims
-from vidleak_jax.attacks.matching import feature_matching
+from vidleak_jax.attacks.matching import feature_matching, feature_targets
 from vidleak_jax.clients import observe
 from vidleak_jax.types import Batch, Guess, Target, UserError
 
@@ -30,7 +30,7 @@ def test_features_are_recovered_and_matched(small, cell):
   victim, leak = _sent(small, cell=cell)
   upper = victim.layers[1:]
   # one that noise hides is told, and keeps no other from it
-  found, lost = feature_matching.targets(upper, [leak, noisy(leak, 1e-2)])
+  found, lost = feature_targets.targets(upper, [leak, noisy(leak, 1e-2)])
   assert isinstance(lost, UserError) and 'attack.name=ig' in str(lost)
   (name, seen), = found.evidence.items()
   assert name == 'conv1' and seen.slope.shape == seen.output.shape
@@ -50,7 +50,7 @@ def test_features_are_recovered_and_matched(small, cell):
 def test_more_frames_than_the_width_tells_are_told(batch):
   frames = np.concatenate([batch.clips] * 2, 1)[:1, :6, :8, :8]
   victim, leak = _sent(Batch(frames, batch.labels[:1]))
-  found, = feature_matching.targets(victim.layers, [leak])
+  found, = feature_targets.targets(victim.layers, [leak])
   assert isinstance(found, UserError)
 
 

@@ -8,7 +8,12 @@ import pytest
 from tests.conftest import RECIPE
 from tests.helpers import noisy, problem, psnr, run_attack
 from vidleak_jax import specs, victims
-from vidleak_jax.attacks.matching import feature_matching, recipe, restarts
+from vidleak_jax.attacks.matching import (
+    feature_matching,
+    feature_targets,
+    recipe,
+    restarts,
+)
 from vidleak_jax.attacks.matching.feature_matching import FeatureMatching
 from vidleak_jax.clients import observe
 from vidleak_jax.types import Guess, Target, UserError
@@ -21,7 +26,7 @@ def _sent(activation, batch, preset='tiny'):
 
 
 def _targets(victim, *leaks, **options):
-  return feature_matching.targets(victim.layers, leaks, **options)
+  return feature_targets.targets(victim.layers, leaks, **options)
 
 
 def _of_update(target, index):

@@ -173,7 +173,8 @@ def test_sigterm_ends_launcher_and_workers_with_what_they_did(start, tmp_path):
         (tmp_path / 'groups' / f'{group.parent.name}.json').read_text())
     for name in members:
       log = outcomes.home(tmp_path, name) / 'metrics.jsonl'
-      assert read_rows(log)[-1]['step'] == newest
+      # Its row is there, and at most the row of the chunk that was cut off.
+      assert [row['step'] for row in read_rows(log)][-2:].count(newest) == 1
 
 
 def test_a_worker_that_is_told_to_go_saves_first(engine, tmp_path):

@@ -26,6 +26,7 @@ from jax import lax
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.analytic.head_unmixing import UnmixedHead, unmix_head
+from vidleak_jax.models.layers import by_channel
 from vidleak_jax.types import Array, Layer, Params, UserError
 
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
@@ -221,7 +222,7 @@ def _check_layers(layers):
 def _affine(layer, params, x):
   own = params[layer.name]
   z = layer.linear(own['kernel'], x)
-  return z + own['bias'].reshape((1,) * (z.ndim - 1) + own['bias'].shape)
+  return z + by_channel(own['bias'], z)
 
 
 def _rows(array):

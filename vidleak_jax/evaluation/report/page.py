@@ -30,6 +30,7 @@ def render(*, views, names, frames, result, metrics_rows, knowledge, setup,
       title=escape(title),
       summary=''.join(f'<p>{escape(line)}</p>' for line in summary),
       scores=verdict.table(result, names),
+      tried=verdict.tried(result),
       figures=note + figures,
       video=_video(video, codec),
       curves=_curves(metrics_rows),
@@ -119,7 +120,7 @@ def _curves(rows):
 def _run(result, setup):
   """Cost and device, versions, the command to repeat, the whole config."""
   shown = {name.removeprefix('num_'): value for name, value in result.items()
-           if not name.startswith(('psnr', 'ssim'))}
+           if not name.startswith(('psnr', 'ssim')) and name != 'attempts'}
   if shown.get('peak_memory_bytes'):
     shown['peak_memory_MiB'] = shown.pop('peak_memory_bytes') / 2 ** 20
   parts = [facts(shown | setup.get('versions', {}))]

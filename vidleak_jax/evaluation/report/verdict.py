@@ -24,12 +24,13 @@ def headline(result: dict) -> tuple[str, list[str]]:
   """A title, and the sentences below it."""
   if 'psnr' not in result:
     return 'Recovered from the leak alone', [
-        'No truth was at hand: this page shows the recovery without a score.']
+        'No truth was at hand: this page shows the recovery without a score.',
+        *_told(result)]
   margins = _margins(result)
   above, count = sum(m > 0 for m in margins), len(margins)
   lines = [f'PSNR {result["psnr"]:.1f} dB on average{_capped(result)}, against '
            f'{_best_floor(result):.1f} dB for the best floor, an answer that '
-           'needs no gradient.']
+           'needs no gradient.', *_told(result)]
   if exact := result.get('num_exact'):
     lines.append(f'Exact to 8 bits: {exact} of {count}.')
   if above < count:
@@ -54,6 +55,39 @@ def _capped(result) -> str:
   at_end = sum(x >= CEILING for x in frames)
   return (f' ({at_end} of {len(frames)} frames count as {CEILING:.0f}, the '
           'most there is)' if at_end else '')
+
+
+def tried(result: dict) -> str:
+  """What `auto` tried, or nothing where one attack was named."""
+  attempts = result.get('attempts')
+  if not attempts:
+    return ''
+  rows = ''.join(
+      f'<tr><th scope="row">{escape(each["name"])}</th>'
+      f'<td>{_number(each["gradient_residual"])}</td>'
+      f'<td>{each["seconds"]:.0f}</td><td>{escape(each["why_not"])}</td></tr>'
+      for each in attempts)
+  return ('<h2>Attacks</h2><p class="quiet">The gradient residual is the '
+          'relative distance of the update that an answer would cause from the '
+          'one observed. It alone ranks attacks.</p><div class="scroll">'
+          '<table class="facts"><thead><tr><th scope="col">Attack</th>'
+          '<th scope="col">Gradient residual</th><th scope="col">Seconds</th>'
+          '<th scope="col">Why not</th></tr></thead>'
+          f'<tbody>{rows}</tbody></table></div>')
+
+
+def _number(value) -> str:
+  return '–' if value is None else f'{value:.2g}'
+
+
+def _told(result: dict) -> list[str]:
+  """The verdict as sentences, where there is one."""
+  if not result.get('verdict'):
+    return []
+  return [f'Verdict, without the truth: {result["verdict"]} '
+          f'({result["attack"]}, gradient residual '
+          f'{result["gradient_residual"]:.2g}). It is about the attacks that '
+          'were tried; it never says that an update is safe.']
 
 
 def table(result: dict, names: Sequence[str]) -> str:

@@ -1,0 +1,213 @@
+"""What feature matching is held against: exact facts about one layer.
+
+From the last convolution down, layer by layer, the inputs are solved for while
+they are determined (layer peeling). Batches are separated at the head first,
+and a weight change is taken as a gradient between both weights.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vidleak_jax import trees
+from vidleak_jax.attacks.analytic import linear_solvers, per_message, recurrent
+from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.base import Problem
+from vidleak_jax.attacks.matching import batch_features
+from vidleak_jax.attacks.surrogate import midpoint_surrogate
+from vidleak_jax.models.layers import by_channel
+from vidleak_jax.types import Array, Layer, Leak, Target, UserError
+
+_SURPLUS = 1.25     # equations for each unknown; with fewer, some stay open
+_AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
+_RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
+_TOLERANCE = 1e-8   # of least squares
+# After several local steps, chosen on one clip of photo_motion's train split:
+_ERROR = 0.05           # relative error of the kernel's gradient
+_NO_FEATURES = (
+    'The gradient of the recurrent layer does not tell what it saw in each '
+    'frame: too many frames for its width, noise, or a defence. Choose '
+    'attack.name=ig, or fewer frames.')
+
+
+class About(NamedTuple):
+  """Targets that hold to a few percent: those of several local steps."""
+  target: batch_features.FeatureTarget
+
+
+class Seen(NamedTuple):
+  """What an update says of one layer, exactly; leaves [M, ...] of M updates."""
+  output: Array  # [*shape] after the activation
+  slope: Array   # [*shape] dL/d output
+  kernel: Array  # [N, C] the kernel's gradient, a row for each tap and input
+
+
+def targets(
+    layers: tuple[Layer, ...], leaks: Sequence[Leak], max_steps: int = 4000
+) -> list[Target | UserError]:
+  """Returns what `feature_match` is held against, layers peeled where possible.
+
+  From the last convolution down, layer by layer, by least squares in float64:
+  `linear(W, x) = z - b` and the kernel's gradient, both linear in x. A layer is
+  determined if from two starts the same x comes out and the equations hold, in
+  all updates of a leak; noise and defences therefore end the descent.
+
+  Args:
+    layers: a victim's, the dense head last.
+    leaks: of equal shapes, updates of one clip each.
+    max_steps: of conjugate gradients, a layer.
+
+  Returns:
+    One target a leak; how deep one goes does not depend on the others. An
+    error where a recurrent layer cannot be solved.
+  """
+  # leak's index -> (known, dL/d known), leaves [M, ...]
+  known = {i: jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(
+      functools.partial(_above, layers[-1], leak.params))(leak.update))
+           for i, leak in enumerate(leaks)}
+  depths, found = [len(layers) - 2] * len(leaks), dict(known)
+  for depth in range(len(layers) - 2, 0, -1):
+    if known and not _determinable(layers[depth], leaks[0], known):
+      break
+    known = _descend(layers[depth], leaks, known, max_steps)
+    for i, values in known.items():
+      found[i], depths[i] = _float32(values), depth - 1
+  if recurrent.is_recurrent(layers[-2]):
+    return [UserError(_NO_FEATURES) if depths[i] == len(layers) - 2
+            else _target(layers[depths[i]], leak, found[i])
+            for i, leak in enumerate(leaks)]
+  return [_target(layers[depths[i]], leak, found[i])
+          for i, leak in enumerate(leaks)]
+
+
+def separated(problem: Problem) -> Target:
+  """Returns the targets of batches, or of several local steps.
+
+  Raises:
+    UserError: where the head does not separate the clips.
+  """
+  victim, leak = problem.victim, problem.leak
+  public, found, notes = leak.public, [], True
+  for i in range(leak.num_updates):
+    params, gradient = leak.params, trees.take(leak.update, i)
+    error = 0.0
+    if public.federated.algorithm == 'fedavg':
+      near = midpoint_surrogate(
+          params, gradient, victim.head, public.batch_size,
+          local_steps=public.federated.local_steps,
+          local_learning_rate=public.federated.local_learning_rate)
+      params, gradient = near.params, near.gradient
+      notes &= near.one_step
+      error = 0.0 if near.one_step else _ERROR
+    labels = None if leak.labels is None else leak.labels[i]
+    found.append(batch_features.prepare(
+        victim.layers, params, gradient, public.batch_size, labels=labels,
+        error=error)[0])
+  stacked = trees.stack(found)
+  return Target(leak.params, stacked if notes else About(stacked))
+
+
+def _target(layer, leak, values) -> Target:
+  kernel = np.asarray(trees.named(leak.update, layer.name)['kernel'])
+  rows = kernel.reshape(len(kernel), -1, kernel.shape[-1])
+  return Target(leak.params, {layer.name: Seen(*values, rows)})
+
+
+def _determinable(layer, leak, known) -> bool:
+  """Whether a layer's equations could suffice for its input."""
+  outputs = next(iter(known.values()))[0][0].size
+  if recurrent.is_recurrent(layer):
+    return recurrent.is_determinable(layer, outputs)
+  if layer.shifted:
+    return False
+  entries = trees.named(leak.update, layer.name)['kernel'][0].size
+  return layer.activation in INVERTIBLE and (
+      outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
+
+
+def _descend(layer, leaks, known, max_steps):
+  """`known` one layer lower, of those leaks whose messages are all certain."""
+  if not known:
+    return {}
+  messages = _join([
+      (_repeated(trees.named(leaks[i].params, layer.name), leaks[i].update),
+       trees.named(leaks[i].update, layer.name), *values)
+      for i, values in known.items()])
+  solved, down, sure = per_message.over_messages(
+      functools.partial(_down, layer, max_steps), np.zeros(()),
+      _float64(messages))
+  ends = np.cumsum([len(values[0]) for values in known.values()])[:-1]
+  parts = zip(known, *(np.split(x, ends) for x in (solved, down, sure)))
+  return {i: (x, dx) for i, x, dx, certain in parts if certain.all()}
+
+
+def _down(layer, max_steps, _, message):
+  """(input of one layer, dL/d input, whether both are certain)."""
+  params, update, h, dh = message
+  if recurrent.is_recurrent(layer):
+    return recurrent.inputs(layer, *message)
+  update = update['kernel']
+  kernel, f = params['kernel'], INVERTIBLE[layer.activation]
+  slope = f.slope(h)
+  dz = dh * slope
+  rows, seen = slope / _rms(h), 1 / _rms(update)
+
+  def apply(x, kernel=kernel):
+    return layer.linear(kernel, x[None])[0]
+
+  def rowwise(x, rows, seen, dz, kernel=kernel):
+    _, pull = jax.vjp(lambda kernel: apply(x, kernel), kernel)
+    return rows * apply(x, kernel), seen * pull(dz)[0]
+
+  start = jnp.zeros(layer.in_shape, h.dtype)
+  # Squares of the columns' norms, by the same sums with all factors squared.
+  squares, = jax.linear_transpose(
+      lambda x: rowwise(x, rows ** 2, seen ** 2, dz ** 2, kernel ** 2), start)(
+          (jnp.ones_like(h), jnp.ones_like(update)))
+  scale = lax.rsqrt(jnp.maximum(squares, 1e-12 * jnp.max(squares)))
+  noise = _rms(h) * jax.random.normal(jax.random.key(0), start.shape, h.dtype)
+  first, second = (linear_solvers.least_squares(
+      lambda x: rowwise(x, rows, seen, dz),
+      (rows * (f.inverse(h) - by_channel(params['bias'], h)), seen * update),
+      begin, scale, max_steps=max_steps, tolerance=_TOLERANCE)
+                   for begin in (start, noise))
+  apart = _rms(first.x - second.x) / _rms(first.x)
+  sure = (apart < _AGREEMENT) & (first.residual < _RESIDUAL)
+  return first.x, jax.vjp(apply, first.x)[1](dz)[0], sure
+
+
+def _above(head, params, update) -> tuple[Array, Array]:
+  """The layer's output after its activation, and dL/d that."""
+  seen = trees.named(update, head.name)
+  error = seen['bias']  # dL/dlogits of one clip
+  features = seen['kernel'] @ error / jnp.vdot(error, error)
+  slope = trees.named(params, head.name)['kernel'] @ error
+  shape = (1, *head.in_shape)
+  return features.reshape(shape), slope.reshape(shape)
+
+
+def _rms(array):
+  return jnp.sqrt(jnp.mean(array ** 2)) + 1e-300
+
+
+def _repeated(tree, update):
+  """A tree's leaves once for each message of an update."""
+  count = len(jax.tree.leaves(update)[0])
+  return jax.tree.map(lambda leaf: np.repeat(leaf[None], count, 0), tree)
+
+
+def _join(trees):
+  return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
+
+
+def _float32(tree):
+  return jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
+
+
+def _float64(tree):
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
