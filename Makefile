@@ -1,9 +1,9 @@
-# make demo, make test, make lint, make bench: each sets up .venv first.
+# make demo, make test, make lint, make docs, make bench: each sets up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint venv clean
+.PHONY: demo test bench lint docs venv clean
 
 demo: venv
 	$(BIN)/python launch/attack.py --config=configs/quickstart.py --workdir=runs/demo
@@ -20,6 +20,15 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The site, in site/; any warning is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo site/index.html
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 venv: $(VENV)/.ready
 
 $(VENV)/.ready: setup.py pyproject.toml
@@ -30,4 +39,4 @@ $(VENV)/.ready: setup.py pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache
+	rm -rf $(VENV) runs site build dist *.egg-info .mypy_cache

@@ -2,13 +2,16 @@
 
 import ast
 import importlib.util
+import pkgutil
 import re
 import shlex
 import sys
 import types
 
 import pytest
+import yaml
 
+import vidleak_jax as vl
 from tests.helpers import ROOT
 from vidleak_jax import recipes
 from vidleak_jax.attacks.registry import ATTACKS
@@ -17,13 +20,14 @@ from vidleak_jax.cli import list as list_command
 from vidleak_jax.experiments.leaking import Audit
 
 USER_PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
+                     ROOT / 'SECURITY.md',
                      *(ROOT / 'docs').glob('*.md')])
 ALL_PAGES = [*USER_PAGES, ROOT / 'CHANGELOG.md',
              *sorted((ROOT / 'docs' / 'lab').glob('*.md'))]
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.M | re.S)
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 LEFT_OUT = '...'  # stands in a page for what the reader puts there
-SLOW = {'README.md'}
+SLOW = {'README.md', 'report.md'}
 
 
 def _name(page):
@@ -207,3 +211,29 @@ def test_files_that_contributors_are_sent_to_exist(page):
 def test_no_in_sample_figure_stands_in_the_readme():
   text = (ROOT / 'README.md').read_text()
   assert 'sharpened' not in text and '35.6' not in text
+
+
+def _site():
+  """mkdocs.yml; it names no Python objects, so that any reader takes it."""
+  return yaml.safe_load((ROOT / 'mkdocs.yml').read_text())
+
+
+def _pages(entries):
+  for entry in entries:
+    for page in [entry] if isinstance(entry, str) else entry.values():
+      yield from [page] if isinstance(page, str) else _pages(page)
+
+
+def test_the_navigation_leads_to_pages():
+  pages = [*_pages(_site()['nav'])]
+  assert len(set(pages)) == len(pages)
+  for page in pages:
+    assert (ROOT / 'docs' / page).is_file(), page
+
+
+def test_the_reference_has_every_public_name():
+  text = (ROOT / 'docs' / 'reference.md').read_text()
+  shown = set(re.findall(r'^::: vidleak_jax\.(\w+)$', text, re.M))
+  assert shown >= set(vl.__all__) - {'__version__'}
+  for path in re.findall(r'^::: ([\w.]+)$', text, re.M):
+    assert pkgutil.resolve_name(path), path

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -52,7 +52,7 @@ class Session:
 def session(
     devices: Sequence[jax.Device] | None = None, *, lowering: str | None = None,
     restart_batch: int | None = None, precision: str | None = None,
-    **options,
+    **options: Any,
 ) -> Session:
   """Returns a session with what was measured as best for its backend.
 
