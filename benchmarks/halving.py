@@ -60,7 +60,7 @@ def _outcome(configs) -> dict:
   with tempfile.TemporaryDirectory() as folder:
     results = audit.run_many(
         configs, [Path(folder) / str(i) for i in range(len(configs))],
-        Path(folder) / 'shared', say=lambda _: None)
+        Path(folder) / 'shared', log_fn=lambda _: None)
   return {'steps': results[0]['num_steps'],
           **{f'{key}_mean': statistics.mean(r[key] for r in results)
              for key in ('match_loss', 'psnr')}}

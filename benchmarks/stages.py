@@ -39,7 +39,7 @@ def closed_form(frames: int) -> dict:
   seconds = []
   for _ in range(2):
     with tempfile.TemporaryDirectory() as folder:
-      result = audit.run(config.to_dict(), Path(folder), say=lambda _: None)
+      result = audit.run(config.to_dict(), Path(folder), log_fn=lambda _: None)
     seconds.append(result['seconds_attack'])
   return {'stage': 'closed form, LeNet 32x32', 'frames': frames,
           'seconds_first': seconds[0], 'seconds_a_frame': seconds[1] / frames}

@@ -8,6 +8,10 @@ from pathlib import Path
 os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8'])
+# Most programs here are compiled many times, by tests, workers and launchers.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(
+    Path(__file__).parents[1] / '.pytest_cache' / 'jax'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 
 import jax
 import numpy as np

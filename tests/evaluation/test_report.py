@@ -18,7 +18,7 @@ from vidleak_jax.types import UserError
 
 ROWS = [{'step': s, 'seconds': s / 10, 'match': 10.0 ** -s, 'time': .1,
          'best_loss': 2.0 ** -s} for s in range(1, 6)]
-KNOWLEDGE = {'labels': 'inferred', 'nested': {'batch_size': 2}, 'absent': None}
+PUBLIC = {'labels': 'inferred', 'nested': {'batch_size': 2}, 'absent': None}
 
 
 def moving(clips=2, frames=4, size=16, channels=3):
@@ -36,7 +36,7 @@ def write(workdir, truth, recovered, **options):
   result = {} if truth is None else metrics.score(
       recovered, truth, noise(truth.shape))
   given = dict(result=result | {'num_restarts': 3, 'device_kind': 'cpu'},
-               metrics_rows=ROWS, knowledge=KNOWLEDGE, fps=25,
+               metrics_rows=ROWS, public=PUBLIC, fps=25,
                names=[f'clip {i}' for i in range(len(recovered))])
   return report.write(
       workdir, truth=truth, recovered=recovered, **given | options)
@@ -87,7 +87,7 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path):
 def test_users_words_are_escaped(tmp_path):
   bad = '<b onload="x">&'
   truth = moving(1)
-  files = write(tmp_path, truth, truth, names=[bad], knowledge={bad: bad},
+  files = write(tmp_path, truth, truth, names=[bad], public={bad: bad},
                 metrics_rows=[{'step': 1, bad: 1.0}],
                 setup={'command': ['run', bad], 'versions': {'jax': bad}})
   assert bad not in files.page.read_text()
@@ -208,7 +208,7 @@ def test_a_failure_leaves_the_former_report(tmp_path, monkeypatch):
 ])
 def test_mistakes_are_explained(tmp_path, change, message):
   given = dict(truth=moving(), recovered=moving(), result={}, fps=25,
-               metrics_rows=[], knowledge={}, names=['a', 'b'])
+               metrics_rows=[], public={}, names=['a', 'b'])
   with pytest.raises(UserError, match=message):
     report.write(tmp_path, **given | change)
 
@@ -237,7 +237,7 @@ def test_curves_of_odd_rows():
 
 
 def test_a_closed_form_has_no_curves(tmp_path):
-  files = write(tmp_path, moving(1), moving(1), metrics_rows=[], knowledge={})
+  files = write(tmp_path, moving(1), moving(1), metrics_rows=[], public={})
   text = Balance(files.page.read_text()).text
   assert 'No steps were logged' in text
   assert 'Nothing was recorded' in text

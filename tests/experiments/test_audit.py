@@ -218,7 +218,7 @@ def test_nothing_is_printed_unless_it_is_asked_for(tmp_path, capfd):
 
 def test_say_and_progress_hear_of_the_run(tmp_path):
   said, stages = [], []
-  audit.run(config(), tmp_path, say=said.append,
+  audit.run(config(), tmp_path, log_fn=said.append,
             progress=lambda stage, done, total, **_: stages.append(
                 (stage, done, total)))
   assert any('gradient' in text or 'update' in text for text in said)

@@ -92,23 +92,23 @@ def test_training_starts_from_the_very_network_only(tmp_path):
     _run(config, tmp_path)
 
 
-def _fit(num_steps, objective, rival=None):
+def _fit(num_steps, objective, discriminator=None):
   """Steps of a tiny network on a fixed pool; the terms of each."""
   net = network.build(**TINY['network'])
   pool = train.make_pool(net, TrainingSpec.from_dict(TINY))
   devices = jax.local_devices()[:2]
   params = net.init(jax.random.key(0))
   optimizer, terms = optax.adam(1e-2), []
-  init, apply = rival or (lambda: (), None)
-  rival_params = init()
+  init, apply = discriminator or (lambda: (), None)
+  disc_params = init()
   advance = step.one_step(
       net, optimizer, objective, batch_size=4, max_noise=0.0, ema=0.5,
-      rival=apply, rival_optimizer=optimizer)
+      discriminate=apply, disc_optimizer=optimizer)
   run = parallel.on_devices(
       lambda *a: advance(*a[:2], jax.random.wrap_key_data(a[2])), devices)
   state = parallel.replicate(jax.device_get(step.State(
       jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
-      rival_params, optimizer.init(rival_params))), devices)
+      disc_params, optimizer.init(disc_params))), devices)
   pool, key = (parallel.replicate(x, devices) for x in (
       pool, jax.random.key_data(jax.random.key(1))))
   for _ in range(num_steps):
@@ -134,8 +134,8 @@ def test_the_rival_learns_too():
     return jnp.std(frames, (1, 2)) @ params['w']
 
   terms, state = _fit(3, step.Objective(l1=1.0, gan=0.1), (init, apply))
-  assert {'l1', 'gan', 'rival'} == set(terms[-1])
-  assert not np.allclose(state.rival['w'], 0.1)
+  assert {'l1', 'gan', 'discriminator'} == set(terms[-1])
+  assert not np.allclose(state.discriminator['w'], 0.1)
 
 
 def test_no_key_is_used_twice():
@@ -151,11 +151,11 @@ def test_a_rival_that_shouts_pulls_no_harder(loud):
   terms = {'l1': lambda x: jnp.abs(x - 1).mean(),
            'gan': lambda x: loud * x[0, 0, 0, 0]}
   frames = jnp.zeros((1, 4, 4, 1))
-  pull, values = step.balanced(step.Objective(l1=1.0, gan=0.5), terms, frames)
+  total, values = step.balanced(step.Objective(l1=1.0, gan=0.5), terms, frames)
   assert values['l1'] == 1 and values['gan'] == 0
   rest = np.full((1, 4, 4, 1), -1 / 16)
   rest[0, 0, 0, 0] += 0.5 * 1 / 4  # the norm of L1's gradient is 1 / 4
-  np.testing.assert_allclose(pull, rest, rtol=1e-5)
+  np.testing.assert_allclose(total, rest, rtol=1e-5)
   silent = terms | {'gan': lambda x: 0 * x.sum()}
   still, _ = step.balanced(step.Objective(gan=0.5), silent, frames)
   np.testing.assert_allclose(still, -1 / 16, rtol=1e-5)

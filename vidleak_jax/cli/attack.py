@@ -39,13 +39,13 @@ def define_flags() -> None:
 def main() -> None:
   """Runs the program on the flags that were parsed."""
   optional.require('video')  # the comparison is written at the end
-  asked = flags.FLAGS
+  args = flags.FLAGS
   folder = launcher.workdir()
   with progress.Terminal() as terminal_lines:
     result = audit.run(
         launcher.resolved_config(), folder,
-        leak_path=asked.leak and Path(asked.leak),
-        tensorboard=asked.tensorboard, allow_code=asked.allow_code_from_leak,
-        say=print, progress=terminal_lines)
+        leak_path=args.leak and Path(args.leak),
+        tensorboard=args.tensorboard, allow_code=args.allow_code_from_leak,
+        log_fn=print, progress=terminal_lines)
   if result:
     print(terminal.of_run(result, folder))

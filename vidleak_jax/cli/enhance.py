@@ -40,14 +40,14 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the program on the flags that were parsed."""
-  asked = flags.FLAGS
+  args = flags.FLAGS
   with Terminal() as lines:
     shape = enhancement.run(
-        Path(asked.input), Path(asked.output),
-        [*map(Path, asked.references)], weights=asked.weights,
-        scale=asked.scale, noise=asked.noise,
-        adapt_steps=asked.adapt_steps, tile=asked.tile,
-        batch_size=asked.batch_size, num_devices=asked.num_devices,
+        Path(args.input), Path(args.output),
+        [*map(Path, args.references)], weights=args.weights,
+        scale=args.scale, noise=args.noise,
+        adapt_steps=args.adapt_steps, tile=args.tile,
+        batch_size=args.batch_size, num_devices=args.num_devices,
         progress=lines)
-  print(f'{asked.output}: {shape[0]} clips of {shape[1]} frames, '
+  print(f'{args.output}: {shape[0]} clips of {shape[1]} frames, '
         f'{shape[2]}x{shape[3]}')

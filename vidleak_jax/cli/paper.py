@@ -33,7 +33,7 @@ def main() -> None:
   optional.require('video')
   folder = launcher.workdir()
   document = Path(flags.FLAGS.document or folder / 'paper.md')
-  asked = Audit.from_dict(launcher.resolved_config())
+  base = Audit.from_dict(launcher.resolved_config())
   with Terminal() as lines:
-    paper.write(asked, folder, document, say=print, progress=lines)
+    paper.write(base, folder, document, log_fn=print, progress=lines)
   print(document)

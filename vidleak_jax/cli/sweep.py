@@ -45,18 +45,18 @@ def define_flags() -> None:
 def main() -> None:
   """Runs the program on the flags that were parsed."""
   optional.require('video', 'sweep')
-  asked = flags.FLAGS
+  args = flags.FLAGS
   options = {
       'local': {},
-      'ray': {'address': asked.ray_address, 'cpus': asked.cpus,
-              'resources': {'GPU': asked.gpus, 'TPU': asked.tpus}},
-      'slurm': {'options': asked.slurm},
-  }[asked.engine]
+      'ray': {'address': args.ray_address, 'cpus': args.cpus,
+              'resources': {'GPU': args.gpus, 'TPU': args.tpus}},
+      'slurm': {'options': args.slurm},
+  }[args.engine]
   with Terminal('trials') as lines:
     summary = runner.run(
         launcher.resolved_config(), launcher.workdir(),
-        engines.maker(asked.engine, workers=asked.workers, **options),
-        group_size=asked.group_size, retry_failed=asked.retry_failed,
-        sampler=asked.search, say=print, progress=lines)
+        engines.maker(args.engine, workers=args.workers, **options),
+        group_size=args.group_size, retry_failed=args.retry_failed,
+        sampler=args.search, log_fn=print, progress=lines)
   print(summary.text(launcher.workdir()))
   sys.exit(bool(summary.failed))

@@ -50,7 +50,7 @@ class _Job(NamedTuple):
 def run(
     audit: Audit | Row, folder: str | Path, *,
     leak_path: str | Path | None = None, tensorboard: bool = False,
-    allow_code: bool = False, say: Callable[[str], None] = lambda text: None,
+    allow_code: bool = False, log_fn: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
 ) -> Row:
   """Runs one audit and writes all its files under `folder`.
@@ -66,7 +66,7 @@ def run(
       touched, and nothing is scored.
     tensorboard: also writes TensorBoard events.
     allow_code: whether a network of the leak's own may be run as code.
-    say: told the threat model before the attack starts; `print`, for example.
+    log_fn: gets the threat model before the attack starts; `print`, say.
     progress: hears how far the work has come, see `session.Report`.
 
   Returns:
@@ -85,7 +85,7 @@ def run(
     return _assist(audit)
   source = Path(leak_path) if leak_path else None
   result, = _run([audit], [Path(folder)], Path(folder),
-                 Door(source, allow_code), tensorboard, say, progress)
+                 Door(source, allow_code), tensorboard, log_fn, progress)
   if isinstance(result, UserError):
     raise result
   return result
@@ -93,7 +93,7 @@ def run(
 
 def run_many(
     configs: Sequence[Audit | Row], folders: Sequence[Path],
-    shared: Path, *, say: Callable[[str], None] = lambda text: None,
+    shared: Path, *, log_fn: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
 ) -> list[Row | UserError]:
   """Runs audits that differ in numbers only, as one program.
@@ -104,7 +104,7 @@ def run_many(
     configs: of one `shape_of`.
     folders: a workdir each.
     shared: gets the checkpoints of them all.
-    say: told the first one's threat model.
+    log_fn: gets the first one's threat model.
     progress: hears how far the work has come.
 
   Returns:
@@ -119,7 +119,8 @@ def run_many(
     raise UserError('Audits of different shapes cannot share one program.')
   if jax.process_count() > 1:
     raise UserError('Several audits share the devices of one process only.')
-  return _run(audits, folders, shared, Door(None, False), False, say, progress)
+  return _run(audits, folders, shared, Door(None, False), False, log_fn,
+              progress)
 
 
 def shape_of(audit: Audit | Row) -> str:
@@ -139,7 +140,7 @@ def shape_of(audit: Audit | Row) -> str:
   }, sort_keys=True)
 
 
-def _run(audits, folders, shared, door, tensorboard, say, report_progress):
+def _run(audits, folders, shared, door, tensorboard, log_fn, report_progress):
   """Prepares each audit, attacks all at once, finishes each."""
   first = audits[0]
   devices, choices = _machine(first)
@@ -161,7 +162,7 @@ def _run(audits, folders, shared, door, tensorboard, say, report_progress):
     jobs = [attempt(_prepare, audit, folder, door, session)
             for audit, folder in zip(audits, folders)]
     found = iter(_attack([job for job in jobs if isinstance(job, _Job)],
-                         shared, share, say))
+                         shared, share, log_fn))
     outcomes = [next(found) if isinstance(job, _Job) else job for job in jobs]
     return [done or _finish(job, outcome)
             for done, job, outcome in zip(results, jobs, outcomes)]
@@ -200,14 +201,14 @@ def _problem(audit, leak, session, door) -> attacks.Problem:
   return attacks.Problem(victim, leak, audit.keys().attack, session)
 
 
-def _attack(jobs, shared, share, say):
+def _attack(jobs, shared, share, log_fn):
   """Of each job an outcome, or why there is none."""
   if not jobs:
     return []
   chosen = [job.audit.attack.chosen() for job in jobs]
-  say(terminal.of_leak(jobs[0].problem.leak))
+  log_fn(terminal.of_leak(jobs[0].problem.leak))
   if len(jobs) > 1:
-    say(f'and so on for {len(jobs)} audits that share a program.')
+    log_fn(f'and so on for {len(jobs)} audits that share a program.')
   if isinstance(chosen[0], attacks.Iterative):
     share(storage.pack(jobs[0].folder))
   return attacks.solve([job.problem for job in jobs], chosen,
@@ -305,7 +306,7 @@ def _publish(folder, sample, clips, enhanced, labels, result, public):
       recovered=clips,
       result={k: v for k, v in result.items() if v is not None},
       metrics_rows=progress_lib.read_rows(_metrics(folder, result)),
-      knowledge=public,
+      public=public,
       names=names if sample is None else sample.names,
       fps=_FRAMES_PER_SECOND,
       enhanced=enhanced,

@@ -62,12 +62,12 @@ def _trainer(network, num_steps, noisy):
 
   @jax.jit
   def step(params, opt_state, key, references, noise):
-    cut, dirt = jax.random.split(key)
+    cut, degrade_key = jax.random.split(key)
     crops = draw(cut, references, network.frames, network.scale)
     windows = degrade.bicubic(crops, network.scale)
     level = jnp.full(_BATCH_SIZE, noise)
     if noisy:
-      windows = degrade.residual(dirt, windows, level)
+      windows = degrade.residual(degrade_key, windows, level)
 
     def loss(params):
       frames = network.apply(params, windows, level)

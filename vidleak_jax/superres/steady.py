@@ -19,7 +19,7 @@ _PATCH = 5   # side of a surrounding
 # Surroundings that differ by this (root mean square) count e times less. Twice
 # what the calmest tenth of the clip trembles by, which is next to nothing on
 # true frames; from the limit on, texture that moves is mistaken for trembling.
-_PER_TREMOR, _CALM, _LIMIT = 2.0, 0.1, 0.04
+_PER_NOISE_LEVEL, _CALM, _LIMIT = 2.0, 0.1, 0.04
 
 
 def steady(clips: Array) -> np.ndarray:
@@ -27,7 +27,7 @@ def steady(clips: Array) -> np.ndarray:
   return np.stack([np.asarray(_steady(clip)) for clip in jnp.asarray(clips)])
 
 
-def tremor(clip: Array) -> Array:
+def noise_level(clip: Array) -> Array:
   """[] root mean square by which a clip's calm parts change between frames."""
   least = lax.map(lambda pair: _differences(*pair)[0].min(0),
                   (clip[:-1], clip[1:]))
@@ -38,7 +38,7 @@ def tremor(clip: Array) -> Array:
 def _steady(clip):
   if len(clip) == 1:
     return clip
-  width = jnp.minimum(_LIMIT, _PER_TREMOR * tremor(clip)) ** 2 + 1e-9
+  width = jnp.minimum(_LIMIT, _PER_NOISE_LEVEL * noise_level(clip)) ** 2 + 1e-9
 
   def frame(now):
     total, cover = clip[now], 1.0

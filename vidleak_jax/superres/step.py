@@ -25,8 +25,8 @@ class State(NamedTuple):
   params: Params
   opt_state: Any
   ema: Params            # running average of params: what is kept in the end
-  rival: Params          # the discriminator's; () in the first stage
-  rival_opt_state: Any
+  discriminator: Params          # the discriminator's; () in the first stage
+  disc_opt_state: Any
 
 
 class Pool(NamedTuple):
@@ -38,8 +38,8 @@ class Pool(NamedTuple):
 def one_step(
     network: Network, optimizer: optax.GradientTransformation,
     objective: Objective, *, batch_size: int, max_noise: float, ema: float,
-    features: Callable | None = None, rival: Callable | None = None,
-    rival_optimizer: optax.GradientTransformation | None = None,
+    features: Callable | None = None, discriminate: Callable | None = None,
+    disc_optimizer: optax.GradientTransformation | None = None,
 ) -> Callable[[State, Pool, PRNGKey], tuple[State, dict[str, Array]]]:
   """Returns `step(state, pool, key)`, to run under `parallel.on_devices`.
 
@@ -51,8 +51,8 @@ def one_step(
     max_noise: clips get residuals of strength 0 (every third) to this.
     ema: decay of the running average.
     features: of `perceptual.features`, where the objective asks for it.
-    rival: (params, key, frames) -> logits, where the objective has a GAN.
-    rival_optimizer: of the rival's params.
+    discriminate: (params, key, frames) -> logits, where there is a GAN.
+    disc_optimizer: of the discriminator.
   """
 
   def terms_of(state, key, truth):
@@ -65,15 +65,17 @@ def one_step(
       terms['perceptual'] = lambda frames: losses.perceptual(
           features, rolled(frames), rolled(truth))
     if objective.gan:
-      real = rival(state.rival, jax.random.fold_in(key, 0), truth)
+      logits = lambda number, frames: discriminate(  # noqa: E731
+          state.discriminator, jax.random.fold_in(key, number), frames)
+      real = logits(0, truth)
       terms['gan'] = lambda frames: losses.generator_loss(
-          real, rival(state.rival, jax.random.fold_in(key, 1), frames))
+          real, logits(1, frames))
     return terms
 
-  def rival_loss(params, key, frames, truth):
+  def disc_loss(params, key, frames, truth):
     return losses.discriminator_loss(
-        rival(params, jax.random.fold_in(key, 2), truth),
-        rival(params, jax.random.fold_in(key, 3), frames))
+        discriminate(params, jax.random.fold_in(key, 2), truth),
+        discriminate(params, jax.random.fold_in(key, 3), frames))
 
   def step(state, pool, key):
     key = jax.random.fold_in(key, state.step)
@@ -82,15 +84,15 @@ def one_step(
     windows, noise, truth = draw(key, pool, batch_size, max_noise)
     frames, back = jax.vjp(
         lambda params: network.apply(params, windows, noise), state.params)
-    pull, terms = balanced(objective, terms_of(state, seen, truth), frames)
-    grads, rival_grads = back(pull)[0], state.rival
+    total, terms = balanced(objective, terms_of(state, seen, truth), frames)
+    grads, disc_grads = back(total)[0], state.discriminator
     if objective.gan:
-      terms['rival'], rival_grads = jax.value_and_grad(rival_loss)(
-          state.rival, seen, frames, truth)
+      terms['discriminator'], disc_grads = jax.value_and_grad(disc_loss)(
+          state.discriminator, seen, frames, truth)
     # In one piece: collectives that wait for each other can take all of a CPU's
     # threads, and then none is left to arrive.
-    flat, unravel = ravel_pytree((grads, rival_grads, terms))
-    grads, rival_grads, terms = unravel(lax.pmean(flat, _AXIS))
+    flat, unravel = ravel_pytree((grads, disc_grads, terms))
+    grads, disc_grads, terms = unravel(lax.pmean(flat, _AXIS))
     params, opt_state = _updated(
         optimizer, grads, state.opt_state, state.params)
     state = state._replace(
@@ -98,8 +100,9 @@ def one_step(
         ema=optax.incremental_update(params, state.ema, 1 - ema))
     if objective.gan:
       params, opt_state = _updated(
-          rival_optimizer, rival_grads, state.rival_opt_state, state.rival)
-      state = state._replace(rival=params, rival_opt_state=opt_state)
+          disc_optimizer, disc_grads, state.disc_opt_state,
+          state.discriminator)
+      state = state._replace(discriminator=params, disc_opt_state=opt_state)
     return state, terms
 
   return step
@@ -110,10 +113,10 @@ def balanced(objective: Objective, terms: dict[str, Callable], frames: Array,
   """(the objective's gradient on the frames, values of the terms)."""
   found = {k: jax.value_and_grad(term)(frames) for k, term in terms.items()}
   unit = jnp.linalg.norm(found['l1'][1])
-  pull = sum(
+  total = sum(
       getattr(objective, k) * unit / (jnp.linalg.norm(grad) + _TINY) * grad
       for k, (_, grad) in found.items())
-  return pull, {k: value for k, (value, _) in found.items()}
+  return total, {k: value for k, (value, _) in found.items()}
 
 
 def _updated(optimizer, grads, opt_state, params):
@@ -124,14 +127,14 @@ def _updated(optimizer, grads, opt_state, params):
 def draw(key: PRNGKey, pool: Pool, batch_size: int, max_noise: float,
          ) -> tuple[Array, Array, Array]:
   """A batch: windows [B, F, h, w, C], noise [B], truth [B, H, W, C]."""
-  which, turn, strength, dirt = jax.random.split(key, 4)
+  which, turn, strength, degrade_key = jax.random.split(key, 4)
   rows = jax.random.randint(which, (batch_size,), 0, len(pool.small))
   small, large = (x[rows].astype(jnp.float32) / 255 for x in pool)
   small, large = jax.vmap(_augment)(
       jax.random.split(turn, batch_size), small, large)
   noise = jnp.maximum(0, max_noise * jax.random.uniform(
       strength, (batch_size,), minval=-0.5))
-  return degrade.residual(dirt, small, noise), noise, large
+  return degrade.residual(degrade_key, small, noise), noise, large
 
 
 def _augment(key, small, large):

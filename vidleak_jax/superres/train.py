@@ -30,8 +30,8 @@ from vidleak_jax.superres.enhance import SHIPPED
 from vidleak_jax.superres.spec import TrainingSpec
 from vidleak_jax.types import Array, Row, UserError
 
-_RIVALS = {'unet': discriminator.UNetDiscriminator,
-           'vgg': discriminator.VGGDiscriminator}
+_DISCRIMINATORS = {'unet': discriminator.UNetDiscriminator,
+                   'vgg': discriminator.VGGDiscriminator}
 
 
 def run(spec: TrainingSpec, small: Array, large: Array, score: Callable,
@@ -152,14 +152,15 @@ def _stage(stage, spec, net, params, features, pool, devices, judge, log,
       optax.clip_by_global_norm(1.0),
       optax.adam(optax.cosine_decay_schedule(
           options.learning_rate, options.num_steps)))
-  rival, rival_params, rival_optimizer = _rival(options, spec)
+  discriminate, disc_params, disc_optimizer = _discriminator(options, spec)
   advance = step.one_step(
       net, optimizer, options.objective, max_noise=spec.max_noise,
       batch_size=spec.batch_size // len(devices), ema=spec.ema,
-      features=features, rival=rival, rival_optimizer=rival_optimizer)
+      features=features, discriminate=discriminate,
+      disc_optimizer=disc_optimizer)
   state = jax.device_get(step.State(
       jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
-      rival_params, rival_optimizer.init(rival_params)))
+      disc_params, disc_optimizer.init(disc_params)))
   # No scan: inside one XLA's CPU convolutions are 25 times slower.
   run = parallel.on_devices(
       lambda state, pool, key: advance(
@@ -189,21 +190,22 @@ def _stage(stage, spec, net, params, features, pool, devices, judge, log,
   return state.ema, last.get(num_steps) or judge(state.ema)[2], seconds
 
 
-def _rival(options, spec):
+def _discriminator(options, spec):
   """The discriminator, its params, its optimizer; of nothing without a GAN."""
   if not options.objective.gan:
     return None, (), optax.identity()
-  module = _RIVALS[options.discriminator](options.discriminator_width)
+  module = _DISCRIMINATORS[options.discriminator](options.discriminator_width)
   scale, noise = spec.network.scale, options.discriminator_noise
 
-  def rival(params, key, frames):
+  def discriminate(params, key, frames):
     frames += noise * jax.random.normal(key, frames.shape)
     return module.apply(params, discriminator.with_detail(frames, scale))
 
   size = spec.pool.size
   params = jax.jit(module.init)(
       jax.random.key(spec.seed + 2), jnp.zeros((1, size, size, 6)))
-  return rival, params, optax.adam(options.discriminator_learning_rate, b1=0.5)
+  return discriminate, params, optax.adam(
+      options.discriminator_learning_rate, b1=0.5)
 
 
 def _picture(path, plain, enhanced):

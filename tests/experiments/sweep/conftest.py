@@ -51,8 +51,8 @@ def audits(monkeypatch):
   """
   calls = []
 
-  def run_many(configs, folders, shared, *, say):
-    del shared, say
+  def run_many(configs, folders, shared, *, log_fn):
+    del shared, log_fn
     calls.append([folder.name for folder in folders])
     rates = [own['attack']['ig']['learning_rate'] for own in configs]
     if max(rates) > 10:

@@ -21,7 +21,7 @@ def _run(folder, engine, **options):
   """One trial that works, and one that the main job refuses."""
   asked = config(overrides=[{'attack.num_steps': 4}, {'victim.name': 'none'}])
   summary = runner.run(asked, folder, engines.maker(engine, **options),
-                       say=lambda _: None)
+                       log_fn=lambda _: None)
   assert summary.done == 1
   assert 'Unknown victim' in summary.failed[0]['error']
   assert sorted(row['status'] for row in rows(folder)) == ['done', 'failed']

@@ -16,7 +16,7 @@ import pytest
 from tests.experiments.sweep.conftest import rows
 from tests.helpers import ROOT
 from vidleak_jax.experiments.sweep import outcomes
-from vidleak_jax.experiments.sweep.engines import local, seats
+from vidleak_jax.experiments.sweep.engines import local, slots
 from vidleak_jax.experiments.sweep.groups import Group
 from vidleak_jax.runtime.progress import read_rows
 
@@ -140,8 +140,8 @@ def engine(tmp_path, monkeypatch):
   """Makes a local engine of one worker that runs some Python lines."""
   def make(lines):
     command = [sys.executable, '-c', f'import os, sys, time\n{lines}']
-    seat = seats.Seat(command, {}, tmp_path / 'logs' / 'worker.log')
-    monkeypatch.setattr(seats, 'arrange', lambda *_: [seat])
+    slot = slots.WorkerSlot(command, {}, tmp_path / 'logs' / 'worker.log')
+    monkeypatch.setattr(slots, 'arrange', lambda *_: [slot])
     return local.Local(tmp_path, 'token')
   return make
 
@@ -190,19 +190,19 @@ def test_a_worker_that_is_told_to_go_saves_first(engine, tmp_path):
 
 
 def test_a_worker_that_does_not_hear_is_killed(tmp_path):
-  seat = seats.Seat(
+  slot = slots.WorkerSlot(
       [sys.executable, '-c', 'import signal, time; input(); '
        'signal.signal(signal.SIGTERM, signal.SIG_IGN); print(0, flush=True); '
        'time.sleep(100)'], {}, tmp_path / 'logs' / 'worker.log')
-  seat.ask('g')
+  slot.ask('g')
   began = time.monotonic()
-  seat.leave()
-  seat.wait(0.2)
+  slot.leave()
+  slot.wait(0.2)
   assert time.monotonic() - began < 20
 
 
 def test_workers_find_the_package():
-  first = seats.importable()['PYTHONPATH'].split(os.pathsep)[0]
+  first = slots.importable()['PYTHONPATH'].split(os.pathsep)[0]
   assert (Path(first) / 'vidleak_jax' / '__init__.py').exists()
 
 
@@ -212,12 +212,12 @@ def test_a_worker_answers(engine):
 
 
 def test_a_worker_has_its_cores_only(tmp_path):
-  seat = seats.Seat(
+  slot = slots.WorkerSlot(
       [sys.executable, '-c', 'import os; input(); '
        'print("\\"", len(os.sched_getaffinity(0)), "\\"")'], {},
       tmp_path / 'logs' / 'worker.log', [min(os.sched_getaffinity(0))])
-  assert seat.ask('g') == (' 1 ', None)
-  seat.leave()
+  assert slot.ask('g') == (' 1 ', None)
+  slot.leave()
 
 
 def test_a_group_that_crashes_its_worker_is_given_up(engine, tmp_path):
@@ -267,21 +267,21 @@ def test_killed_for_lack_of_memory_it_is_given_up(engine, monkeypatch):
     ([0, 1], 3, [[0], [1], [0]]),
 ])
 def test_shares_of_cores(cores, workers, shares, monkeypatch, tmp_path):
-  monkeypatch.setattr(seats, '_gpus', list)
-  monkeypatch.setattr(seats.host, 'available_cores', lambda: cores)
-  monkeypatch.setattr(seats, 'find_spec', lambda _: None)
-  found = seats.arrange(tmp_path, 'token', workers)
-  assert [seat.cores for seat in found] == shares
-  assert all(seat.env['XLA_FLAGS'].endswith(f'count={len(shares[0])}')
-             for seat in found)
+  monkeypatch.setattr(slots, '_gpus', list)
+  monkeypatch.setattr(slots.host, 'available_cores', lambda: cores)
+  monkeypatch.setattr(slots, 'find_spec', lambda _: None)
+  found = slots.arrange(tmp_path, 'token', workers)
+  assert [slot.cores for slot in found] == shares
+  assert all(slot.env['XLA_FLAGS'].endswith(f'count={len(shares[0])}')
+             for slot in found)
 
 
 def test_shares_of_gpus(monkeypatch, tmp_path):
-  monkeypatch.setattr(seats, '_gpus', lambda: ['0', '1'])
-  found = seats.arrange(tmp_path, 'token', 0)
-  assert [seat.env['CUDA_VISIBLE_DEVICES'] for seat in found] == ['0', '1']
-  found = seats.arrange(tmp_path, 'token', 3)
-  assert [seat.env['CUDA_VISIBLE_DEVICES'] for seat in found] == list('010')
+  monkeypatch.setattr(slots, '_gpus', lambda: ['0', '1'])
+  found = slots.arrange(tmp_path, 'token', 0)
+  assert [slot.env['CUDA_VISIBLE_DEVICES'] for slot in found] == ['0', '1']
+  found = slots.arrange(tmp_path, 'token', 3)
+  assert [slot.env['CUDA_VISIBLE_DEVICES'] for slot in found] == list('010')
   assert found[0].env['XLA_PYTHON_CLIENT_MEM_FRACTION'] == '0.450'
 
 

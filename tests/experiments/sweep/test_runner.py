@@ -15,7 +15,7 @@ RATE = 'attack.ig.learning_rate'
 
 def _run(folder, engine=Here, **options):
   grid = options.pop('grid', {'seed': range(4)})
-  return runner.run(config(grid=grid), folder, engine, say=lambda _: None,
+  return runner.run(config(grid=grid), folder, engine, log_fn=lambda _: None,
                     **options)
 
 
@@ -94,8 +94,8 @@ def test_a_full_disk_stops_the_sweep_and_fails_no_trial(
     tmp_path, audits, monkeypatch):
   working = audit.run_many
 
-  def full(configs, folders, shared, *, say):
-    working(configs[:1], folders[:1], shared, say=say)
+  def full(configs, folders, shared, *, log_fn):
+    working(configs[:1], folders[:1], shared, log_fn=log_fn)
     try:
       raise OSError(errno.ENOSPC, 'No space left on device')
     except OSError as error:

@@ -64,7 +64,7 @@ def test_a_search_that_was_cut_short_goes_on(tmp_path):
 def test_a_sweep_that_searches_is_finished_once(tmp_path, audits):
   def run():
     return runner.run(_config(), tmp_path, Here, sampler='optuna',
-                      say=lambda _: None)
+                      log_fn=lambda _: None)
   assert run() == (16, [])
   assert len(rows(tmp_path)) == 16 and sum(map(len, audits)) == 16
   assert run() == (16, [])

@@ -29,7 +29,7 @@ class Report(NamedTuple):
 
 def write(workdir: str | os.PathLike, *, truth: Array | None,
           recovered: Array, result: dict, metrics_rows: Sequence[dict],
-          knowledge: dict, names: Sequence[str], fps: float,
+          public: dict, names: Sequence[str], fps: float,
           enhanced: Array | None = None, original: Array | None = None,
           setup: dict | None = None) -> Report:
   """Writes the three files of a report, each whole or not at all.
@@ -41,7 +41,7 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
     recovered: same shape, in the truth's order.
     result: the object of result.json. Scores are shown when it has them.
     metrics_rows: the rows of metrics.jsonl; empty for a closed form.
-    knowledge: the object of leak.json: what the attacker knew.
+    public: the object of leak.json: what the attacker knew.
     names: a name for each of the N clips.
     fps: frames per second of the clips.
     enhanced: [N, T, H', W', C], the super-resolved recovery; shown beside the
@@ -69,7 +69,7 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
     codec = movie.save(path, views, names, fps)
   html = page.render(
       views=views, names=names, frames=frames, result=result,
-      metrics_rows=metrics_rows, knowledge=knowledge, setup=setup or {},
+      metrics_rows=metrics_rows, public=public, setup=setup or {},
       video=paths.video, codec=codec)
   with files.replacing(paths.page) as path:
     path.write_text(html, encoding='utf-8')

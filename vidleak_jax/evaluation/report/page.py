@@ -13,7 +13,7 @@ from vidleak_jax.evaluation.report import curves, pictures, verdict
 EMBED_LIMIT = 4_000_000  # bytes; a larger video stands only beside the page
 
 
-def render(*, views, names, frames, result, metrics_rows, knowledge, setup,
+def render(*, views, names, frames, result, metrics_rows, public, setup,
            video: Path, codec: str) -> str:
   """The page; arguments as in `report.write`, views and frames as shown."""
   template = resources.files(__package__).joinpath('page.html').read_text(
@@ -34,7 +34,7 @@ def render(*, views, names, frames, result, metrics_rows, knowledge, setup,
       figures=note + figures,
       video=_video(video, codec),
       curves=_curves(metrics_rows),
-      knowledge=facts(knowledge),
+      public=facts(public),
       run=_run(result, setup),
       notes=verdict.NOTES if 'psnr' in result else '')
 

@@ -56,17 +56,17 @@ _HEAD = ('| | the paper prints | its PSNR on this | PSNR dB | worst frame '
          '| SSIM | s a frame |\n|---|---|---|---|---|---|---|')
 
 
-def write(asked: Audit, folder: Path, document: Path, *,
-          say: Callable[[str], None] = lambda text: None,
+def write(base: Audit, folder: Path, document: Path, *,
+          log_fn: Callable[[str], None] = lambda text: None,
           progress: Report | None = None) -> None:
   """Runs every row and writes the document.
 
   Args:
-    asked: an audit of `recipes/paper`; its `data`, `seed`, `backend` and
+    base: an audit of `recipes/paper`; its `data`, `seed`, `backend` and
       `victim.weights_file` hold for all rows.
     folder: holds a workdir for each row.
     document: the Markdown file.
-    say: told of each row before it runs.
+    log_fn: told of each row before it runs.
     progress: hears how far a row has come, see `session.Report`.
 
   Raises:
@@ -74,20 +74,20 @@ def write(asked: Audit, folder: Path, document: Path, *,
   """
   runs = {}
   for row in ROWS + FROZEN + ENLARGED:
-    say(f'{row.config}: {row.label}')
-    result = audit.run(_audit(row.config, asked), folder / row.config,
+    log_fn(f'{row.config}: {row.label}')
+    result = audit.run(_audit(row.config, base), folder / row.config,
                        progress=progress)
     with np.load(folder / row.config / 'recovered.npz') as saved:
       runs[row.config] = result, dict(saved)
-  sample = load_data(asked)
-  longer = load_data(asked.replace(data=asked.data.replace(
+  sample = load_data(base)
+  longer = load_data(base.replace(data=base.data.replace(
       num_frames=_LONGER, frame_stride=1, num_clips=1)))
   text = '\n'.join([
       *_intro(sample, runs['lenet_ours'][0]),
       '## Raw frames: LeNet, one gradient a frame', '',
       *_frames(sample, runs), '',
       '## Frozen extractor: the classifier alone shares its gradient', '',
-      *_frozen(sample, runs, asked.victim.weights_file), '',
+      *_frozen(sample, runs, base.victim.weights_file), '',
       '## Super-resolution, against the originals', '',
       *_enlarged(sample, runs), '',
       '## The six faults, measured', '',
@@ -98,14 +98,14 @@ def write(asked: Audit, folder: Path, document: Path, *,
     partial.write_text(text)
 
 
-def _audit(name: str, asked: Audit) -> Audit:
+def _audit(name: str, base: Audit) -> Audit:
   """A row's audit, on the data and devices that were asked for."""
   row = Audit.from_dict(recipes.load(f'paper/{name}').to_dict())
-  victim, given = row.victim, asked.victim.weights_file
+  victim, given = row.victim, base.victim.weights_file
   if victim.name == 'frozen' and given:
     victim = victim.replace(weights_file=given)
-  return row.replace(victim=victim, data=asked.data, seed=asked.seed,
-                     backend=asked.backend)
+  return row.replace(victim=victim, data=base.data, seed=base.seed,
+                     backend=base.backend)
 
 
 def _intro(sample, ours) -> list[str]:

@@ -46,7 +46,7 @@ def sole_launcher(folder: Path) -> Iterator[str]:
     yield token
 
 
-def wait_for_workers(folder: Path, say: Callable[[str], None]) -> None:
+def wait_for_workers(folder: Path, log_fn: Callable[[str], None]) -> None:
   """Returns once no worker of an earlier launcher is at work.
 
   Call it as the sole launcher: groups that such workers begin later, they
@@ -54,8 +54,8 @@ def wait_for_workers(folder: Path, say: Callable[[str], None]) -> None:
   """
   for path in sorted((folder / 'groups').glob('*.lock')):
     if is_at_work(folder, path.stem):
-      say('Workers of an earlier launcher are still at work here; waiting for '
-          'them to leave.')
+      log_fn('Workers of an earlier launcher are still at work here; waiting '
+             'for them to leave.')
     with files.open_private(path, 'a') as file:
       fcntl.flock(file, fcntl.LOCK_EX)
 

@@ -45,7 +45,7 @@ def run(
     config: Mapping[str, Any], folder: Path,
     make_engine: Callable[[Path, str], Engine], *,
     group_size: int = 32, retry_failed: bool = False, sampler: str = '',
-    say: Callable[[str], None] = lambda text: None,
+    log_fn: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
 ) -> Summary:
   """Runs all trials that have not ended, and writes the tables.
@@ -57,14 +57,14 @@ def run(
     group_size: the most trials that run as one program.
     retry_failed: runs failed trials again.
     sampler: `optuna` searches `sweep.random` for the best match; '' draws.
-    say: where messages for people go.
+    log_fn: where messages for people go.
     progress: hears how many trials have ended, see `session.Report`.
 
   Raises:
     UserError: for another launcher at work, a full disk, a wrong config.
   """
   with locks.sole_launcher(folder) as token:
-    locks.wait_for_workers(folder, say)
+    locks.wait_for_workers(folder, log_fn)
     plan = search.plan(sampler, config, folder)
     files.write_json(folder / 'sweep.json', {
         'fields': plan.fields, 'config': config, **workdir.versions()})

@@ -74,7 +74,7 @@ def _run(folder, members, shared):
     return audit.run_many(
         list(members.values()),
         [outcomes.home(folder, name) for name in members], shared,
-        say=lambda _: None)
+        log_fn=lambda _: None)
   except Exception as error:
     if len(members) == 1 or files.disk_is_full(error):
       return [error] * len(members)

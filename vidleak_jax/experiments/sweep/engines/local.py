@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vidleak_jax.experiments.sweep import outcomes
-from vidleak_jax.experiments.sweep.engines import Finished, seats
+from vidleak_jax.experiments.sweep.engines import Finished, slots
 from vidleak_jax.experiments.sweep.groups import Group
 from vidleak_jax.runtime import signals
 
@@ -35,20 +35,20 @@ class Local:
     self._folder = folder
     self._asked: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
     self._finished: queue.SimpleQueue[Any] = queue.SimpleQueue()  # or errors
-    self._seats = seats.arrange(folder, token, workers)
-    self.workers = len(self._seats)
+    self._slots = slots.arrange(folder, token, workers)
+    self.workers = len(self._slots)
 
   def __enter__(self):
-    for seat in self._seats:
-      threading.Thread(target=self._serve, args=(seat,), daemon=True).start()
+    for slot in self._slots:
+      threading.Thread(target=self._serve, args=(slot,), daemon=True).start()
     return self
 
   def __exit__(self, *error):
-    for seat in self._seats:
-      seat.leave()
+    for slot in self._slots:
+      slot.leave()
     deadline = time.monotonic() + _SECONDS_TO_LEAVE
-    for seat in self._seats:
-      seat.wait(max(0.0, deadline - time.monotonic()))
+    for slot in self._slots:
+      slot.wait(max(0.0, deadline - time.monotonic()))
 
   def submit(self, groups: Sequence[Group]) -> None:
     for group in groups:
@@ -65,20 +65,20 @@ class Local:
         raise each
     return found
 
-  def _serve(self, seat):
+  def _serve(self, slot):
     while True:
       group = self._asked.get()
       try:
-        self._finished.put(self._run(seat, group))
+        self._finished.put(self._run(slot, group))
       except Exception as error:  # of this engine; it belongs to who polls
         self._finished.put(error)
 
-  def _run(self, seat, group) -> Finished:
+  def _run(self, slot, group) -> Finished:
     """Asks a worker again after each death, unless nothing comes of it."""
     deaths, written = 0, _written(self._folder, group)
     while True:
       memory_kills = _memory_kills()
-      answer, code = seat.ask(group.name)
+      answer, code = slot.ask(group.name)
       if code is None:
         return Finished(group, disk_full=answer)
       starved = memory_kills is None or (_memory_kills() or 0) > memory_kills
@@ -89,7 +89,7 @@ class Local:
       deaths = 1 if now > written else deaths + 1
       written = max(now, written)
       if deaths == _MOST_DEATHS:
-        return Finished(group, lost=_death(code, seat.log))
+        return Finished(group, lost=_death(code, slot.log))
 
 
 def _written(folder, group) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vidleak_jax.experiments.sweep.engines import Finished
-from vidleak_jax.experiments.sweep.engines.seats import importable
+from vidleak_jax.experiments.sweep.engines.slots import importable
 from vidleak_jax.experiments.sweep.groups import Group
 from vidleak_jax.experiments.sweep.worker import GROUPS_PER_CACHE, run_group
 from vidleak_jax.types import UserError

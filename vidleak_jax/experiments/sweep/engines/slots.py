@@ -19,7 +19,7 @@ from vidleak_jax.runtime import host
 _GPU_MEMORY = 0.9  # shared by the workers of one GPU
 
 
-class Seat:
+class WorkerSlot:
   """One worker process after another.
 
   Args:
@@ -95,8 +95,8 @@ class Seat:
     return process
 
 
-def arrange(folder: Path, token: str, workers: int) -> list[Seat]:
-  """A seat for each of `workers`; 0 is one a GPU, or one a core.
+def arrange(folder: Path, token: str, workers: int) -> list[WorkerSlot]:
+  """A slot for each of `workers`; 0 is one a GPU, or one a core.
 
   A host's TPUs are one worker's, since only one process can hold them.
   """
@@ -112,8 +112,9 @@ def arrange(folder: Path, token: str, workers: int) -> list[Seat]:
   command = [sys.executable, '-m', 'vidleak_jax.experiments.sweep.worker',
              str(folder),
              token]
-  return [Seat(command, env | importable(), folder / 'logs' / f'{number}.log',
-               own) for number, (own, env) in enumerate(shares)]
+  return [WorkerSlot(command, env | importable(),
+                     folder / 'logs' / f'{number}.log', cores)
+          for number, (cores, env) in enumerate(shares)]
 
 
 def _core_share(cores, number, workers):
