@@ -14,7 +14,7 @@ PACKAGE = ROOT / 'vidleak_jax'
 
 # Leaves that every stage may import.
 SHARED = {'_version', 'errors', 'files', 'models', 'optional', 'options',
-          'photos', 'specs', 'trees', 'types', 'video'}
+          'photos', 'specs', 'trees', 'types', 'user_code', 'video'}
 
 # What a stage may import besides those and itself. No path leads from the truth
 # to an attack: attacks import neither data nor evaluation nor experiments.

@@ -112,6 +112,20 @@ class DefenseSpec(Options):
 
 
 @dataclass(frozen=True)
+class ClientDefense(DefenseSpec):
+  """What a simulated client does: those, then a defence of the user's own."""
+  factory: str | None = option(
+      None, 'your own defence, after those: path/to/file.py:make or '
+      'package.module:make returns an optax transform; the attacker is then '
+      'told nothing of the defence')
+
+  def told(self) -> DefenseSpec | None:
+    """Returns what the attacker is told; None: nothing."""
+    values = self.to_dict()
+    return None if values.pop('factory') else DefenseSpec(**values)
+
+
+@dataclass(frozen=True)
 class SuperResSpec(Options):
   """Enlarges recoveries to `data.original_size`."""
   name: str = option('none', 'clip: on', choices=('none', 'clip'))

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vidleak_jax import user_code
 from vidleak_jax.types import UserError, Victim
-from vidleak_jax.victims import cross_entropy, factory, from_factory
+from vidleak_jax.victims import cross_entropy, from_factory
 
 SHAPE, K = (2, 4, 4, 3), 5
 
@@ -160,15 +161,15 @@ def test_a_factory_gets_what_it_takes(write, arguments):
     ('math:no_such_function', "no function 'no_such_function'")])
 def test_a_name_that_leads_nowhere_is_told(name, message):
   with pytest.raises(UserError, match=message):
-    factory.load(name)
+    user_code.load(name)
 
 
 def test_what_a_file_lacks_or_returns_is_told(write):
   file = write(result='3')
   with pytest.raises(UserError, match="no function 'absent'"):
-    factory.load(f'{file}:absent')
+    user_code.load(f'{file}:absent')
   with pytest.raises(UserError, match="no function 'number'"):
-    factory.load(f'{file}:number')
+    user_code.load(f'{file}:number')
   with pytest.raises(UserError, match='linen or nnx module, got int'):
     from_factory(f'{file}:make', SHAPE, K)
 
@@ -178,4 +179,4 @@ def test_a_broken_file_shows_its_own_error(tmp_path):
   file.write_text('import no_such_package_of_mine\n')
   for _ in range(2):  # a file that failed is not taken as loaded
     with pytest.raises(ModuleNotFoundError, match='no_such_package_of_mine'):
-      factory.load(f'{file}:make')
+      user_code.load(f'{file}:make')

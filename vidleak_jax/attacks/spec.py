@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from vidleak_jax import options
+from vidleak_jax import options, user_code
 from vidleak_jax.attacks.auto import AutoWith
 from vidleak_jax.attacks.base import Attack, Effort
 from vidleak_jax.attacks.registry import ATTACKS
@@ -22,9 +22,12 @@ _FORMER = {'anchored': 'feature_matching', 'features': 'frozen_features',
 class _Choice(Effort):
   """What all attacks share."""
   name: str = option(
-      'auto', 'which attack; auto: those that apply, ranked; none: true frames '
-      'are enlarged, to judge super-resolution alone',
-      choices=(*ATTACKS, 'none'))
+      'auto', 'which attack; auto: those that apply, ranked; factory: the one '
+      'that attack.factory makes; none: true frames are enlarged, to judge '
+      'super-resolution alone', choices=(*ATTACKS, 'factory', 'none'))
+  factory: str | None = option(
+      None, 'your own attack, which auto tries too: path/to/file.py:Attack or '
+      'package.module:Attack')
   num_references: int = option(
       0, "frames of the clip's video, from outside it, that the attacker holds",
       low=0)
@@ -46,12 +49,30 @@ class _Choice(Effort):
                      for field in dataclasses.fields(Effort)})
 
   def chosen(self) -> Attack:
-    """Returns the attack by its name, with its options."""
+    """Returns the attack by its name, with its options.
+
+    Raises:
+      UserError: where `factory` is missing, or makes no attack.
+    """
+    if self.name == 'factory':
+      return self._own()
     attack = getattr(self, self.name)
     if self.name != 'auto':
       return attack
-    return AutoWith(**attack.to_dict(), attacks=tuple(
-        getattr(self, name) for name in ATTACKS))
+    own = [self._own()] if self.factory else []
+    return AutoWith(**attack.to_dict(), attacks=(
+        *own, *(getattr(self, name) for name in ATTACKS)))
+
+  def _own(self) -> Attack:
+    """The attack that `factory` makes."""
+    if not self.factory:
+      raise UserError('attack.name is factory, so attack.factory must name '
+                      'your attack: path/to/file.py:Attack.')
+    made = user_code.load(self.factory, 'attack.factory')()
+    if not isinstance(made, Attack):
+      raise UserError(f'{self.factory} made {type(made).__name__}; '
+                      'attack.factory must make an attack.')
+    return made
 
 
 def _refuse_former(names: Iterable[object]) -> None:

@@ -9,12 +9,14 @@ serves all strengths. `DEFENSES` lists them all, with what each leaves to a
 server that knows it; an optax transform of the user's own works as well.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
 import optax
 
+from vidleak_jax import user_code
 from vidleak_jax.clients import filters
 from vidleak_jax.clients.compression import (
     prune,
@@ -33,7 +35,7 @@ from vidleak_jax.clients.filters import (
     svt_privacy,
 )
 from vidleak_jax.clients.ranges import Strength, require
-from vidleak_jax.types import PRNGKey, is_off
+from vidleak_jax.types import PRNGKey, UserError, is_off
 
 _GAMMA = 0.01  # NVFlare's default
 
@@ -49,10 +51,11 @@ def build(
     key: PRNGKey, *, clip_norm: Strength = 0.0, noise_std: Strength = 0.0,
     prune_fraction: Strength = 0.0, quantize_bits: Strength = 0,
     nvflare_percentile: Strength = 0.0, nvflare_gamma: Strength = 0.0,
+    factory: str | None = None,
 ) -> optax.GradientTransformation:
   """Returns clip -> noise -> prune -> quantize -> NVFlare's percentile filter.
 
-  Those at 0 are left out.
+  Those at 0 are left out. The user's own defence comes last.
   """
   chain = []
   if not is_off(clip_norm):
@@ -66,7 +69,24 @@ def build(
   if not is_off(nvflare_percentile) or not is_off(nvflare_gamma):
     gamma = _GAMMA if is_off(nvflare_gamma) else nvflare_gamma
     chain.append(filters.nvflare_percentile(nvflare_percentile, gamma))
+  if factory:
+    chain.append(_own(factory, jax.random.fold_in(key, 1)))
   return optax.chain(*chain) if chain else optax.identity()
+
+
+def _own(name: str, key: PRNGKey) -> optax.GradientTransformation:
+  """The defence that a user's function makes; it gets a `key` if it takes one.
+
+  Raises:
+    UserError: where there is no such function, or it returns something else.
+  """
+  make = user_code.load(name, 'defense.factory')
+  made = make(key=key) if 'key' in inspect.signature(
+      make).parameters else make()
+  if not isinstance(made, optax.GradientTransformation):
+    raise UserError(f'{name} made {type(made).__name__}; defense.factory must '
+                    'make an optax transform.')
+  return made
 
 
 def clip_by_global_norm(max_norm: Strength) -> optax.GradientTransformation:

@@ -252,7 +252,7 @@ def _finish(job, outcome) -> Row | UserError:
   if not np.isfinite(objective):  # linear algebra has none of its own
     objective = residual
   result = {
-      'attack': audit.attack.name, **scored,
+      'attack': audit.attack.chosen().name, **scored,
       **scores.score_enlarged(enhanced, clips, originals),
       'objective': objective, 'match_loss': objective,
       'gradient_residual': residual,

@@ -14,6 +14,7 @@ from vidleak_jax.options import Options, option
 from vidleak_jax.runtime import backend, memory
 from vidleak_jax.specs import (
     BackendSpec,
+    ClientDefense,
     DataSpec,
     DefenseSpec,
     FederatedSpec,
@@ -43,10 +44,16 @@ class Audit(Options):
   data: DataSpec = option(DataSpec(), 'the clips')
   victim: VictimSpec = option(VictimSpec(), "the client's network")
   federated: FederatedSpec = option(FederatedSpec(), 'the protocol')
-  defense: DefenseSpec = option(DefenseSpec(), 'what hides the update')
+  defense: ClientDefense = option(ClientDefense(), 'what hides the update')
   attack: attacks.AttackSpec = option(attacks.AttackSpec(), 'the attack')
   superres: SuperResSpec = option(SuperResSpec(), 'super-resolution')
   backend: BackendSpec = option(BackendSpec(), 'devices and lowerings')
+
+  def __post_init__(self):
+    if type(self.defense) is DefenseSpec:
+      object.__setattr__(self, 'defense',
+                         ClientDefense(**self.defense.to_dict()))
+    super().__post_init__()
 
   def keys(self) -> Keys:
     """Returns the randomness of each stage, by name."""
@@ -165,7 +172,7 @@ def _simulated(audit, sample, choices) -> Leak:
       num_frames=audit.data.num_frames,
       victim=victim.spec and victim.spec.replace(
           dropout_active=audit.victim.dropout_active),
-      federated=spec, defense=audit.defense, frozen=victim.known,
+      federated=spec, defense=audit.defense.told(), frozen=victim.known,
       weights=audit.victim.checkpoint or 'as initialised',
       num_reference_frames=0 if references is None else references.shape[1])
   return Leak(params, update, public,

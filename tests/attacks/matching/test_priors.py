@@ -20,7 +20,7 @@ def _guess(clips):
 def test_a_still_clip_of_one_colour_scores_0(name):
   clips = jnp.full((2, 4, 8, 8, 3), 0.3)
   value, slope = jax.value_and_grad(
-      lambda clips: PRIORS[name](_guess(clips), None))(clips)
+      lambda clips: PRIORS[name].term(_guess(clips), None))(clips)
   assert value == 0
   chex.assert_tree_all_finite(slope)
 
@@ -29,17 +29,18 @@ def test_a_still_clip_of_one_colour_scores_0(name):
 def test_noise_scores_more_than_a_smooth_clip(name):
   noise = jax.random.uniform(jax.random.key(0), (2, 4, 8, 8, 3))
   ramp = jnp.broadcast_to(jnp.linspace(0, 1, 8)[:, None], noise.shape)
-  assert PRIORS[name](_guess(noise), None) > PRIORS[name](_guess(ramp), None)
+  term = PRIORS[name].term
+  assert term(_guess(noise), None) > term(_guess(ramp), None)
 
 
 @pytest.mark.parametrize('name', PRIORS)
 def test_one_frame_is_enough(name):
   clips = jax.random.uniform(jax.random.key(0), (2, 1, 8, 8, 3))
-  assert jnp.isfinite(PRIORS[name](_guess(clips), None))
+  assert jnp.isfinite(PRIORS[name].term(_guess(clips), None))
 
 
 def test_variation_by_hand():
   clips = np.zeros((2, 2, 2, 2, 1))
   clips[:, 1] = 1.0  # dark, then bright
-  assert PRIORS['temporal_tv'](_guess(clips), None) == 1.0
-  assert PRIORS['spatial_tv'](_guess(clips), None) == 0.0
+  assert PRIORS['temporal_tv'].term(_guess(clips), None) == 1.0
+  assert PRIORS['spatial_tv'].term(_guess(clips), None) == 0.0

@@ -1,8 +1,12 @@
 """Priors: how unlike a natural clip a guess is, without the gradient.
 
 Each is `(guess, target) -> []`, 0 for a still clip of one colour, with a finite
-gradient everywhere.
+gradient everywhere. To add one, write it and its row in `PRIORS`: its weight is
+then the option `priors.NAME` of every attack that iterates.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -60,9 +64,16 @@ def _variation(clips, axis):
   return jnp.mean(jnp.abs(jnp.diff(clips, axis=axis)))
 
 
+class Prior(NamedTuple):
+  """A row of the table of priors."""
+  term: Callable[[Guess, Target], Array]
+  help: str
+  weight: float = 0.0  # by default
+
+
 PRIORS = {
-    'spatial_tv': spatial_tv,
-    'temporal_tv': temporal_tv,
-    'colour_tv': colour_tv,
-    'motion_tv': motion_tv,
+    'spatial_tv': Prior(spatial_tv, 'total variation in space', 0.01),
+    'temporal_tv': Prior(temporal_tv, 'total variation in time', 0.01),
+    'colour_tv': Prior(colour_tv, 'total variation between colours', 0.03),
+    'motion_tv': Prior(motion_tv, 'change along the motion'),
 }

@@ -4,11 +4,14 @@ A recipe's structure makes a program; its traced numbers are that program's
 arguments, so that attacks of equal structure share one compile.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from vidleak_jax import user_code
 from vidleak_jax.attacks.matching import inversion, optimizers
 from vidleak_jax.attacks.matching.match import Term
 from vidleak_jax.attacks.matching.priors import PRIORS
@@ -24,16 +27,21 @@ class Distances(Options):
   squared_l2: float = option(0.0, 'squared', low=0, traced=True)
 
 
-@dataclass(frozen=True)
-class Priors(Options):
-  """Weights of the priors; 0 leaves one out."""
-  spatial_tv: float = option(0.01, 'total variation in space', low=0,
-                             traced=True)
-  temporal_tv: float = option(0.01, 'total variation in time', low=0,
-                              traced=True)
-  colour_tv: float = option(0.03, 'total variation between colours', low=0,
-                            traced=True)
-  motion_tv: float = option(0.0, 'change along the motion', low=0, traced=True)
+# Weights of the priors; 0 leaves one out. A field for each row of `PRIORS`.
+if TYPE_CHECKING:
+  Priors = Any
+else:
+  Priors = dataclasses.make_dataclass(
+      'Priors',
+      [*((name, float, option(prior.weight, prior.help, low=0, traced=True))
+         for name, prior in PRIORS.items()),
+       ('function', str | None, option(
+           None, 'your own prior: path/to/file.py:NAME or package.module:NAME, '
+           '(guess, target) -> []')),
+       ('function_weight', float, option(0.01, 'of it', low=0, traced=True))],
+      bases=(Options,), frozen=True,
+      namespace={'__doc__': 'Weights of the priors; 0 leaves one out.'})
+  Priors.__module__ = __name__
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,11 @@ def build(match: Term, num_steps: int, recipe: Recipe) -> inversion.Attack:
   for name, prior in PRIORS.items():
     weight = getattr(recipe.priors, name)
     if not is_off(weight):
-      terms[name] = (falling(weight, num_steps), prior)
+      terms[name] = (falling(weight, num_steps), prior.term)
+  own, weight = recipe.priors.function, recipe.priors.function_weight
+  if own and not is_off(weight):
+    terms[own.rpartition(':')[2]] = (
+        falling(weight, num_steps), user_code.load(own, 'priors.function'))
   return inversion.gradient_inversion(
       inversion.weighted_sum(num_steps, **terms),
       optimizers.build(

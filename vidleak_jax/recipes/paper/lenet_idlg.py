@@ -10,5 +10,6 @@ from vidleak_jax.recipes.paper import lenet_dlg_published
 def get_config():
   config = lenet_dlg_published.get_config()
   config.attack.name = 'idlg'
-  config.attack.idlg.update({**config.attack.dlg, 'labels': 'inferred'})
+  config.attack.idlg.update(config.attack.dlg.to_dict())
+  config.attack.idlg.labels = 'inferred'
   return config
