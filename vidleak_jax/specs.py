@@ -8,12 +8,14 @@ beside the attacks.
 import dataclasses
 from dataclasses import dataclass
 
+from vidleak_jax.errors import UserError
 from vidleak_jax.options import Options, option
 
 ACTIVATIONS = ('relu', 'leaky_relu', 'gelu', 'gelu_exact', 'softplus',
                'sigmoid', 'tanh', 'identity')
 NORMS = ('fixed', 'batch', 'group', 'layer', 'none')
 MESSAGES = ('clip', 'frame', 'batch', 'auto')
+OPTIMIZERS = ('sgd', 'momentum', 'adam', 'other')  # of FedAvg's clients
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,75 @@ class VictimSpec(NetworkSpec):
 
 
 @dataclass(frozen=True)
-class FederatedSpec(Options):
+class LocalTraining(Options):
+  """How a client trains between two messages of FedAvg."""
+  local_steps: int = option(
+      1, 'of FedAvg; where local_epochs is not 0 those count', low=1,
+      high=10**6)
+  local_epochs: int = option(
+      0, 'passes of FedAvg over its clips; 0: local_steps count', low=0,
+      high=10**6)
+  local_batch_size: int = option(
+      0, 'clips in one step, in an order that is drawn anew each epoch and not '
+      'told; 0: all', low=0, high=2**20)
+  local_learning_rate: float = option(1e-4, 'of FedAvg', above=0)
+  optimizer: str = option(
+      'sgd', 'of FedAvg; other: not told, so that nobody can simulate it',
+      choices=OPTIMIZERS)
+  momentum: float = option(0.9, 'of the optimizer momentum', low=0, below=1)
+  weight_decay: float = option(
+      0.0, 'times the weights, added to each gradient', low=0)
+  proximal: float = option(
+      0.0, "FedProx: times the distance from the server's weights, added to "
+      'each gradient', low=0)
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.local_epochs and self.local_steps != 1:
+      raise UserError(
+          f'local_steps is {self.local_steps} and local_epochs '
+          f'{self.local_epochs}; give one of the two.')
+
+  def num_local_steps(self, batch_size: int) -> int:
+    """Returns how many steps a client with so many clips takes.
+
+    The last step of an epoch covers the clips that are left.
+    """
+    if not self.local_epochs:
+      return self.local_steps
+    return self.local_epochs * self.steps_an_epoch(batch_size)
+
+  def steps_an_epoch(self, batch_size: int) -> int:
+    """Returns how many steps cover so many clips once."""
+    return -(-batch_size // (self.local_batch_size or batch_size))
+
+  def is_shuffled(self, batch_size: int) -> bool:
+    """Whether the update depends on an order that the server does not know."""
+    return 0 < self.local_batch_size < batch_size
+
+
+@dataclass(frozen=True)
+class FederatedSpec(LocalTraining):
   """The protocol: what one update covers, and how a client computes it."""
   message: str = option(
       'clip', 'what one update covers; auto: what an analytic attack needs',
       choices=MESSAGES)
   algorithm: str = option('fedsgd', 'a gradient, or a weight change',
                           choices=('fedsgd', 'fedavg'))
-  local_steps: int = option(1, 'of FedAvg', low=1, high=10**6)
-  local_learning_rate: float = option(0.01, 'of FedAvg', above=0)
   labels_known: bool = option(False, 'whether the client sends its labels')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.algorithm == 'fedavg':
+      return
+    plain = LocalTraining()
+    for name in ('local_epochs', 'local_batch_size', 'optimizer',
+                 'weight_decay', 'proximal'):
+      if getattr(self, name) != getattr(plain, name):
+        raise UserError(
+            f'{name} is {getattr(self, name)!r}, but algorithm is fedsgd, '
+            f'which sends one gradient. Set algorithm=fedavg, or leave {name} '
+            f'at {getattr(plain, name)!r}.')
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def at_truth(victim, leak, clips):
 
 
 @pytest.mark.parametrize('client', [
-    FedSGD(), FedSGD(per='batch'), FedAvg(local_steps=3)], ids=str)
+    FedSGD(), FedSGD(per='batch'), FedAvg(
+        local_steps=3, local_learning_rate=0.01)], ids=str)
 @pytest.mark.parametrize('defense', [
     {}, {'clip_norm': 0.05}, {'prune_fraction': 0.7}, {'quantize_bits': 4},
     {'clip_norm': 0.05, 'prune_fraction': 0.7, 'quantize_bits': 4}], ids=str)

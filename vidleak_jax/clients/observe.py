@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from vidleak_jax.clients import defenses
 from vidleak_jax.clients.base import Client, Loss, split
 from vidleak_jax.clients.fedavg import FedAvg
 from vidleak_jax.clients.fedsgd import FedSGD
-from vidleak_jax.specs import DefenseSpec, FederatedSpec
+from vidleak_jax.specs import DefenseSpec, FederatedSpec, LocalTraining
 from vidleak_jax.types import (
     Array,
     Batch,
@@ -44,10 +45,10 @@ def client_from(spec: FederatedSpec) -> Client:
                     'batch by now.')
   if spec.algorithm == 'fedsgd':
     return FedSGD(per=spec.message, labels_known=spec.labels_known)
+  training = {field.name: getattr(spec, field.name)
+              for field in dataclasses.fields(LocalTraining)}
   return FedAvg(
-      per=spec.message, labels_known=spec.labels_known,
-      local_steps=spec.local_steps,
-      local_learning_rate=spec.local_learning_rate)
+      per=spec.message, labels_known=spec.labels_known, **training)
 
 
 def observe(
@@ -67,11 +68,12 @@ def observe(
     client: `FedSGD()` if None.
     defense: any optax transform, or chain of some: applied to each update in
       turn. The attacker is told a `DefenseSpec`, and nothing of a transform.
-    key: of a `DefenseSpec`'s noise; consumed.
+    key: of a `DefenseSpec`'s noise and of the order in which a client goes
+      through its minibatches; consumed. Neither is told to the attacker.
 
   Raises:
-    UserError: for clips or labels that do not fit the victim, or noise
-      without a key.
+    UserError: for clips or labels that do not fit the victim, or for noise or
+      minibatches without a key.
 
   >>> import jax, vidleak_jax as vl
   >>> victim = vl.victims.c3d((4, 16, 16, 3), 7, preset='tiny')
@@ -84,6 +86,12 @@ def observe(
   batch = _checked(victim, clips, labels)
   updates = split(batch, chosen.per)
   spec = DefenseSpec() if defense is None else defense
+  order_key = None
+  if _is_shuffled(chosen, updates.clips.shape[1]):
+    if key is None:
+      raise UserError('The client goes through its minibatches in a random '
+                      'order: give `observe` a key for it.')
+    order_key = jax.random.fold_in(key, 1)
   public = PublicInfo(
       clip_shape=updates.clips.shape[2:], batch_size=updates.clips.shape[1],
       num_frames=batch.clips.shape[1], victim=victim.spec,
@@ -93,9 +101,9 @@ def observe(
     if spec.noise_std and key is None:
       raise UserError('The defence adds noise: give `observe` a key for it.')
     update = simulate(victim.loss, chosen, params, updates, spec,
-                      noise_key=key)
+                      noise_key=key, order_key=order_key)
   else:
-    update = _send(chosen, victim.loss, params, updates, spec, None)
+    update = _send(chosen, victim.loss, params, updates, spec, None, order_key)
   return Leak(params, update, public,
               updates.labels if chosen.labels_known else None)
 
@@ -103,7 +111,7 @@ def observe(
 def simulate(
     loss: Loss, client: Client, params: Params, updates: Batch,
     defense: DefenseSpec, *, noise_key: PRNGKey | None = None,
-    dropout_key: PRNGKey | None = None,
+    dropout_key: PRNGKey | None = None, order_key: PRNGKey | None = None,
 ) -> Params:
   """Returns all updates of a client behind its defence, leaves [M, ...].
 
@@ -117,24 +125,35 @@ def simulate(
     defense: applied to each update in order.
     noise_key: of the defence; consumed.
     dropout_key: switches dropout on in the client; consumed.
+    order_key: of the order of minibatches, where there are several; consumed.
+
+  Raises:
+    UserError: for minibatches without a key.
   """
+  if order_key is None and _is_shuffled(client, updates.clips.shape[1]):
+    raise UserError('The order of minibatches needs a key: order_key.')
   structure, strengths = options.split(defense)
   key = jax.random.key(0) if noise_key is None else noise_key
   return _program(loss, client, structure)(
-      params, updates, key, strengths, dropout_key)
+      params, updates, key, strengths, dropout_key, order_key)
 
 
 @functools.lru_cache(_KEPT)
 def _program(loss, client, structure):
-  def send(params, updates, noise_key, strengths, dropout_key):
+  def send(params, updates, noise_key, strengths, dropout_key, order_key):
     spec = options.bind(structure, strengths)
     given = {f: getattr(spec, f) for f in spec.__dataclass_fields__}
     defense = defenses.build(noise_key, **given)
-    return _send(client, loss, params, updates, defense, dropout_key)
+    return _send(client, loss, params, updates, defense, dropout_key,
+                 order_key)
   return jax.jit(send)
 
 
-def _send(client, loss, params, updates, defense, dropout_key):
+def _is_shuffled(client, batch_size) -> bool:
+  return isinstance(client, FedAvg) and client.is_shuffled(batch_size)
+
+
+def _send(client, loss, params, updates, defense, dropout_key, order_key):
   """Computes each update and defends it, the defence's state carried on."""
 
   def step(state, message):
@@ -142,7 +161,11 @@ def _send(client, loss, params, updates, defense, dropout_key):
     key = None
     if dropout_key is not None:
       key = jax.random.fold_in(dropout_key, index)
-    update = client.update(loss, params, clips, labels, key)
+    more = {}
+    if order_key is not None:
+      more['order'] = client.draw_order(
+          jax.random.fold_in(order_key, index), len(clips))
+    update = client.update(loss, params, clips, labels, key, **more)
     update, state = defense.update(update, state, params)
     return state, update
 

@@ -165,7 +165,8 @@ def _simulated(audit, sample, choices) -> Leak:
     params = victims.load(audit.victim.name, params, audit.victim.checkpoint)
   update = simulate(
       victim.loss, client, params, updates, audit.defense, noise_key=noise_key,
-      dropout_key=dropout_key if audit.victim.dropout_active else None)
+      dropout_key=dropout_key if audit.victim.dropout_active else None,
+      order_key=jax.random.fold_in(audit.keys().client, 3))
   references = sample.references if sample.references.shape[1] else None
   public = PublicInfo(
       clip_shape=clip_shape, batch_size=updates.clips.shape[1],
