@@ -70,7 +70,8 @@ def batches_of(order, size):
 @pytest.mark.parametrize('rule, options', [
     (sgd, {}), (sgd, {'weight_decay': 0.1}), (sgd, {'proximal': 0.5}),
     (momentum, {'optimizer': 'momentum', 'momentum': 0.8}),
-    (adam, {'optimizer': 'adam'})], ids=lambda x: getattr(x, '__name__', str(x)))
+    (adam, {'optimizer': 'adam'})],
+    ids=['sgd', 'decay', 'proximal', 'momentum', 'adam'])
 @pytest.mark.parametrize('size', [0, 2, 5])
 def test_it_is_the_textbooks(rule, options, size, victim, clips):
   client = FedAvg(per='batch', local_epochs=2, local_batch_size=size,
