@@ -16,6 +16,7 @@ from vidleak_jax.types import UserError, pick
 _FILES = {
     'torch': 'torch_eager',
     'torch_compile': 'torch_compiled',
+    'torch_vmap': 'torch_vmap',
     'breaching': 'breaching_attack',
 }
 

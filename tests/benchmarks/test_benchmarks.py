@@ -56,9 +56,9 @@ def test_choices_give_the_same_gradient(load, effort):
     ('r2plus1d18', (4, 16, 16, 3), 'torchvision'),
     ('vivit', (4, 16, 24, 3), 'transformers'),
 ])
-@pytest.mark.parametrize('name', ['torch', 'breaching'])
+@pytest.mark.parametrize('name', ['torch', 'torch_vmap', 'breaching'])
 def test_a_peer_does_the_same_work(load, name, network, clip_shape, library):
-  for needed in (name, library):
+  for needed in (name.partition('_')[0], library):
     pytest.importorskip(needed, reason='needs the extra [peers]')
   problems = load('problem')
   problem = problems.build(clip_shape, (network, 'tiny'), 'matmul')
@@ -86,7 +86,7 @@ def test_a_missing_peer_says_what_to_install(load, monkeypatch):
 
 
 def test_an_unknown_peer_lists_the_known(load):
-  with pytest.raises(UserError, match='breaching, torch, torch_compile'):
+  with pytest.raises(UserError, match='torch_compile, torch_vmap'):
     load('peers').build('tensorflow', None, 1)
 
 
