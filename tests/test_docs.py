@@ -127,8 +127,10 @@ def _check_script(file, *words):
 
 def _check_command(name, words):
   if not commands.COMMANDS[name].has_flags:
-    assert not words or set('|'.join(words).split('|')) <= {
-        *list_command.TABLES, 'TABLE'}
+    table, *config = [word for word in words if word != '--json'] or ['TABLE']
+    assert set(table.split('|')) <= {*list_command.TABLES, 'TABLE'}
+    if config and config != ['CONFIG']:
+      assert table == 'attacks' and recipes.load(*config)
     return
   words = [word for word in words if word != LEFT_OUT]
   folder = ROOT / 'vidleak_jax' / 'cli'

@@ -1,11 +1,13 @@
 """The command `vidleak`: its table, its help, and how it takes mistakes."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 
 from vidleak_jax import recipes
+from vidleak_jax.attacks.registry import ATTACKS
 from vidleak_jax.cli import __main__ as cli
 from vidleak_jax.cli import commands
 
@@ -72,7 +74,19 @@ def test_list_names_what_can_be_asked(what, member, monkeypatch, capsys):
     assert {row[0] for row in rows} == set(recipes.names())
 
 
+def test_list_says_what_applies_to_a_config(monkeypatch, capsys):
+  _vidleak(monkeypatch, 'list', 'attacks', 'clip_c3d:tiny', '--json')
+  table = json.loads(capsys.readouterr().out)
+  assert set(table) == set(ATTACKS) and table['feature_matching'] == []
+  assert 'learned positions' in table['transformer'][0]
+  _vidleak(monkeypatch, 'list', 'attacks', 'clip_c3d:tiny')
+  rows = capsys.readouterr().out.splitlines()
+  assert any(row.split() == ['ig', 'applies'] for row in rows)
+
+
 @pytest.mark.parametrize('words, said', [
+    (('list', 'victims', 'clip_c3d'), 'takes nothing more'),
+    (('list', 'attacks', 'clip_c3'), 'Did you mean clip_c3d'),
     (('list',), 'attacks, victims, defenses, configs'),
     (('list', 'victim'), "Did you mean 'victims'"),
     (('doctor', 'now'), "got 'now'")])
@@ -86,3 +100,5 @@ def test_doctor_shows_versions_devices_and_parts(monkeypatch, capsys):
   page = capsys.readouterr().out
   for part in ('jaxlib', 'backend', 'device 0', 'pyarrow', 'cache'):
     assert part in page
+  _vidleak(monkeypatch, 'doctor', '--json')
+  assert json.loads(capsys.readouterr().out)['Devices']['backend'] == 'cpu'

@@ -68,6 +68,8 @@ def test_attack_then_its_leak_alone(run, tmp_path):
   assert 'report' in out
   result = json.loads((tmp_path / 'a' / 'result.json').read_text())
   assert result['num_steps'] == 2
+  again = run('attack', *tiny, f'--workdir={tmp_path / "a"}', '--json')
+  assert json.loads(again) == result  # of a finished run, and nothing else
   run('attack', *tiny, f'--workdir={tmp_path / "b"}',
       f'--leak={tmp_path / "a" / "leak.safetensors"}')
   with np.load(tmp_path / 'a' / 'recovered.npz') as seen, np.load(

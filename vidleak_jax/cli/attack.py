@@ -12,6 +12,7 @@ share one run when each starts it, number 0 writing the workdir:
       --coordinator_address=HOST:1234 --num_processes=2 --process_id=0
 """
 
+import json
 from pathlib import Path
 
 from absl import flags
@@ -34,6 +35,8 @@ def define_flags() -> None:
       'Run the network that the leak itself names. Only for leaks you made.')
   flags.DEFINE_bool(
       'tensorboard', False, 'Also write TensorBoard events to the workdir.')
+  flags.DEFINE_bool(
+      'json', False, 'Print the content of result.json and nothing else.')
 
 
 def main() -> None:
@@ -46,6 +49,11 @@ def main() -> None:
         launcher.resolved_config(), folder,
         leak_path=args.leak and Path(args.leak),
         tensorboard=args.tensorboard, allow_code=args.allow_code_from_leak,
-        log_fn=print, progress=terminal_lines)
+        log_fn=_silent if args.json else print, progress=terminal_lines)
   if result:
-    print(terminal.of_run(result, folder))
+    print(json.dumps(result) if args.json
+          else terminal.of_run(result, folder))
+
+
+def _silent(text: str) -> None:
+  del text

@@ -1,8 +1,9 @@
 """Shows devices, versions, optional parts and how to get what is missing.
 
-  vidleak doctor
+  vidleak doctor [--json]
 """
 
+import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -22,17 +23,23 @@ def main(words: Sequence[str]) -> None:
   """Prints the page.
 
   Args:
-    words: must be empty.
+    words: `--json` or nothing.
 
   Raises:
-    UserError: for any word.
+    UserError: for any other word.
   """
+  others = [word for word in words if word != '--json']
+  if others:
+    raise UserError(f'`vidleak doctor` takes --json alone, got {others[0]!r}.')
+  parts = {title: dict(lines) for title, lines in (
+      ('Versions', _versions()), ('Devices', _devices()),
+      ('Optional parts', _extras()), ('Files', _files()))}
   if words:
-    raise UserError(f'`vidleak doctor` takes no words, got {words[0]!r}.')
-  for title, lines in (('Versions', _versions()), ('Devices', _devices()),
-                       ('Optional parts', _extras()), ('Files', _files())):
+    print(json.dumps(parts, indent=2))
+    return
+  for title, lines in parts.items():
     print(title)
-    for name, text in lines:
+    for name, text in lines.items():
       print(f'  {name:20} {text}')
 
 

@@ -47,7 +47,8 @@ def define_flags(default_config: str) -> None:
       '--config.FIELD=VALUE sets a field.', lock_config=True)
   flags.FLAGS['config'].parser = _RecipeParser()
   flags.DEFINE_string('workdir', None, 'Where everything is written.')
-  flags.mark_flag_as_required('workdir')
+  flags.register_validator('workdir', bool, 'Say where everything is written: '
+                           '--workdir=DIR.')
 
 
 def define_process_flags() -> None:

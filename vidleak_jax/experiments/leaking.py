@@ -21,7 +21,14 @@ from vidleak_jax.specs import (
     SuperResSpec,
     VictimSpec,
 )
-from vidleak_jax.types import Leak, PRNGKey, PublicInfo, UserError, Victim
+from vidleak_jax.types import (
+    Batch,
+    Leak,
+    PRNGKey,
+    PublicInfo,
+    UserError,
+    Victim,
+)
 from vidleak_jax.victims.frozen import SHIPPED
 
 
@@ -143,6 +150,27 @@ def victim_of(
         f'The leak was made with {public.frozen}; here it is {victim.known}. '
         'Give the same extractor by victim.weights_file.')
   return victim
+
+
+def example(audit: Audit) -> tuple[Victim, Leak]:
+  """Returns the network of an audit, and the leak of clips that are noise.
+
+  No data set is touched: it shows which attacks apply.
+  """
+  spec = audit.data
+  rng = np.random.default_rng(audit.seed)
+  side, count = spec.image_size, spec.num_clips
+  clips = rng.random((count, spec.num_frames, side, side, 3), np.float32)
+  references = rng.random((count, max(
+      audit.superres.num_references, audit.attack.num_references,
+      len(audit.superres.references)), side, side, 3), np.float32)
+  sample = data.Sample(
+      Batch(clips, rng.integers(audit.victim.num_classes, size=count)),
+      originals=clips, unrelated=clips, references=references,
+      reference_distances=(), names=(), class_names=(), skipped=())
+  choices = backend.choose(jax.devices()[0].platform)
+  leak = _simulated(audit, sample, choices)
+  return victim_of(audit, leak, choices, Door()), leak
 
 
 def _simulated(audit, sample, choices) -> Leak:
