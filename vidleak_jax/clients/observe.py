@@ -162,7 +162,7 @@ def _send(client, loss, params, updates, defense, dropout_key, order_key):
     if dropout_key is not None:
       key = jax.random.fold_in(dropout_key, index)
     more = {}
-    if order_key is not None:
+    if order_key is not None and _is_shuffled(client, len(clips)):
       more['order'] = client.draw_order(
           jax.random.fold_in(order_key, index), len(clips))
     update = client.update(loss, params, clips, labels, key, **more)
