@@ -14,6 +14,7 @@ from vidleak_jax.evaluation.report import (
   terminal,
   verdict,
 )
+from vidleak_jax.evaluation.report import verdict
 from vidleak_jax.types import UserError
 
 ROWS = [{'step': s, 'seconds': s / 10, 'match': 10.0 ** -s, 'time': .1,
@@ -211,6 +212,15 @@ def test_mistakes_are_explained(tmp_path, change, message):
                metrics_rows=[], public={}, names=['a', 'b'])
   with pytest.raises(UserError, match=message):
     report.write(tmp_path, **given | change)
+
+
+def test_an_ambiguous_answer_is_said_to_be_one():
+  result = {'verdict': 'partly', 'attack': 'ig', 'gradient_residual': 1e-6,
+            'undetermined_per_update': [None, 0.63]}
+  _, lines = verdict.headline(result)
+  assert '63 % of what its pixels can do' in lines[-1]
+  _, lines = verdict.headline(result | {'undetermined_per_update': [0.001]})
+  assert 'Other clips' not in lines[-1]
 
 
 def test_curves_use_a_logarithmic_axis_where_it_helps():

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from vidleak_jax import files
+from vidleak_jax.attacks import ambiguity
 from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual, noise_floor
@@ -29,6 +30,7 @@ RECOVERED = 'recovered'
 PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
 _UNTOLD = 0.3  # of the defence's own residual: what is smaller is not told
+_MOVED_STEPS = 2  # of Gauss-Newton from a moved answer
 _POLISH_INNER = 100  # conjugate gradients in each step of the polish
 # Time of one of those in float64, in float32 gradients: a derivative of the
 # gradient and its transpose, each about three times as dear, in twice the bits.
@@ -62,6 +64,10 @@ class Auto(Attack):
   doubtful: float = option(
       0.6, 'share of the residual of a grey clip above which an answer counts '
       'as nothing', low=0, high=1)
+  ambiguous: float = option(
+      0.02, 'share of pixel directions that an update does not show, above '
+      'which an answer that explains it is not called recovered; tried where '
+      'a network has few equations', low=0, high=1)
   polish_steps: int = option(
       3, 'of Gauss-Newton in float64 from the best answer, where it is not '
       'certified and no defence was applied', low=0, high=1000)
@@ -142,41 +148,56 @@ class Auto(Attack):
       best, row = self._polished(problem, best, self.budget_seconds - spent)
       attempts.append(row)
       spent += row.seconds
+    evidence = self._evidence(problem, best, self.budget_seconds - spent)
     return best._replace(
         cost=best.cost._replace(seconds_attack=spent),
-        findings=best.findings | self._evidence(problem, best) | {
+        findings=best.findings | evidence | {
             'attempts': [attempt._asdict() for attempt in attempts]})
 
-  def _evidence(self, problem: Problem, best: Outcome) -> Row:
-    """The verdict, and the residuals that it rests on.
+  def _evidence(self, problem: Problem, best: Outcome, seconds_left: float
+                ) -> Row:
+    """The verdict, and what it rests on.
 
     All updates have to be recovered for 'recovered': no mean over updates hides
-    one that is not.
+    one that is not. Nor is an answer 'recovered' that explains its update where
+    other clips explain it as well.
     """
     grey = gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels)
     floor, found = noise_floor(problem.leak), _residuals(best)
     each = [self.verdict(*map(float, row)) for row in zip(found, grey, floor)]
+    hidden = self._hidden(problem, best, seconds_left) if (
+        RECOVERED in each) else None
+    if hidden is not None:
+      each = [PARTLY if word == RECOVERED and share > self.ambiguous else word
+              for word, share in zip(each, hidden, strict=True)]
     verdict = (RECOVERED if set(each) == {RECOVERED}
                else NOTHING if set(each) == {NOTHING} else PARTLY)
-    return {'verdict': verdict, 'verdict_per_update': each,
+    shares = {} if hidden is None else {'undetermined_per_update': [
+        None if np.isnan(share) else float(share) for share in hidden]}
+    return shares | {
+            'verdict': verdict, 'verdict_per_update': each,
             'gradient_residual_per_update': found.tolist(),
             'gradient_residual_grey': float(grey.mean()),
             'gradient_residual_floor': float(floor.mean())}
 
+  def _hidden(self, problem: Problem, best: Outcome, seconds_left: float
+              ) -> np.ndarray | None:
+    """What share of the pixels no update shows; None where it is not asked."""
+    if (not _is_plain(problem.leak) or not ambiguity.may_be_ambiguous(problem)
+        or _polish_seconds(problem, best, _MOVED_STEPS) > seconds_left):
+      return None
+    problem.session.tell('other clips', 0, 1)
+    shares = ambiguity.undetermined(
+        problem, best.recovery, _MOVED_STEPS, _POLISH_INNER)
+    problem.session.tell('other clips', 1, 1)
+    return shares
+
   def _polished(self, problem: Problem, best: Outcome, seconds_left: float
                 ) -> tuple[Outcome, Attempt]:
-    """The better one of the best answer and its polish, and what that was.
-
-    It cannot be interrupted, so its time is estimated first, from that of one
-    gradient.
-    """
-    began = time.perf_counter()
-    gradient_residual(problem.victim, problem.leak, best.recovery.clips,
-                      best.recovery.labels)  # compiled before
-    needed = (self.polish_steps * _POLISH_INNER * _GRADIENTS_A_STEP
-              * (time.perf_counter() - began))
+    """The better one of the best answer and its polish, and what that was."""
+    needed = _polish_seconds(problem, best, self.polish_steps)
     if needed > seconds_left:
       return best, Attempt(
           'polish', None, 0.0, f'not tried: about {needed:.0f} s, and '
@@ -234,6 +255,15 @@ def _is_plain(leak: Leak) -> bool:
   defense = leak.public.defense
   return (leak.public.federated.algorithm == 'fedsgd'
           and defense is not None and defense.is_off)
+
+
+def _polish_seconds(problem: Problem, best: Outcome, num_steps: int) -> float:
+  """An estimate from one gradient: a polish cannot be interrupted."""
+  began = time.perf_counter()
+  gradient_residual(problem.victim, problem.leak, best.recovery.clips,
+                    best.recovery.labels)  # compiled before
+  return (num_steps * _POLISH_INNER * _GRADIENTS_A_STEP
+          * (time.perf_counter() - began))
 
 
 def _residuals(outcome: Outcome) -> np.ndarray:

@@ -7,6 +7,7 @@ from vidleak_jax.evaluation.metrics import CEILING
 
 FLOORS = {'unrelated': 'Unrelated clip', 'mean_frame': 'Mean colour',
           'reference': 'Reference copied'}
+_HIDDEN = 0.02  # share of pixel directions that is worth a sentence
 SCALE = 60  # dB, the full length of a gauge
 
 NOTES = (
@@ -84,10 +85,17 @@ def _told(result: dict) -> list[str]:
   """The verdict as sentences, where there is one."""
   if not result.get('verdict'):
     return []
-  return [f'Verdict, without the truth: {result["verdict"]} '
-          f'({result["attack"]}, gradient residual '
-          f'{result["gradient_residual"]:.2g}). It is about the attacks that '
-          'were tried; it never says that an update is safe.']
+  lines = [f'Verdict, without the truth: {result["verdict"]} '
+           f'({result["attack"]}, gradient residual '
+           f'{result["gradient_residual"]:.2g}). It is about the attacks that '
+           'were tried; it never says that an update is safe.']
+  hidden = max((share or 0.0 for share in
+                result.get('undetermined_per_update', ())), default=0.0)
+  if hidden > _HIDDEN:
+    lines.append(f'Other clips explain an update as well as this answer: '
+                 f'{100 * hidden:.0f} % of what its pixels can do is not in '
+                 'the update.')
+  return lines
 
 
 def table(result: dict, names: Sequence[str]) -> str:

@@ -16,8 +16,10 @@ from vidleak_jax.victims.introspection.graph import (
 from vidleak_jax.victims.introspection.identifiability import (
     as_text,
     identifiability,
+    shown_share,
 )
 from vidleak_jax.victims.introspection.planner import discrepancy, introspect
 
 __all__ = ['LayerGraph', 'Node', 'as_text', 'discrepancy', 'evaluate',
-           'identifiability', 'introspect', 'run', 'with_lowering']
+           'identifiability', 'introspect', 'run', 'shown_share',
+           'with_lowering']

@@ -22,6 +22,18 @@ class Count(NamedTuple):
   from_kernel: int    # entries of the kernel's gradient, shared by all clips
   from_outputs: int   # outputs that are known
   positions: int      # of the output, all clips'
+  features: int       # of the output
+
+  @property
+  def shown(self) -> int:
+    """Independent entries of the kernel's gradient, at most.
+
+    It is a sum over positions of patch times cotangent, so its rank is no more
+    than their number.
+    """
+    rows = self.from_kernel // self.features
+    rank = min(self.positions, rows, self.features)
+    return rank * (rows + self.features - rank)
 
   @property
   def equations(self) -> int:
@@ -52,6 +64,16 @@ def identifiability(graph: LayerGraph, batch_size: int = 1
                if node.op.kernel_path is not None)
 
 
+def shown_share(graph: LayerGraph, batch_size: int = 1) -> float:
+  """Returns independent entries of all kernels' gradients a pixel, at most.
+
+  Below 1 many clips have the same gradient, whatever the attack.
+  """
+  pixels = batch_size * math.prod(graph.clip_shape)
+  return sum(count.shown for count in identifiability(graph, batch_size)
+             ) / pixels
+
+
 def as_text(counts: tuple[Count, ...]) -> str:
   """The counts as a table, a line a layer; numbers per output position."""
   rows = [('layer', 'positions', 'unknowns', 'equations', 'verdict')]
@@ -69,7 +91,8 @@ def _count(graph, node, batch_size):
       node.name, batch_size * math.prod(graph.by_name[node.inputs[0]].shape),
       math.prod(graph.leaf_shapes[node.op.kernel_path]),
       batch_size * _known(graph, node),
-      batch_size * outputs // math.prod(_features(node)))
+      batch_size * outputs // math.prod(_features(node)),
+      math.prod(_features(node)))
 
 
 def _features(node):
