@@ -14,7 +14,6 @@ from vidleak_jax.evaluation.report import (
   terminal,
   verdict,
 )
-from vidleak_jax.evaluation.report import verdict
 from vidleak_jax.types import UserError
 
 ROWS = [{'step': s, 'seconds': s / 10, 'match': 10.0 ** -s, 'time': .1,
