@@ -27,6 +27,7 @@ if TYPE_CHECKING:
       attack,
       evaluate,
   )
+  from vidleak_jax.attacks.self_check import Finding, self_check
   from vidleak_jax.clients import FedAvg, FedSGD, defenses
   from vidleak_jax.clients.observe import observe
   from vidleak_jax.errors import UserError
@@ -38,16 +39,18 @@ if TYPE_CHECKING:
   from vidleak_jax.types import Leak, PublicInfo, Victim
 
 __all__ = [
-    'AttackResult', 'Audit', 'DefenseSpec', 'FedAvg', 'FedSGD', 'Leak',
-    'PublicInfo', 'Scores', 'Session', 'UserError', 'Victim', 'VictimSpec',
-    '__version__', 'applicable', 'attack', 'attacks', 'defenses', 'evaluate',
-    'leaks', 'load_leak', 'observe', 'run', 'session', 'victims',
+    'AttackResult', 'Audit', 'DefenseSpec', 'FedAvg', 'FedSGD', 'Finding',
+    'Leak', 'PublicInfo', 'Scores', 'Session', 'UserError', 'Victim',
+    'VictimSpec', '__version__', 'applicable', 'attack', 'attacks', 'defenses',
+    'evaluate', 'leaks', 'load_leak', 'observe', 'run', 'self_check',
+    'session', 'victims',
 ]
 
 # Where each name stands. It is imported when it is first used, so that a part,
 # such as the engine, needs no library that only another part needs.
 _PLACES = {
     'api': ('AttackResult', 'Scores', 'applicable', 'attack', 'evaluate'),
+    'attacks.self_check': ('Finding', 'self_check'),
     'clients': ('FedAvg', 'FedSGD', 'defenses', 'observe'),
     'errors': ('UserError',),
     'experiments.audit': ('run',),

@@ -1,0 +1,1 @@
+"""What `self_check` looks at: one file for each part of a leak."""
