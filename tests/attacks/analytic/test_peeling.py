@@ -11,7 +11,10 @@ import vidleak_jax as vl
 from vidleak_jax.attacks.analytic.peeling import equations, signs, top, walk
 from vidleak_jax.attacks.analytic.peeling.attack import Peeling
 from vidleak_jax.attacks.analytic.peeling.blocks import blocks_of
-from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
+from vidleak_jax.attacks.analytic.peeling.geometry import (
+    Geometry,
+    rank_bound,
+)
 from vidleak_jax.attacks.base import Effort, Problem
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.models.resnet import ResNet, Size, Style
@@ -29,9 +32,9 @@ def residual_network(norm='fixed', activation='relu', size=SIZE):
       ResNet(size, Style(activation, norm, 'lax'), 5), SHAPE, 5)
 
 
-def smooth_clip(key=1):
+def smooth_clip(key=1, shape=SHAPE):
   coarse = jax.random.uniform(jax.random.key(key), (2, 3, 3, 3))
-  return np.asarray(jax.image.resize(coarse, SHAPE, 'cubic').clip(0, 1))[None]
+  return np.asarray(jax.image.resize(coarse, shape, 'cubic').clip(0, 1))[None]
 
 
 @pytest.fixture(scope='module')
@@ -62,6 +65,33 @@ def test_the_clip_comes_back_and_the_walk_resumes(problem, tmp_path):
   again = attack.run(problem, Effort()).recovery
   assert psnr(again.clips[0, 0], smooth_clip()[0]) > 50
   assert stored.stat().st_mtime_ns == before
+
+
+def test_a_factorised_network_falls_though_its_last_block_is_not_solvable():
+  shape = (8, 8, 8, 3)
+  size = Size((3, 3, 3), (1, 2, 2), 32, (32, 40, 40), (1, 1, 1),
+              stem_middle=30)
+  victim = Victim.from_flax(ResNet(
+      size, Style('relu', 'fixed', 'lax', factorised=True), 5), shape, 5)
+  network = blocks_of(victim.graph)
+  assert network.num_peeled == 2 and network.blocks[0].num_solvable == 0
+  clip = smooth_clip(shape=shape)
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), clip, [3])
+  found = Peeling(pixel_steps=8, inner_steps=40).solve(
+      Problem(victim, leak, jax.random.key(1), session()))
+  assert psnr(found.clips[0, 0], clip[0]) > 30
+  last = found.rows[-1]
+  assert last['rank'] <= last['equations'] < last['unknowns']
+  assert last['residual'] < 1e-5
+
+
+def test_a_stride_leaves_positions_to_few_taps():
+  strided = Geometry((8, 1, 1), (3, 1, 1), (2, 1, 1), ((1, 1), (0, 0), (0, 0)),
+                     (1, 1, 1))
+  # Even frames are seen by one tap; odd ones by two, the last one by one.
+  assert rank_bound([(strided, 2)]) == 2 + 3 + 1
+  dz = np.random.default_rng(0).normal(size=(4, 2))
+  assert np.linalg.matrix_rank(strided.normal_matrix(dz)) <= 6
 
 
 def test_noise_is_refused(problem):

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.sparse.linalg import cg
 
 from vidleak_jax.types import Array
 
@@ -24,6 +23,9 @@ _START = 0.1         # damping of each grid's first step
 _LESS, _MORE = 0.3, 10.0  # factors of the damping after a good, a bad step
 _SHORTEST = 1e-2     # of a step, before it is given up
 _STALLED = 0.98      # of the last cost: no more progress on this grid
+_SLOW = 0.1          # of the last cost: the step was not solved well enough
+_SOLVED = 1e-5       # of a step's residual, relative
+_GROWTH = 1.5        # of the conjugate gradients after a slow step
 
 
 class Progress(NamedTuple):
@@ -39,13 +41,16 @@ class Options:
 
   Attributes:
     steps: on each grid, the coarsest first; the last grid is the pixels'.
-    inner_steps: conjugate gradients in each step.
+    inner_steps: conjugate gradients in each step; after a slow step on the
+      last grid more.
+    most_inner_steps: up to which they grow.
     box: allowed pixels.
     fast: whether steps are computed in float32.
     enough: cost at which it stops.
   """
   steps: tuple[int, ...] = (2, 2, 3, 16)
   inner_steps: int = 60
+  most_inner_steps: int = 400
   box: tuple[float, float] = (0.0, 1.0)
   fast: bool = True
   enough: float = 0.0
@@ -80,16 +85,16 @@ def minimize(
   measure = jax.jit(functools.partial(_cost, residual))
   best, taken = float(measure(pixels, data)), 0
   light = _light(data) if options.fast else data
-  move = jax.jit(functools.partial(
-      _move, residual, options.inner_steps, options.fast))
+  move = jax.jit(functools.partial(_move, residual, options.fast))
   for grid, steps in zip(grids(pixels.shape, len(options.steps)),
                          options.steps):
     axes = tuple(map(_enlarge, grid[:-1], pixels.shape[:-1]))
-    damping = _START
+    damping, inner_steps = _START, options.inner_steps
     for step in range(steps):
       if best <= options.enough:
         break
-      change, length = move(pixels, data, light, axes, damping), 1.0
+      change, length = move(
+          pixels, data, light, axes, damping, inner_steps), 1.0
       while length > _SHORTEST:
         trial = jnp.clip(pixels + length * change, *options.box)
         if (cost := float(measure(trial, data))) < best:
@@ -100,6 +105,8 @@ def minimize(
         continue
       pixels, last, best, taken = trial, best, cost, taken + 1
       damping *= _LESS
+      if grid == pixels.shape and best > _SLOW * last:
+        inner_steps = min(int(inner_steps * _GROWTH), options.most_inner_steps)
       if tell:
         tell(Progress(grid, step, best))
       if best > _STALLED * last:
@@ -133,7 +140,7 @@ def _enlarge(size, full):
   return matrix
 
 
-def _move(residual, inner_steps, fast, pixels, data, light, axes, damping):
+def _move(residual, fast, pixels, data, light, axes, damping, inner_steps):
   """The step, [T, H, W, C]."""
   dtype, now = pixels.dtype, residual(pixels, data)
   if fast:
@@ -151,9 +158,29 @@ def _move(residual, inner_steps, fast, pixels, data, light, axes, damping):
   right, = pull(jax.tree.map(jnp.negative, now))
   # Scaled, since squares of late residuals leave float32's range.
   size = jnp.max(jnp.abs(right)) + jnp.finfo(pixels.dtype).tiny
-  z, _ = cg(lambda d: pull(forward(d))[0] + damping * d, right / size,
-            maxiter=inner_steps)
+  z = _conjugate_gradients(
+      lambda d: pull(forward(d))[0] + damping * d, right / size, inner_steps)
   return lift(z * size).astype(dtype)
+
+
+def _conjugate_gradients(apply, right, steps):
+  """Solves `apply(z) = right` from 0, in at most so many steps."""
+  first = jnp.sum(right ** 2)
+
+  def going_on(state):
+    step, gamma, *_ = state
+    return (step < steps) & (gamma > _SOLVED ** 2 * first)
+
+  def body(state):
+    step, gamma, z, rest, p = state
+    q = apply(p)
+    alpha = gamma / jnp.sum(p * q)
+    z, rest = z + alpha * p, rest - alpha * q
+    gamma, last = jnp.sum(rest ** 2), gamma
+    return step + 1, gamma, z, rest, rest + gamma / last * p
+
+  start = 0, first, jnp.zeros_like(right), right, right
+  return jax.lax.while_loop(going_on, body, start)[2]
 
 
 def _light(tree):

@@ -7,13 +7,18 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
+from vidleak_jax.attacks.analytic.peeling.geometry import (
+    Geometry,
+    rank_bound,
+)
 from vidleak_jax.types import UserError
 from vidleak_jax.victims.introspection import operations as ops
 from vidleak_jax.victims.introspection import structure
 from vidleak_jax.victims.introspection.graph import Head, LayerGraph, Node
 
 Leaves = Mapping[tuple[str, ...], np.ndarray]  # float64
+
+_SURPLUS = 1.25  # known outputs for each direction that the kernels leave open
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,13 +30,19 @@ class Unit:
     conv: the operation.
     norm: with running statistics, or None.
     geometry: of the convolution.
+    width_in: channels of the input.
     width: channels of the output.
+    source: name of the node that answers its input.
+    output: name of the node that answers z.
   """
   name: str
   conv: ops.Conv
   norm: ops.Norm | None
   geometry: Geometry
+  width_in: int
   width: int
+  source: str
+  output: str
 
   @property
   def num_rows(self) -> int:
@@ -89,11 +100,29 @@ class Block:
     return self.main[:1] + ((self.shortcut,) if self.shortcut else ())
 
   @property
+  def num_solvable(self) -> int:
+    """Units, from the last, whose inputs are determined, by count."""
+    for count, unit in enumerate(self.main[:0:-1]):
+      # Of the last unit's output only the sum with the shortcut's is known.
+      if not _is_determined((unit,), has_outputs=count > 0):
+        return count
+    return len(self.main) - (not _is_determined(
+        self.first_units, has_outputs=len(self.main) > 1))
+
+  @property
   def solvable(self) -> bool:
-    """Whether the kernels' gradients outnumber the inputs, unit by unit."""
-    inner = all(unit.num_rows >= unit.geometry.num_in for unit in self.main[1:])
-    return inner and (sum(u.num_rows for u in self.first_units)
-                      >= self.main[0].geometry.num_in)
+    """Whether all of the block's unknowns are determined, by count."""
+    return self.num_solvable == len(self.main)
+
+  @property
+  def num_shown(self) -> int:
+    """Equations that a block that is not solvable has, by count."""
+    count = self.num_solvable
+    next_one = (self.main[-1 - count],) if count < len(self.main) - 1 else (
+        self.first_units)
+    known = self.main[-1:] + (self.main[-1 - count:-count] if count else ())
+    outputs = sum(unit.geometry.num_out * unit.width for unit in known)
+    return outputs // 2 + rank_of(next_one) * next_one[0].width_in
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +144,7 @@ class Network:
 
   @property
   def bottom(self) -> str:
-    """Name of the node whose output the peeling ends with."""
+    """Name of the node whose output the solved blocks end with."""
     return self.blocks[-self.num_peeled].source
 
 
@@ -151,9 +180,22 @@ def blocks_of(graph: LayerGraph | None) -> Network:
   return Network(graph, blocks, peeled, _stem(graph), head)
 
 
+def rank_of(units: tuple[Unit, ...]) -> int:
+  """Returns what the rank of kernels that read one input is at most."""
+  return rank_bound([(unit.geometry, unit.width) for unit in units])
+
+
 def below(network: Network, index: int) -> Unit | None:
   """Returns the unit whose ReLU answers the input of a block."""
   return network.blocks[index - 1].main[-1] if index else network.stem
+
+
+def _is_determined(units: tuple[Unit, ...], has_outputs: bool) -> bool:
+  """Whether kernels and known outputs suffice; half of the ReLUs are on."""
+  first = units[0]
+  left = (first.geometry.num_in - rank_of(units)) * first.width_in
+  outputs = sum(unit.geometry.num_out * unit.width for unit in units)
+  return _SURPLUS * left <= has_outputs * outputs / 2
 
 
 def _head(graph, output) -> Head:
@@ -219,7 +261,9 @@ def _unit(graph: LayerGraph, unit: structure.Unit, alone: bool = True) -> Unit:
   ones = (1,) * extra
   return Unit(node.name, conv, norm, Geometry(
       in_shape, ones + conv.window, ones + conv.strides,
-      ((0, 0),) * extra + conv.padding, ones + conv.dilation), node.shape[-1])
+      ((0, 0),) * extra + conv.padding, ones + conv.dilation),
+              graph.leaf_shapes[conv.kernel_path][-2], node.shape[-1],
+              node.inputs[0], (unit.norm or node).name)
 
 
 def _stem(graph: LayerGraph) -> Unit | None:

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
+from vidleak_jax.types import UserError
 
 _WEAK = 1e-4   # singular values below this share of the largest count as open
 _DIM = 3e-2    # below this share the known outputs have a say
+_CLEAR = 1e-2  # singular values above this share of the largest are shown
 _ROUNDING = 1e-7  # of a float32 gradient, relative; the least noise assumed
 _FAINT = 0.1   # of the median channel, below which one weighs less
 _RIDGE = 1e-12 # of the mean square, against patches that are alike
@@ -45,6 +47,14 @@ class Solved(NamedTuple):
   steps: int         # of conjugate gradients on the known outputs
 
 
+class Shown(NamedTuple):
+  """The part of a layer's input that kernels show: basis^T x = value."""
+  basis: np.ndarray  # [Pin, R] orthonormal
+  value: np.ndarray  # [R, Cin]
+  condition: float   # largest over smallest singular value within it
+  residual: float    # of the equations, relative
+
+
 class _Spectrum(NamedTuple):
   """Eigenvalues [Pin] and eigenvectors [Pin, Pin] of the normal matrix."""
   values: np.ndarray
@@ -67,10 +77,12 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
     sources: the convolutions; each adds rows for the same unknowns.
     outputs: used only where the kernels leave directions open.
     max_steps: of conjugate gradients on `outputs`.
+
+  Raises:
+    UserError: no unit of the convolutions has a cotangent.
   """
   sources = [_balanced(source) for source in sources]
-  spectrum = _Spectrum(*np.linalg.eigh(
-      sum(s.geometry.normal_matrix(s.dz) for s in sources)))
+  spectrum = _spectrum(sources)
   values = spectrum.values
   strong = values > _WEAK ** 2 * values[-1]
   inverse = np.where(strong, 1 / np.where(strong, values, 1.0), 0.0)
@@ -92,6 +104,30 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
       steps)
 
 
+def shown(sources: Sequence[Source]) -> Shown:
+  """Returns what the gradients of kernels that see an input show of it.
+
+  Args:
+    sources: the convolutions; each adds rows for the same unknowns.
+
+  Raises:
+    UserError: no unit of the convolutions has a cotangent.
+  """
+  sources = [_balanced(source) for source in sources]
+  values, vectors = _spectrum(sources)
+  strong = values > _WEAK ** 2 * values[-1]
+  basis, values = vectors[:, strong], values[strong]
+  value = basis.T @ _normal_rest(sources, 0.0) / values[:, None]
+  rest = basis.T @ _normal_rest(sources, basis @ value) / values[:, None]
+  value = value + rest  # refinement
+  rests = sum((_rest(s, basis @ value) ** 2).sum() for s in sources)
+  size = sum((s.gradient ** 2).sum() for s in sources)
+  clear = values > _CLEAR ** 2 * values[-1]
+  return Shown(np.ascontiguousarray(basis[:, clear]), value[clear],
+               float(np.sqrt(values[-1] / values[clear][0])),
+               float(np.sqrt(rests / max(size, 1e-300))))
+
+
 def cotangents(source: Source, x: np.ndarray) -> np.ndarray:
   """Returns dz [Pout, Cout] from the input: the same equations, turned round.
 
@@ -102,6 +138,14 @@ def cotangents(source: Source, x: np.ndarray) -> np.ndarray:
   gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram)
   flat = source.gradient.reshape(-1, source.gradient.shape[-1])
   return np.linalg.solve(gram, seen @ flat)
+
+
+def _spectrum(sources):
+  normal = sum(s.geometry.normal_matrix(s.dz) for s in sources)
+  if not (np.isfinite(normal).all() and normal.any()):
+    raise UserError('A layer has no gradient to be read. Choose '
+                    'attack.name=ig.')
+  return _Spectrum(*np.linalg.eigh(normal))
 
 
 def _balanced(source):

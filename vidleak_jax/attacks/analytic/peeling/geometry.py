@@ -5,9 +5,11 @@ are. Arrays are flat over positions: inputs x [Pin, Cin], cotangents
 dz [Pout, Cout], kernels [taps, Cin, Cout].
 """
 
+import collections
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -110,3 +112,26 @@ class Geometry:
     for out, into in self.taps:
       normal[np.ix_(into, into)] += gram[np.ix_(out, out)]
     return normal
+
+
+def rank_bound(convolutions: Sequence[tuple[Geometry, int]]) -> int:
+  """Returns what the rank of x -> kernel gradients is at most, a channel.
+
+  Positions that the same taps reach share these taps' rows, one for each output
+  channel; a stride leaves some positions to few taps.
+
+  Args:
+    convolutions: (geometry, output channels) of those that read one input.
+  """
+  reached: list[list[tuple[int, int]]] = [
+      [] for _ in range(convolutions[0][0].num_in)]
+  rows = {}
+  for i, (geometry, width) in enumerate(convolutions):
+    for tap, (_, into) in enumerate(geometry.taps):
+      rows[i, tap] = width
+      for position in into:
+        reached[position].append((i, tap))
+  groups = collections.Counter(map(tuple, reached))
+  return min(sum(rows.values()), sum(
+      min(count, sum(rows[tap] for tap in taps))
+      for taps, count in groups.items()))

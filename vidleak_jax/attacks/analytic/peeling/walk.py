@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidleak_jax.attacks.analytic.peeling import equations, top
+from vidleak_jax.attacks.analytic.peeling import equations, facts, top
 from vidleak_jax.attacks.analytic.peeling.blocks import (
     Block,
     Leaves,
@@ -96,16 +96,15 @@ def peel_top(network: Network, leaves: Leaves, update: Leaves
   moved = np.where(head.slope == 0, np.inf, head.slope)
   counts = None if sums is None else np.round(sums * positions / moved)
   slope = np.broadcast_to(head.slope / positions, (positions, unit.width))
-  tried = []
+  wrong = UserError('the ReLUs of the last block do not separate')
   for on in itertools.islice(
       top.masks_of(columns, unit.geometry, counts), _MAX_ORDERS):
-    known, rows = peel(network, len(network.blocks) - 1,
-                       Known(None, None, slope, on), leaves, update)
-    tried.append((max(row.residual for row in rows), known, rows))
-    if tried[-1][0] < _WRONG:
-      break
-  _, known, rows = min(tried, key=lambda each: each[0])
-  return known, rows
+    try:
+      return peel(network, len(network.blocks) - 1,
+                  Known(None, None, slope, on), leaves, update)
+    except UserError as error:
+      wrong = error
+  raise wrong
 
 
 def peel(network: Network, index: int, out: Known, leaves: Leaves,
@@ -121,23 +120,94 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
 
   Returns:
     (the input, a row for each layer solved, the upper first).
+
+  Raises:
+    UserError: the equations disagree.
   """
-  block, rows = network.blocks[index], []
-  known, inner = out, None  # `known`: the ReLU behind `above`
-  for unit, above in zip(block.main[-2::-1], block.main[:0:-1]):
-    known, solved, dz = _solve_unit(above, known, [], leaves, update,
-                                    forward=known is not out)
-    out = out if inner else known
-    slope = above.geometry.pull_back(dz, above.kernel(leaves))
-    known, found = _known(solved, slope, unit.sums(update))
-    rows.append(_row(above.name, [above], solved, found))
-    inner = inner or known  # the input of the last unit
+  block = network.blocks[index]
+  out, inner, known, rows = _peel_units(
+      block, out, len(block.main) - 1, leaves, update)
   first = block.main[0]
   solved, slope = _solve_input(block, out, inner, known, leaves, update)
   unit = below(network, index)
   known, found = _known(solved, slope, unit and unit.sums(update))
   rows.append(_row(first.name, block.first_units, solved, found))
   return known, rows
+
+
+def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
+                update: Leaves) -> tuple[tuple[facts.Fact, ...], list[Row]]:
+  """Returns what is known below a block's output where it is not solvable.
+
+  Args:
+    network: the victim.
+    index: of the block.
+    out: its output.
+    leaves: the parameters by path, float64.
+    update: one clip's gradient by path, float64.
+
+  Returns:
+    (facts about what it computes, a row for each layer solved).
+
+  Raises:
+    UserError: the equations disagree.
+  """
+  block = network.blocks[index]
+  count = block.num_solvable
+  out, inner, known, rows = _peel_units(block, out, count, leaves, update)
+  graph = network.graph
+  if inner is None:
+    found = [facts.of_relu(graph, block.output, out.value, out.on)]
+  else:
+    found = [
+        facts.of_relu(graph, block.main[-count].source, known.value, known.on),
+        facts.of_sum(block.shortcut.output if block.shortcut else block.source,
+                     out.value, out.on, _branch(block.main[-1], inner, leaves))]
+  unit = block.main[-1 - count]
+  sources = [_source(unit, known, leaves, update)]
+  if count == len(block.main) - 1 and block.shortcut:
+    sources.append(_source(block.shortcut, out, leaves, update))
+  shown = equations.shown(sources)
+  found.append(facts.Shown(unit.source, shown.basis, shown.value))
+  _check(unit.name, shown.residual)
+  rows.append(Row(unit.name, unit.geometry.num_in,
+                  sum(source.gradient[:, 0].size for source in sources),
+                  shown.basis.shape[1], shown.condition, shown.residual, 0, 0,
+                  0))
+  return tuple(found), rows
+
+
+def _peel_units(block: Block, out: Known, count: int, leaves: Leaves,
+                update: Leaves
+                ) -> tuple[Known, Known | None, Known, list[Row]]:
+  """(the output repaired, the last unit's input, the lowest input, rows).
+
+  Solves for the inputs of the last `count` units of a block's main branch.
+  """
+  known, inner, rows = out, None, []  # `known`: the ReLU behind `above`
+  uppers = block.main[:0:-1][:count]
+  for unit, above in zip(block.main[-2::-1], uppers):
+    known, solved, dz = _solve_unit(above, known, [], leaves, update,
+                                    forward=known is not out)
+    out = out if inner else known
+    slope = above.geometry.pull_back(dz, above.kernel(leaves))
+    known, found = _known(solved, slope, unit.sums(update))
+    rows.append(_row(above.name, [above], solved, found))
+    inner = inner or known
+  return out, inner, known, rows
+
+
+def _source(unit: Unit, known: Known, leaves: Leaves, update: Leaves) -> Source:
+  """The equations of a kernel's gradient, from the ReLU behind the unit."""
+  dz = known.slope * known.on * unit.affine(leaves)[0]
+  return Source(unit.geometry, dz, unit.kernel(update))
+
+
+def _branch(last: Unit, inner: Known, leaves: Leaves) -> np.ndarray:
+  """What a block's main branch answers, [P, C]."""
+  scale, shift = last.affine(leaves)
+  return last.geometry.forward(
+      inner.value, last.kernel(leaves)) * scale + shift
 
 
 def _solve_unit(unit: Unit, known: Known, more: list[Source], leaves: Leaves,
@@ -170,9 +240,7 @@ def _solve_input(block: Block, out: Known, inner: Known | None, known: Known,
   more, outputs = [], []
   skipped = None  # what the shortcut answers where the block's output is on
   if out.value is not None and inner is not None:
-    scale, shift = last.affine(leaves)
-    branch = last.geometry.forward(inner.value, last.kernel(leaves))
-    skipped = out._replace(value=out.value - branch * scale - shift)
+    skipped = out._replace(value=out.value - _branch(last, inner, leaves))
   slope = cotangent = out.slope * out.on
   if shortcut:
     dzs = cotangent * shortcut.affine(leaves)[0]
@@ -210,7 +278,16 @@ def _active_outputs(unit: Unit, known: Known, leaves: Leaves) -> Outputs:
 
 
 def _row(name, units, solved, found) -> Row:
+  _check(name, solved.residual)
   return Row(
       name, units[0].geometry.num_in, sum(u.num_rows for u in units),
       solved.rank, solved.condition, solved.residual, solved.steps,
       found.num_toggled, found.num_doubtful)
+
+
+def _check(name: str, residual: float) -> None:
+  if not residual < _WRONG:
+    raise UserError(
+        f'The equations of {name} disagree by {residual:.0e}: the update has '
+        'noise, passed a defence, or is of another network. Choose '
+        'attack.name=ig.')
