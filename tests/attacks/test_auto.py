@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import ClassVar
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from vidleak_jax.attacks.base import Cost
 from vidleak_jax.attacks.matching.gradient_matching import InvertingGradients
 from vidleak_jax.clients import FedSGD, observe
 from vidleak_jax.options import option
+from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Recovery, UserError
 
 LABELS = np.array([[1], [4]], np.int32)
@@ -119,6 +121,20 @@ def test_a_certified_answer_ends_the_search(choose):
   assert tried(found)['other'] == (
       'not tried: an answer was certified before')
   assert found.findings['verdict'] == RECOVERED
+
+
+def test_an_answer_within_the_noise_ends_the_search(victim):
+  """Ranking what is left would rank by the noise."""
+  noisy = observe(victim, victim.init(None), truth(), LABELS[:, 0],
+                  client=FedSGD(labels_known=True),
+                  defense=DefenseSpec(noise_std=0.01), key=jax.random.key(0))
+  found = Auto(polish_steps=0).choose(
+      problem(victim, noisy), Effort(),
+      [Stub('far', 0.7), Stub('truth'), Stub('other')])
+  assert min(found.findings['gradient_residual_per_update']) > 0.02
+  assert tried(found)['other'] == (
+      'not tried: an answer was certified before')
+  assert not tried(found)['far'] and found.findings['verdict'] == RECOVERED
 
 
 def test_no_attack_is_begun_once_the_budget_is_spent(choose):

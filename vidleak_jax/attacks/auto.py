@@ -6,26 +6,21 @@ do better.
 """
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import jax
 import numpy as np
 
-from vidleak_jax import files
 from vidleak_jax.attacks import ambiguity
+from vidleak_jax.attacks import attempts as attempts_lib
 from vidleak_jax.attacks.analytic.polish import polished
-from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
+from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual, noise_floor
 from vidleak_jax.errors import nearest
 from vidleak_jax.options import option
 from vidleak_jax.types import Leak, Recovery, Row, UserError, Victim
 
-ATTEMPTS = 'checkpoints'  # a folder an attack in here, with all it writes
 RECOVERED = 'recovered'
 PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
@@ -59,8 +54,9 @@ class Auto(Attack):
   budget_seconds: float = option(
       900.0, 'after which no other attack is begun', above=0)
   certified: float = option(
-      0.01, 'gradient residual at which an answer explains its update; where '
-      'all are explained no other attack is tried', low=0, high=1)
+      0.01, 'gradient residual, beyond what the defence causes, at which an '
+      'answer explains its update; where all are explained no other is tried',
+      low=0, high=1)
   doubtful: float = option(
       0.6, 'share of the residual of a grey clip above which an answer counts '
       'as nothing', low=0, high=1)
@@ -109,6 +105,7 @@ class Auto(Attack):
     """
     attempts: list[Attempt] = []
     best: Outcome | None = None
+    floor = noise_floor(problem.leak)
     spent = 0.0  # earlier runs of the same workdir included
     for attack in candidates:
       reasons = attack.requires(problem.victim, problem.leak)
@@ -116,13 +113,14 @@ class Auto(Attack):
         attempts.append(Attempt(attack.name, None, 0.0, '; '.join(reasons)))
         continue
       if spent > self.budget_seconds or (
-          best and np.all(_residuals(best) <= self.certified)):
+          best and np.all(_beyond(_residuals(best), floor) <= np.maximum(
+              self.certified, _UNTOLD * floor))):
         why = ('the budget was spent' if spent > self.budget_seconds
                else 'an answer was certified before')
         attempts.append(Attempt(attack.name, None, 0.0, f'not tried: {why}'))
         continue
       began = time.perf_counter()
-      outcome = _attempt(attack, problem, effort)
+      outcome = attempts_lib.answer(attack, problem, effort)
       if isinstance(outcome, UserError):
         seconds = time.perf_counter() - began
         spent += seconds
@@ -148,14 +146,15 @@ class Auto(Attack):
       best, row = self._polished(problem, best, self.budget_seconds - spent)
       attempts.append(row)
       spent += row.seconds
-    evidence = self._evidence(problem, best, self.budget_seconds - spent)
+    evidence = self._evidence(
+        problem, best, floor, self.budget_seconds - spent)
     return best._replace(
         cost=best.cost._replace(seconds_attack=spent),
         findings=best.findings | evidence | {
             'attempts': [attempt._asdict() for attempt in attempts]})
 
-  def _evidence(self, problem: Problem, best: Outcome, seconds_left: float
-                ) -> Row:
+  def _evidence(self, problem: Problem, best: Outcome, floor: np.ndarray,
+                seconds_left: float) -> Row:
     """The verdict, and what it rests on.
 
     All updates have to be recovered for 'recovered': no mean over updates hides
@@ -165,7 +164,7 @@ class Auto(Attack):
     grey = gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels)
-    floor, found = noise_floor(problem.leak), _residuals(best)
+    found = _residuals(best)
     each = [self.verdict(*map(float, row)) for row in zip(found, grey, floor)]
     hidden = self._hidden(problem, best, seconds_left) if (
         RECOVERED in each) else None
@@ -222,8 +221,7 @@ class Auto(Attack):
       grey: of a grey clip with the same labels.
       floor: of the truth, by the errors that the defence made.
     """
-    missed = max(residual ** 2 - floor ** 2, 0.0) ** 0.5
-    room = max(grey ** 2 - floor ** 2, 0.0) ** 0.5
+    missed, room = _beyond(residual, floor), _beyond(grey, floor)
     if room < _UNTOLD * floor:  # the defence's errors hide even a grey clip's
       return NOTHING
     if missed <= max(self.certified, _UNTOLD * floor):
@@ -266,6 +264,11 @@ def _polish_seconds(problem: Problem, best: Outcome, num_steps: int) -> float:
           * (time.perf_counter() - began))
 
 
+def _beyond(residual, floor):
+  """What of a residual the defence's own errors do not cause."""
+  return np.sqrt(np.maximum(np.square(residual) - np.square(floor), 0.0))
+
+
 def _residuals(outcome: Outcome) -> np.ndarray:
   return np.asarray(outcome.recovery.gradient_residual)
 
@@ -291,58 +294,3 @@ def _merged(best: Outcome, other: Outcome) -> Outcome:
           pick(one.objective, two.objective), features,
           pick(one.gradient_residual, two.gradient_residual)),
       findings=lead.findings | {'attack_per_update': names})
-
-
-def _attempt(attack: Attack, problem: Problem, effort: Effort
-             ) -> Outcome | UserError:
-  """The answer of one attack, found again where it is in the workdir."""
-  session = problem.session.inside(f'{ATTEMPTS}/{attack.name}')
-  if session.folder:
-    session.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = _load(session.folder, _identity(attack, effort, problem))
-    if kept:
-      return kept
-  try:
-    outcome = attack.run(problem._replace(session=session), effort)
-  except UserError as error:
-    return error
-  recovery = outcome.recovery
-  residual = gradient_residual(
-      problem.victim, problem.leak, recovery.clips, recovery.labels)
-  if not np.isfinite(residual).all():
-    return UserError('the gradient of its answer is not finite')
-  outcome = outcome._replace(
-      recovery=recovery._replace(gradient_residual=residual))
-  if session.folder:
-    _save(session.folder, outcome, _identity(attack, effort, problem))
-  return outcome
-
-
-def _identity(attack: Attack, effort: Effort, problem: Problem) -> str:
-  """What an answer belongs to: attack, effort, seed and update."""
-  seen = hashlib.sha256(repr((attack, effort)).encode())
-  seen.update(np.asarray(jax.random.key_data(problem.key)).tobytes())
-  for leaf in jax.tree.leaves(problem.leak.update):
-    seen.update(np.asarray(leaf).tobytes())
-  return seen.hexdigest()
-
-
-def _save(folder: Path, outcome: Outcome, identity: str) -> None:
-  files.write_arrays(folder / 'outcome.npz', **outcome.recovery._asdict())
-  files.write_json(folder / 'outcome.json', {
-      'identity': identity, 'cost': outcome.cost._asdict(),
-      'findings': outcome.findings})
-
-
-def _load(folder: Path, identity: str) -> Outcome | None:
-  """The answer in a folder; refuses one of another leak or attack."""
-  facts = folder / 'outcome.json'  # written last
-  if not facts.exists():
-    return None
-  content: Row = json.loads(facts.read_text())
-  if content['identity'] != identity:
-    raise UserError(f'{folder} holds the answer to another leak, seed or '
-                    'attack. Choose another folder, or remove it.')
-  with np.load(folder / 'outcome.npz', allow_pickle=False) as saved:
-    recovery = Recovery(**{name: saved[name] for name in saved.files})
-  return Outcome(recovery, Cost(**content['cost']), content['findings'])

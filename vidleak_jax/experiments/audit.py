@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from vidleak_jax import attacks, data, files
-from vidleak_jax.attacks.auto import ATTEMPTS
+from vidleak_jax.attacks import attempts
 from vidleak_jax.clients import join
 from vidleak_jax.evaluation import report, scores
 from vidleak_jax.evaluation.report import terminal
@@ -317,7 +317,7 @@ def _publish(folder, sample, clips, enhanced, labels, result, public):
 
 def _metrics(folder, result) -> Path:
   """The curves of the attack whose answer stands, found in its own folder."""
-  own = folder / ATTEMPTS / str(result.get('attack')) / 'metrics.jsonl'
+  own = folder / attempts.FOLDER / str(result.get('attack')) / 'metrics.jsonl'
   kept = folder / 'metrics.jsonl'
   if own.exists() and not kept.exists():
     with files.replacing(kept) as partial:
