@@ -15,6 +15,7 @@ from vidleak_jax.victims.introspection.tracing import Path, leaves_of
 
 STATISTICS = 'batch_stats'
 _ROUNDING = 2.0 ** -24  # of float32, half a unit in the last place
+_ROUNDINGS = 5.0        # of weights, that a weight change may show as noise
 _SLOPE = 1.5            # of a natural video's spectrum, as a power law
 _RANDOM_SIGNS = 1e-6    # of a gradient entry, over its leaf's root mean square
 _EXPLAINED = 0.1        # of the head's sums, that weight decay may leave
@@ -100,15 +101,26 @@ class View:
     """What the update shows of a defence."""
     tree = trees.nest({'/'.join(path): leaf * self.scale
                        for path, leaf in self.learned.items()})
-    found = detection.detect(tree)
-    if self.head is not None:  # its classes tell noise from a high rank
-      kernel = self.head[2] * self.scale
-      std = np.sqrt(np.mean(kernel.sum(1) ** 2) / kernel.shape[1])
-      found = [each for each in found if not each.applied
-               or each.applied.name != 'gaussian_noise'
-               or (not self.weight_decay
-                   and std > _SAME_NOISE * each.applied.strengths['std'])]
-    return tuple(found)
+    return tuple(each for each in detection.detect(tree)
+                 if not each.applied or each.applied.name != 'gaussian_noise'
+                 or self._is_noise(each.applied.strengths['std']))
+
+  def _is_noise(self, std: float) -> bool:
+    """Whether a floor beside a low rank is noise, not rounding or a high rank.
+
+    Weight decay leaves one, too. Classes of a softmax tell them apart: without
+    noise their errors cancel.
+    """
+    if self.leak.public.federated.algorithm == 'fedavg':
+      largest = max(np.sqrt(np.mean(self.params[path] ** 2))
+                    for path in self.learned)
+      if std < _ROUNDINGS * _ROUNDING * largest * np.sqrt(self.num_steps):
+        return False
+    if self.head is None:
+      return True
+    kernel = self.head[2] * self.scale
+    left = np.sqrt(np.mean(kernel.sum(1) ** 2) / kernel.shape[1])
+    return not self.weight_decay and bool(left > _SAME_NOISE * std)
 
   @functools.cached_property
   def is_defended(self) -> bool:
