@@ -238,8 +238,9 @@ def _finish(job, outcome) -> Row | UserError:
   audit, folder, sample, (victim, leak, _, session) = job
   recovery, cost, findings = outcome
   clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
-  enhanced = enlarging.enlarged(audit, clips, leak.references,
-                       parallel.own_part(session.devices), session.report)
+  enhanced = enlarging.enlarged(
+      audit, clips, leak.references, max(1, len(clips) // leak.num_updates),
+      parallel.own_part(session.devices), session.report)
   scored: Row = {}
   if sample is not None:
     order = scores.alignment(sample, recovery, leak)
@@ -267,8 +268,8 @@ def _only_enhance(audit, folder, devices, report_progress) -> Row:
   enlarging.check(audit)
   sample = load_data(audit)
   truth = np.asarray(sample.batch.clips)
-  enhanced = enlarging.enlarged(audit, truth, sample.references, devices,
-                       report_progress)
+  enhanced = enlarging.enlarged(
+      audit, truth, sample.references, 1, devices, report_progress)
   result = scores.score_enlarged(enhanced, truth, sample.originals)
   _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
            {'attack': 'none: these are true frames, enlarged'})
