@@ -1,7 +1,9 @@
 # make demo, make test, make lint, make docs, make bench: each sets up .venv first.
+# make test leaves out what takes long: make test MARK=slow runs that.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MARK ?= not slow
 
 .PHONY: demo test bench lint docs venv clean
 
@@ -9,7 +11,7 @@ demo: venv
 	$(BIN)/python launch/attack.py --config=configs/quickstart.py --workdir=runs/demo
 
 test: venv
-	$(BIN)/python -m pytest -q -n 2 tests
+	$(BIN)/python -m pytest -q -n 2 -m '$(MARK)' tests
 
 # About an hour on two cores; PEERS=breaching,torch,torch_compile after
 # `pip install -e '.[peers]'` sets them beside our rows.

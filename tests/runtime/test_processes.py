@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 TINY = ['--config.victim.preset=tiny', '--config.data.image_size=16',
         '--config.data.num_frames=4', '--config.data.original_size=32',

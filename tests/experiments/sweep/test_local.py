@@ -81,6 +81,7 @@ def _first_rows(folder):
   return {log: lines[0] for log, lines in logs.items() if len(lines) > 2}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='It looks into /proc.')
 def test_killed_at_random_it_equals_an_undisturbed_sweep(start, tmp_path):
   calm, wild, rng = tmp_path / 'calm', tmp_path / 'wild', random.Random(0)
@@ -120,6 +121,7 @@ def _timeless(row):
   return {k: v for k, v in row.items() if k not in TIMINGS}
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_it_and_with_space_it_goes_on(start, small_disk):
   folder = small_disk / 'sweep'
   launcher = start(folder, '--config.attack.num_steps=100')
