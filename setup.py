@@ -45,7 +45,7 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['vidleak_jax', 'vidleak_jax.*']),
     package_data={'vidleak_jax': ['py.typed'],
-                  'vidleak_jax.evaluation.report': ['page.html'],
+                  'vidleak_jax.evaluation.report': ['*.html'],
                   'vidleak_jax.attacks.features': ['*.safetensors'],
                   'vidleak_jax.superres': ['*.safetensors'],
                   'vidleak_jax.victims': ['*.safetensors']},

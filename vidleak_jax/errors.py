@@ -15,6 +15,10 @@ class UserError(ValueError):
   """A user's mistake: shown as one message, without a traceback."""
 
 
+class OutOfTime(UserError):
+  """The time that a session may take is over; raised between two chunks."""
+
+
 def pick(table: Mapping[str, Any], name: str, what: str) -> Any:
   """Returns `table[name]`.
 

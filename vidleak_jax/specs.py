@@ -6,7 +6,9 @@ beside the attacks.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from vidleak_jax.errors import UserError
 from vidleak_jax.options import Options, option
@@ -149,16 +151,71 @@ class FederatedSpec(LocalTraining):
 
 
 @dataclass(frozen=True)
+class DpSgdSpec(Options):
+  """DP-SGD as Opacus and jax_privacy do it: each clip's gradient is clipped,
+  their sum gets noise. Off while `clip_norm` is 0."""
+  clip_norm: float = option(
+      0.0, "largest norm C of one clip's gradient; 0: off", low=0, traced=True)
+  noise_multiplier: float = option(
+      0.0, 'of the sum, std of the noise over C', low=0, traced=True)
+
+
+@dataclass(frozen=True)
+class LocalDpSpec(Options):
+  """Flower's `LocalDpMod`, with its names. Off while `epsilon` is 0."""
+  clipping_norm: float = option(
+      1.0, 'largest norm of the whole update', above=0, traced=True)
+  sensitivity: float = option(
+      1.0, 'the noise has std sensitivity sqrt(2 ln(1.25/delta)) / epsilon, '
+      'whatever the clipping norm', low=0, traced=True)
+  epsilon: float = option(0.0, 'as configured; 0: off', low=0, traced=True)
+  delta: float = option(1e-5, 'as configured', above=0, below=1, traced=True)
+
+
+@dataclass(frozen=True)
+class SvtSpec(Options):
+  """NVFlare's `SVTPrivacy`, with its names. Off while `fraction` is 0."""
+  fraction: float = option(
+      0.0, "of the entries to share, NVFlare's default is 0.1; 0: off", low=0,
+      high=1)
+  epsilon: float = option(0.1, 'of the selection', above=0)
+  noise_var: float = option(
+      0.1, 'epsilon of the release, for each shared entry', above=0)
+  gamma: float = option(1e-5, 'magnitudes are clipped to it', above=0)
+  tau: float = option(1e-6, 'threshold of the selection', low=0)
+  repeats: bool = option(
+      True, "NVFlare's `replace`: whether an entry can be drawn twice")
+
+
+@dataclass(frozen=True)
 class DefenseSpec(Options):
-  """What the client does to its update before sharing; 0 is off."""
+  """What the client does to its update before sharing; 0 is off.
+
+  The defences that are on are applied in the order of the fields.
+  """
+  dp_sgd: DpSgdSpec = option(DpSgdSpec(), 'DP-SGD, of FedSGD clients')
   clip_norm: float = option(0.0, 'largest global norm', low=0, traced=True)
   noise_std: float = option(
       0.0, 'standard deviation of Gaussian noise, absolute', low=0,
       traced=True)
+  local_dp: LocalDpSpec = option(LocalDpSpec(), "Flower's LocalDpMod")
+  exclude_vars: str = option(
+      '', "NVFlare's ExcludeVars: leaves in whose name, such as head/kernel, "
+      'this regular expression is found are not sent')
+  svt: SvtSpec = option(SvtSpec(), "NVFlare's SVTPrivacy")
   prune_fraction: float = option(
       0.0, "share of each leaf's smallest entries that become 0", low=0,
       below=1, traced=True)
+  topk_fraction: float = option(
+      0.0, 'share of all entries, the largest, that is sent; what is not sent '
+      'is forgotten', low=0, high=1, traced=True)
   quantize_bits: int = option(0, 'bits an entry', low=0, high=32)
+  qsgd_levels: int = option(
+      0, 'QSGD: each leaf is rounded at random to so many fractions of its '
+      'norm', low=0, high=2**20)
+  sign: str = option(
+      'off', 'only signs are sent; scaled: times the mean magnitude of the '
+      'leaf', choices=('off', 'plain', 'scaled'))
   nvflare_percentile: float = option(
       0.0, "NVFlare's PercentilePrivacy: smaller entries become 0, in percent "
       'of all', low=0, below=100, traced=True)
@@ -166,10 +223,35 @@ class DefenseSpec(Options):
       0.0, 'and all are clipped to this magnitude; 0 with a percentile: 0.01',
       low=0, traced=True)
 
+  def __post_init__(self):
+    super().__post_init__()
+    try:
+      re.compile(self.exclude_vars)
+    except re.error as error:
+      raise UserError(f'exclude_vars is {self.exclude_vars!r}, which is no '
+                      f'regular expression: {error}.') from None
+
+  def active(self) -> dict[str, Any]:
+    """Returns the fields that do something, groups as dicts."""
+    switches = {'dp_sgd': self.dp_sgd.clip_norm,
+                'local_dp': self.local_dp.epsilon, 'svt': self.svt.fraction}
+    on = {field.name: getattr(self, field.name)
+          for field in dataclasses.fields(self)
+          if switches.get(field.name, getattr(self, field.name))
+          not in (0, '', 'off', None)}
+    return {name: value.to_dict() if isinstance(value, Options) else value
+            for name, value in on.items()}
+
   @property
   def is_off(self) -> bool:
     """Whether nothing is done."""
-    return not any(self.to_dict().values())
+    return not self.active()
+
+  @property
+  def hides_scale(self) -> bool:
+    """Whether the update is known up to one common factor only."""
+    return bool({'dp_sgd', 'clip_norm', 'local_dp', 'sign'} & set(
+        self.active()))
 
 
 @dataclass(frozen=True)

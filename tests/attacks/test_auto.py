@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import dense_victim, problem, run_attack
-from vidleak_jax.attacks import ATTACKS, Attack, Effort, Outcome
+from vidleak_jax.attacks import ATTACKS, Attack, Effort, Outcome, solve
 from vidleak_jax.attacks.auto import (
     NOTHING,
     PARTLY,
@@ -20,6 +20,7 @@ from vidleak_jax.attacks.auto import (
 from vidleak_jax.attacks.base import Cost
 from vidleak_jax.attacks.matching.gradient_matching import InvertingGradients
 from vidleak_jax.clients import FedSGD, observe
+from vidleak_jax.errors import OutOfTime
 from vidleak_jax.options import option
 from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Recovery, UserError
@@ -157,6 +158,39 @@ def test_the_time_of_one_that_failed_is_counted(choose):
   assert first['seconds'] > 0 and second['seconds'] == 1
   np.testing.assert_allclose(
       found.cost.seconds_attack, first['seconds'] + 1)
+
+
+def test_one_that_the_deadline_stops_is_told_and_not_kept(
+    victim, leak, tmp_path, monkeypatch):
+  """Until the budget alone ends it, a certified answer does not."""
+  def slow(self, problem, effort):
+    assert 0 < problem.session.seconds_left() < 100
+    raise OutOfTime('the time was over in it, 1 of 2')
+  ran = Auto(budget_seconds=100).explore(
+      problem(victim, leak, tmp_path), Effort(),
+      [Stub('exact'), Stub('more', 0.5)], exhaustive=True)
+  assert [row.why_not for row in ran.attempts] == ['', '']
+  monkeypatch.setattr(Stub, 'run', slow)
+  ran = Auto(budget_seconds=100).explore(
+      problem(victim, leak, tmp_path), Effort(), [Stub('other')],
+      exhaustive=True)
+  assert 'the time was over' in ran.attempts[0].why_not
+  assert ran.outcomes == {} and ran.best is None
+
+
+def test_an_iterative_one_is_stopped_with_its_best_and_goes_on(
+    victim, leak, tmp_path):
+  ours = InvertingGradients(num_steps=6)
+  stopped = Effort(chunk_steps=2)
+  early = problem(victim, leak, tmp_path)
+  early = early._replace(session=early.session.until(0.0))
+  cut, = solve([early], [ours], stopped, tmp_path)
+  assert cut.cost.num_steps == 2
+  assert cut.findings['stopped_early'] == 'stopped after 2 of 6 steps'
+  later, = solve([problem(victim, leak, tmp_path)], [ours], stopped, tmp_path)
+  whole, = solve([problem(victim, leak)], [ours], stopped)
+  assert later.cost.num_steps == 6 and 'stopped_early' not in later.findings
+  np.testing.assert_array_equal(later.recovery.clips, whole.recovery.clips)
 
 
 def test_what_is_no_number_never_answers(choose):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers import dense_victim
 from vidleak_jax.attacks import gradient_residual
+from vidleak_jax.attacks.residual import noise_floor
 from vidleak_jax.clients import FedAvg, FedSGD, observe
 from vidleak_jax.runtime.programs import ProgramCache
 from vidleak_jax.specs import DefenseSpec
@@ -47,13 +48,32 @@ def at_truth(victim, leak, clips):
         local_steps=3, local_learning_rate=0.01)], ids=str)
 @pytest.mark.parametrize('defense', [
     {}, {'clip_norm': 0.05}, {'prune_fraction': 0.7}, {'quantize_bits': 4},
-    {'clip_norm': 0.05, 'prune_fraction': 0.7, 'quantize_bits': 4}], ids=str)
+    {'clip_norm': 0.05, 'prune_fraction': 0.7, 'quantize_bits': 4},
+    {'exclude_vars': 'bias', 'topk_fraction': 0.5, 'sign': 'scaled'}], ids=str)
 def test_it_is_0_at_the_truth_behind_what_is_not_random(
     client, defense, watch, victim, clips):
   leak = watch(client=client, defense=DefenseSpec(**defense))
   found = at_truth(victim, leak, clips)
   assert found.shape == (leak.num_updates,) and found.dtype == np.float32
   assert (found < 1e-5).all()
+
+
+def test_dp_sgd_is_clipped_in_the_guess_as_in_the_client(watch, victim, clips):
+  spec = DefenseSpec.from_dict({'dp_sgd': {'clip_norm': 0.05}})
+  leak = watch(client=FedSGD(per='batch'), defense=spec)
+  assert optax.tree.norm(leak.update) < 0.05
+  assert (at_truth(victim, leak, clips) < 1e-5).all()
+  with pytest.raises(UserError, match=r'needs federated\.algorithm=fedsgd'):
+    watch(client=FedAvg(), defense=spec)
+
+
+def test_the_floor_knows_every_noise(watch, victim, clips):
+  for defense in ({'dp_sgd': {'clip_norm': 0.05, 'noise_multiplier': 0.1}},
+                  {'local_dp': {'epsilon': 10.0, 'sensitivity': 0.01}},
+                  {'qsgd_levels': 50}):
+    leak = watch(defense=DefenseSpec.from_dict(defense))
+    np.testing.assert_allclose(at_truth(victim, leak, clips),
+                               noise_floor(leak), rtol=0.2)
 
 
 def test_it_is_about_1_for_an_unrelated_clip(watch, victim, clips):

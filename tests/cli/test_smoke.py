@@ -78,6 +78,16 @@ def test_attack_then_its_leak_alone(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_audit_within_a_budget(run, tmp_path):
+  out = run('audit', '--config=clip_c3d:tiny', *TINY, '--budget=2s',
+            '--config.attack.num_steps=2', f'--workdir={tmp_path}')
+  assert 'verdict: ' in out and 'audit.html' in out
+  result = json.loads((tmp_path / 'audit.json').read_text())
+  assert result['budget_seconds'] == 2
+  assert {'name', 'gradient_residual', 'psnr'} <= set(result['attacks'][0])
+
+
+@pytest.mark.slow
 def test_sweep_of_two_then_its_report(run, tmp_path):
   config = tmp_path / 'two.py'
   config.write_text('''

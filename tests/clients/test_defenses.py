@@ -12,6 +12,7 @@ import pytest
 
 from vidleak_jax.clients import defenses
 from vidleak_jax.clients.defenses import DEFENSES
+from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import UserError
 
 KEY = jax.random.key(0)
@@ -200,3 +201,58 @@ def test_clipping_noise_pruning_and_levels_are_what_they_say(update):
   kernel = after(quantize_bits=3)['head']['kernel']
   assert len(np.unique(np.round(kernel / np.abs(kernel).max(), 4))) <= 7
   assert after() is update
+
+
+FIELDS = {  # a config's field, and what it stands for
+    'local_dp': ({'clipping_norm': 0.1, 'epsilon': 1e6, 'sensitivity': 1e-4},
+                 defenses.local_dp_mod(0.1, 1e-4, 1e6, 1e-5, KEY)),
+    'exclude_vars': ('^head', defenses.exclude_vars('^head')),
+    'topk_fraction': (0.2, defenses.top_k(0.2)),
+    'sign': ('scaled', defenses.sign(scaled=True)),
+    'qsgd_levels': (4, None),
+    'svt': ({'fraction': 0.1}, None),
+}
+
+
+@pytest.mark.parametrize('name', FIELDS)
+def test_a_configs_field_is_its_row_of_the_table(name, update):
+  value, row = FIELDS[name]
+  spec = DefenseSpec.from_dict({name: value})
+  assert list(spec.active()) == [name] and not spec.is_off
+  sent = apply(defenses.from_spec(spec, KEY), update)
+  if row is None:
+    assert any((a != b).any() for a, b in zip(leaves(sent), leaves(update)))
+  else:
+    for a, b in zip(leaves(sent), leaves(apply(row, update))):
+      np.testing.assert_allclose(a, b, atol=1e-8)
+  calm = apply(defenses.from_spec(spec, KEY, random=False), update)
+  if name in ('qsgd_levels', 'svt'):
+    assert all((a == b).all() for a, b in zip(leaves(calm), leaves(update)))
+
+
+@pytest.mark.parametrize(('values', 'says'), [
+    ({'exclude_vars': '('}, 'no regular expression'),
+    ({'local_dp': {'epsilon': -1.0}}, 'epsilon is -1'),
+    ({'local_dp': {'noise': 1.0}}, 'no field'),
+    ({'topk_fraction': 2.0}, 'topk_fraction is 2'),
+    ({'sign': 'both'}, "sign is 'both'"),
+    ({'dp_sgd': {'noise_multiplier': float('nan')}}, 'noise_multiplier is nan'),
+], ids=str)
+def test_a_field_out_of_range_is_refused(values, says):
+  with pytest.raises(UserError, match=says):
+    DefenseSpec.from_dict(values)
+
+
+def test_groups_that_are_off_do_nothing(update):
+  spec = DefenseSpec.from_dict({
+      'local_dp': {'clipping_norm': 1e-9}, 'svt': {'gamma': 1.0},
+      'dp_sgd': {'noise_multiplier': 1.0}})
+  assert spec.is_off and spec.active() == {}
+  assert apply(defenses.from_spec(spec, KEY), update) is update
+
+
+def test_the_noise_of_all_fields_adds_up():
+  spec = DefenseSpec.from_dict({
+      'noise_std': 0.3, 'dp_sgd': {'clip_norm': 2.0, 'noise_multiplier': 1.0},
+      'local_dp': {'epsilon': 1.0, 'sensitivity': 0.0}})
+  np.testing.assert_allclose(defenses.noise_std_of(spec, 5), 0.5)

@@ -64,3 +64,30 @@ def test_sampling_lowers_epsilon():
   np.testing.assert_allclose(whole, bounds.gaussian_epsilon(1.0, 1e-5),
                              rtol=1e-2)
   assert bounds.sampled_epsilon(1.0, 1e-5, 1, 0.1) < whole
+
+
+def test_a_reconstruction_is_bounded_as_a_test_is():
+  """The best guess of one of N, by a test between two Gaussians."""
+  draws = np.random.default_rng(0).normal(size=400_000)
+  cut = stats.norm.isf(0.01)  # accepted with chance 0.01 under noise alone
+  for sigma in (0.5, 2.0):
+    np.testing.assert_allclose(
+        np.mean(draws + 1 / sigma > cut),
+        bounds.reconstruction_bound(sigma, 0.01), atol=2e-3)
+  assert bounds.reconstruction_bound(0.0, 0.01) == 1
+  np.testing.assert_allclose(bounds.reconstruction_bound(1e9, 0.01), 0.01)
+  np.testing.assert_allclose(bounds.reconstruction_bound(2.0, 0.1, 4),
+                             bounds.reconstruction_bound(1.0, 0.1))
+  with pytest.raises(UserError, match='kappa'):
+    bounds.reconstruction_bound(1.0, 1.0)
+
+
+def test_without_a_prior_each_pixel_has_the_scaled_noise():
+  rng = np.random.default_rng(0)
+  clip = rng.uniform(size=3000)
+  norm, sigma = np.linalg.norm(clip), 1e-3
+  seen = clip / norm + sigma * rng.normal(size=3000)
+  measured = -10 * np.log10(np.mean((seen * norm - clip) ** 2))
+  np.testing.assert_allclose(
+      bounds.no_prior_psnr(sigma, norm), measured, atol=0.3)
+  assert bounds.no_prior_psnr(10.0, norm) == pytest.approx(6.02, abs=0.01)

@@ -1,27 +1,141 @@
-"""The answers of single attacks, kept in the workdir and found again there."""
+"""Attacks tried one after the other on one problem, and what came of each.
+
+Answers are kept in the workdir, a folder an attack, and found there again.
+"""
 
 import hashlib
 import json
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from vidleak_jax import files
-from vidleak_jax.attacks.base import Attack, Cost, Effort, Outcome, Problem
+from vidleak_jax.attacks.base import (
+    CUT,
+    Attack,
+    Cost,
+    Effort,
+    Outcome,
+    Problem,
+)
 from vidleak_jax.attacks.residual import gradient_residual
 from vidleak_jax.types import Recovery, Row, UserError
 
 FOLDER = 'checkpoints'  # a folder an attack in here, with all it writes
 
 
+class Attempt(NamedTuple):
+  """One attack that was tried, or why it was not."""
+  name: str
+  gradient_residual: float | None  # the mean over updates
+  seconds: float
+  why_not: str  # '' where it ran to its end
+
+
+class Explored(NamedTuple):
+  """What came of some attacks."""
+  attempts: tuple[Attempt, ...]
+  outcomes: dict[str, Outcome]  # of those that answered, in order
+  seconds: float                # earlier runs of the same workdir included
+
+  @property
+  def best(self) -> Outcome | None:
+    """The best answer to each update, in one outcome."""
+    best = None
+    for outcome in self.outcomes.values():
+      best = outcome if best is None else merged(best, outcome)
+    return best
+
+
+def explore(
+    problem: Problem, effort: Effort, candidates: Sequence[Attack],
+    why_stop: Callable[[float, Outcome | None], str],
+    seconds: float | None = None,
+) -> Explored:
+  """Tries attacks in order.
+
+  Args:
+    problem: what the attacker has.
+    effort: of each iterative attack.
+    candidates: the attacks.
+    why_stop: why no other is begun, from the seconds spent and the best answer
+      so far; '' to go on.
+    seconds: after which the attack that runs is stopped, too; None: never.
+  """
+  attempts: list[Attempt] = []
+  outcomes: dict[str, Outcome] = {}
+  spent, best = 0.0, None
+  for attack in candidates:
+    reasons = attack.requires(problem.victim, problem.leak)
+    if reasons:
+      attempts.append(Attempt(attack.name, None, 0.0, '; '.join(reasons)))
+      continue
+    if why := why_stop(spent, best):
+      attempts.append(Attempt(attack.name, None, 0.0, f'not tried: {why}'))
+      continue
+    session = problem.session if seconds is None else problem.session.until(
+        seconds - spent)
+    began = time.perf_counter()
+    outcome = answer(attack, problem._replace(session=session), effort)
+    if isinstance(outcome, UserError):
+      row = Attempt(attack.name, None, time.perf_counter() - began,
+                    f'failed: {outcome}')
+    else:
+      row = Attempt(
+          attack.name, float(residuals(outcome).mean()),
+          outcome.cost.seconds_attack + outcome.cost.seconds_compile,
+          outcome.findings.get(CUT, ''))
+      if problem.session.report:
+        problem.session.report(
+            'attacks tried', len(attempts) + 1, len(candidates),
+            attack=attack.name, gradient_residual=row.gradient_residual)
+      outcomes[attack.name] = outcome._replace(findings=outcome.findings | {
+          'attack': attack.name,
+          'attack_per_update': [attack.name] * problem.leak.num_updates})
+      best = outcomes[attack.name] if best is None else merged(
+          best, outcomes[attack.name])
+    attempts.append(row)
+    spent += row.seconds
+  return Explored(tuple(attempts), outcomes, spent)
+
+
+def residuals(outcome: Outcome) -> np.ndarray:
+  """Returns the gradient residual of each update's answer, [M]."""
+  return np.asarray(outcome.recovery.gradient_residual)
+
+
+def merged(best: Outcome, other: Outcome) -> Outcome:
+  """The better answer to each update; what is said is of the better attack."""
+  one, two = best.recovery, other.recovery
+  wins = residuals(other) < residuals(best)
+  lead = other if residuals(other).mean() < residuals(best).mean() else best
+
+  def pick(a, b):
+    return np.where(wins.reshape(-1, *[1] * (np.ndim(a) - 1)), b, a)
+  features = None
+  if one.features is not None and np.shape(one.features) == np.shape(
+      two.features):
+    features = pick(one.features, two.features)
+  names = [b if won else a for won, a, b in zip(
+      wins, best.findings['attack_per_update'],
+      other.findings['attack_per_update'], strict=True)]
+  return lead._replace(
+      recovery=Recovery(
+          pick(one.clips, two.clips), pick(one.labels, two.labels),
+          pick(one.objective, two.objective), features,
+          pick(one.gradient_residual, two.gradient_residual)),
+      findings=lead.findings | {'attack_per_update': names})
+
+
 def answer(attack: Attack, problem: Problem, effort: Effort
            ) -> Outcome | UserError:
-  """Returns one attack's answer, ranked; or why it gave none.
-
-  It is found again where the session's folder holds it.
-  """
-  session = problem.session.inside(f'{FOLDER}/{attack.name}')
+  """The answer of one attack, found again where it is in the workdir."""
+  session = problem.session.inside(f'{FOLDER}/{attack.name}').named(
+      attack.name)
   if session.folder:
     session.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     kept = _load(session.folder, _identity(attack, effort, problem))
@@ -38,7 +152,7 @@ def answer(attack: Attack, problem: Problem, effort: Effort
     return UserError('the gradient of its answer is not finite')
   outcome = outcome._replace(
       recovery=recovery._replace(gradient_residual=residual))
-  if session.folder:
+  if session.folder and CUT not in outcome.findings:
     _save(session.folder, outcome, _identity(attack, effort, problem))
   return outcome
 

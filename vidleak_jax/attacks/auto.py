@@ -8,18 +8,24 @@ do better.
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
 from vidleak_jax.attacks import ambiguity
-from vidleak_jax.attacks import attempts as attempts_lib
 from vidleak_jax.attacks.analytic.polish import polished
+from vidleak_jax.attacks.attempts import (
+    Attempt,
+    Explored,
+    explore,
+    merged,
+    residuals,
+)
 from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import gradient_residual, noise_floor
 from vidleak_jax.errors import nearest
 from vidleak_jax.options import option
-from vidleak_jax.types import Leak, Recovery, Row, UserError, Victim
+from vidleak_jax.types import Leak, Row, UserError, Victim
 
 RECOVERED = 'recovered'
 PARTLY = 'partly'
@@ -31,15 +37,7 @@ _POLISH_INNER = 100  # conjugate gradients in each step of the polish
 # gradient and its transpose, each about three times as dear, in twice the bits.
 _GRADIENTS_A_STEP = 12
 # `auto` does not try these: others do the same or more.
-_LEFT_OUT = ('auto', 'closed_form', 'dlg', 'idlg')
-
-
-class Attempt(NamedTuple):
-  """One attack that was tried, or why it was not."""
-  name: str
-  gradient_residual: float | None  # the mean over updates
-  seconds: float
-  why_not: str  # '' where it ran to its end
+LEFT_OUT = ('auto', 'closed_form', 'dlg', 'idlg')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,51 +101,51 @@ class Auto(Attack):
     Raises:
       UserError: where no attack applied, or all failed.
     """
-    attempts: list[Attempt] = []
-    best: Outcome | None = None
+    return self.conclude(problem, self.explore(problem, effort, candidates))
+
+  def explore(self, problem: Problem, effort: Effort,
+              candidates: Sequence[Attack], *, exhaustive: bool = False
+              ) -> Explored:
+    """Tries attacks in this order, while the budget lasts.
+
+    Args:
+      problem: what the attacker has.
+      effort: of each iterative attack.
+      candidates: the attacks.
+      exhaustive: whether the budget alone ends the search: a certified answer
+        does not, and an attack that runs then is stopped.
+    """
     floor = noise_floor(problem.leak)
-    spent = 0.0  # earlier runs of the same workdir included
-    for attack in candidates:
-      reasons = attack.requires(problem.victim, problem.leak)
-      if reasons:
-        attempts.append(Attempt(attack.name, None, 0.0, '; '.join(reasons)))
-        continue
-      if spent > self.budget_seconds or (
-          best and np.all(_beyond(_residuals(best), floor) <= np.maximum(
-              self.certified, _UNTOLD * floor))):
-        why = ('the budget was spent' if spent > self.budget_seconds
-               else 'an answer was certified before')
-        attempts.append(Attempt(attack.name, None, 0.0, f'not tried: {why}'))
-        continue
-      began = time.perf_counter()
-      outcome = attempts_lib.answer(attack, problem, effort)
-      if isinstance(outcome, UserError):
-        seconds = time.perf_counter() - began
-        spent += seconds
-        attempts.append(Attempt(attack.name, None, seconds,
-                                f'failed: {outcome}'))
-        continue
-      residual = float(_residuals(outcome).mean())
-      seconds = outcome.cost.seconds_attack + outcome.cost.seconds_compile
-      spent += seconds
-      attempts.append(Attempt(attack.name, residual, seconds, ''))
-      problem.session.tell('attacks tried', len(attempts), len(candidates),
-                           attack=attack.name, gradient_residual=residual)
-      outcome = outcome._replace(findings=outcome.findings | {
-          'attack': attack.name,
-          'attack_per_update': [attack.name] * problem.leak.num_updates})
-      best = outcome if best is None else _merged(best, outcome)
+    enough = np.maximum(self.certified, _UNTOLD * floor)
+
+    def why_stop(spent: float, best: Outcome | None) -> str:
+      if spent >= self.budget_seconds:
+        return 'the budget was spent'
+      certified = best and np.all(_beyond(residuals(best), floor) <= enough)
+      return 'an answer was certified before' * bool(
+          certified and not exhaustive)
+    return explore(problem, effort, candidates, why_stop,
+                   self.budget_seconds if exhaustive else None)
+
+  def conclude(self, problem: Problem, explored: Explored) -> Outcome:
+    """Returns the best answer, polished where that may help, and the verdict.
+
+    Raises:
+      UserError: where no attack applied, or all failed.
+    """
+    best, spent = explored.best, explored.seconds
+    attempts = list(explored.attempts)
     if best is None:
       raise UserError(
           'No attack gave an answer: '
           f'{"; ".join(f"{a.name}: {a.why_not}" for a in attempts)}.')
-    if (self.polish_steps and np.any(_residuals(best) > self.certified)
+    if (self.polish_steps and np.any(residuals(best) > self.certified)
         and _is_plain(problem.leak)):
       best, row = self._polished(problem, best, self.budget_seconds - spent)
       attempts.append(row)
       spent += row.seconds
     evidence = self._evidence(
-        problem, best, floor, self.budget_seconds - spent)
+        problem, best, noise_floor(problem.leak), self.budget_seconds - spent)
     return best._replace(
         cost=best.cost._replace(seconds_attack=spent),
         findings=best.findings | evidence | {
@@ -164,7 +162,7 @@ class Auto(Attack):
     grey = gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels)
-    found = _residuals(best)
+    found = residuals(best)
     each = [self.verdict(*map(float, row)) for row in zip(found, grey, floor)]
     hidden = self._hidden(problem, best, seconds_left) if (
         RECOVERED in each) else None
@@ -210,7 +208,7 @@ class Auto(Attack):
     problem.session.tell('polish', 1, 1, gradient_residual=residual.mean())
     row = Attempt('polish', float(residual.mean()),
                   time.perf_counter() - began, '')
-    return _merged(best, tried._replace(
+    return merged(best, tried._replace(
         recovery=recovery._replace(gradient_residual=residual))), row
 
   def verdict(self, residual: float, grey: float, floor: float = 0.0) -> str:
@@ -235,7 +233,7 @@ class Auto(Attack):
   def _ordered(self, attacks: Sequence[Attack]) -> list[Attack]:
     chosen = [attack for attack in attacks if (
         attack.name in self.only if self.only
-        else attack.name not in _LEFT_OUT)]
+        else attack.name not in LEFT_OUT)]
     return sorted(chosen, key=lambda attack: attack.cost)
 
 
@@ -267,30 +265,3 @@ def _polish_seconds(problem: Problem, best: Outcome, num_steps: int) -> float:
 def _beyond(residual, floor):
   """What of a residual the defence's own errors do not cause."""
   return np.sqrt(np.maximum(np.square(residual) - np.square(floor), 0.0))
-
-
-def _residuals(outcome: Outcome) -> np.ndarray:
-  return np.asarray(outcome.recovery.gradient_residual)
-
-
-def _merged(best: Outcome, other: Outcome) -> Outcome:
-  """The better answer to each update; what is said is of the better attack."""
-  one, two = best.recovery, other.recovery
-  wins = _residuals(other) < _residuals(best)
-  lead = other if _residuals(other).mean() < _residuals(best).mean() else best
-
-  def pick(a, b):
-    return np.where(wins.reshape(-1, *[1] * (np.ndim(a) - 1)), b, a)
-  features = None
-  if one.features is not None and np.shape(one.features) == np.shape(
-      two.features):
-    features = pick(one.features, two.features)
-  names = [b if won else a for won, a, b in zip(
-      wins, best.findings['attack_per_update'],
-      other.findings['attack_per_update'], strict=True)]
-  return lead._replace(
-      recovery=Recovery(
-          pick(one.clips, two.clips), pick(one.labels, two.labels),
-          pick(one.objective, two.objective), features,
-          pick(one.gradient_residual, two.gradient_residual)),
-      findings=lead.findings | {'attack_per_update': names})

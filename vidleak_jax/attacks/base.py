@@ -11,6 +11,8 @@ from vidleak_jax.options import Options, option
 from vidleak_jax.runtime.session import Session
 from vidleak_jax.types import Leak, PRNGKey, Recovery, Row, UserError, Victim
 
+CUT = 'stopped_early'  # in findings: why an answer is only the best so far
+
 
 class Problem(NamedTuple):
   """All that an attacker has."""

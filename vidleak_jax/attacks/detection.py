@@ -1,10 +1,12 @@
 """Traces that a defence leaves in an update: told, and undone without facts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vidleak_jax.attacks.observation import Applied, named_leaves
+from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Params
 
 _MIN_ENTRIES = 16     # of a leaf that shows a grid
@@ -14,6 +16,12 @@ _BESIDE_GAP = 20      # entries just above a threshold, none below it
 _PLATEAU = 8          # entries of one and the same largest magnitude
 _NOISE_FLOOR = 1e-4   # of a leaf's root mean square; rounding leaves 1e-6
 _MAX_RANK = 0.5       # of a matrix, that the clips of a batch may take
+
+_FIELDS = {  # of `DefenseSpec`, and the strength that each holds
+    'prune': ('prune_fraction', 'fraction'),
+    'top_k': ('topk_fraction', 'fraction'),
+    'quantize': ('quantize_bits', 'bits'),
+    'gaussian_noise': ('noise_std', 'std')}
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,24 @@ def detect(update: Params) -> list[Finding]:
   if not (trace and trace.applied):
     found += _noise(leaves)
   return found
+
+
+def as_spec(findings: Sequence[Finding]) -> DefenseSpec | None:
+  """Returns the defences that were found, as a config names them, or None.
+
+  Leaves that say nothing are no defence here: the statistics of a norm have no
+  gradient. QSGD is left out, since the levels do not show.
+  """
+  fields: dict[str, float] = {}
+  for applied in (each.applied for each in findings if each.applied):
+    given = applied.strengths
+    if applied.name == 'nvflare_percentile':
+      fields |= {'nvflare_percentile': given['percentile'],
+                 'nvflare_gamma': given['gamma']}
+    elif applied.name in _FIELDS:
+      field, strength = _FIELDS[applied.name]
+      fields[field] = given[strength]
+  return DefenseSpec(**fields) if fields else None
 
 
 def _plateau(leaves):

@@ -11,6 +11,7 @@ import numpy as np
 from vidleak_jax import trees
 from vidleak_jax.attacks.checks import defense, head, layers
 from vidleak_jax.attacks.checks.view import STATISTICS, Finding, View
+from vidleak_jax.clients import defenses
 from vidleak_jax.types import Leak, Victim
 
 __all__ = ['Finding', 'self_check']
@@ -80,7 +81,8 @@ def _values(leak: Leak) -> Finding:
   leaves = trees.flatten(leak.update)
   moved = [name for name, leaf in leaves.items()
            if name.startswith(STATISTICS) and np.any(leaf)]
-  noise = leak.public.defense and leak.public.defense.noise_std
+  noise = leak.public.defense and defenses.noise_std_of(
+      leak.public.defense, leak.public.batch_size)
   if moved and not noise:
     return Finding('update', 'mismatch', f'{len(moved)} running statistics of '
                    'BatchNorm moved: the client was in training mode. Use a '

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     'attack': Command('Recover clips from a client update and score them'),
+    'audit': Command('Try every attack on an update, and give one verdict'),
     'sweep': Command('Run many attacks here, on a Ray cluster or on SLURM'),
     'report': Command('Write one page about a sweep'),
     'enhance': Command('Enlarge a video, an image or recovered clips'),

@@ -79,8 +79,8 @@ def _defenses() -> dict[str, str]:
   """The fields of a config's `defense`, then what Python offers besides."""
   from vidleak_jax.clients.defenses import DEFENSES
   from vidleak_jax.specs import ClientDefense
-  fields = {field.name: field.metadata['help']
-            for field in dataclasses.fields(ClientDefense)}
+  fields = {name: text.partition(': ')[2]
+            for name, text in _fields(ClientDefense()).items()}
   return fields | {f'vl.defenses.{name}': f'leaves {defense.leaves}'
                    for name, defense in DEFENSES.items()}
 

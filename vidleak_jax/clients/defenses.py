@@ -10,14 +10,16 @@ server that knows it; an optax transform of the user's own works as well.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from vidleak_jax import user_code
-from vidleak_jax.clients import filters
+from vidleak_jax import options, user_code
+from vidleak_jax.clients import compression, filters
 from vidleak_jax.clients.compression import (
     prune,
     qsgd,
@@ -35,43 +37,100 @@ from vidleak_jax.clients.filters import (
     svt_privacy,
 )
 from vidleak_jax.clients.ranges import Strength, require
+from vidleak_jax.specs import DefenseSpec, LocalDpSpec, SvtSpec
 from vidleak_jax.types import PRNGKey, UserError, is_off
 
 _GAMMA = 0.01  # NVFlare's default
 
 __all__ = [
     'DEFENSES', 'Defense', 'SVTOptions', 'build', 'clip_by_global_norm',
-    'exclude_vars', 'gaussian_noise', 'local_dp_mod', 'local_dp_std',
-    'nvflare_percentile', 'prune', 'qsgd', 'quantize', 'sign', 'svt_privacy',
-    'top_k',
+    'exclude_vars', 'from_spec', 'gaussian_noise', 'local_dp_mod',
+    'local_dp_std', 'noise_std_of', 'nvflare_percentile', 'prune', 'qsgd',
+    'quantize', 'sign', 'svt_privacy', 'top_k',
 ]
 
 
 def build(
     key: PRNGKey, *, clip_norm: Strength = 0.0, noise_std: Strength = 0.0,
-    prune_fraction: Strength = 0.0, quantize_bits: Strength = 0,
+    local_dp: LocalDpSpec | None = None, exclude_vars: str = '',
+    svt: SvtSpec | None = None, prune_fraction: Strength = 0.0,
+    topk_fraction: Strength = 0.0, quantize_bits: Strength = 0,
+    qsgd_levels: Strength = 0, sign: str = 'off',
     nvflare_percentile: Strength = 0.0, nvflare_gamma: Strength = 0.0,
     factory: str | None = None,
 ) -> optax.GradientTransformation:
-  """Returns clip -> noise -> prune -> quantize -> NVFlare's percentile filter.
+  """Returns the defences that are on, in the order of the arguments.
 
-  Those at 0 are left out. The user's own defence comes last.
+  Those at 0 are left out; of the groups, those that say so. The user's own
+  defence comes last.
   """
+  local_key, svt_key, qsgd_key = jax.vmap(
+      jax.random.fold_in, (None, 0))(key, jnp.arange(1, 4))
   chain = []
   if not is_off(clip_norm):
     chain.append(clip_by_global_norm(clip_norm))
   if not is_off(noise_std):
     chain.append(gaussian_noise(noise_std, key))
+  if local_dp and not is_off(local_dp.epsilon):
+    chain.append(local_dp_mod(
+        local_dp.clipping_norm, local_dp.sensitivity, local_dp.epsilon,
+        local_dp.delta, local_key))
+  if exclude_vars:
+    chain.append(filters.exclude_vars(exclude_vars))
+  if svt and not is_off(svt.fraction):
+    chain.append(svt_privacy(svt_key, SVTOptions(
+        svt.fraction, svt.epsilon, svt.noise_var, svt.gamma, svt.tau,
+        svt.repeats)))
   if not is_off(prune_fraction):
     chain.append(prune(prune_fraction))
+  if not is_off(topk_fraction):
+    chain.append(top_k(topk_fraction, error_feedback=False))
   if not is_off(quantize_bits):
     chain.append(quantize(quantize_bits))
+  if not is_off(qsgd_levels):
+    chain.append(qsgd(qsgd_levels, qsgd_key))
+  if sign != 'off':
+    chain.append(compression.sign(scaled=sign == 'scaled'))
   if not is_off(nvflare_percentile) or not is_off(nvflare_gamma):
     gamma = _GAMMA if is_off(nvflare_gamma) else nvflare_gamma
     chain.append(filters.nvflare_percentile(nvflare_percentile, gamma))
   if factory:
     chain.append(_own(factory, jax.random.fold_in(key, 1)))
   return optax.chain(*chain) if chain else optax.identity()
+
+
+def from_spec(
+    spec: DefenseSpec, key: PRNGKey, *, random: bool = True
+) -> optax.GradientTransformation:
+  """Returns the defences of a spec, but for DP-SGD, which a client computes.
+
+  Args:
+    spec: whose strengths may be traced.
+    key: of all its noise; consumed.
+    random: whether what is drawn at random is applied, too: noise, SVT's choice
+      of entries, QSGD's rounding.
+  """
+  given = {f: getattr(spec, f) for f in spec.__dataclass_fields__}
+  del given['dp_sgd']
+  if not random:
+    given |= {'noise_std': 0.0, 'svt': None, 'qsgd_levels': 0}
+    given['local_dp'] = options.bind(spec.local_dp, {'sensitivity': 0.0})
+  return build(key, **given)
+
+
+def noise_std_of(spec: DefenseSpec, batch_size: int) -> float:
+  """Returns the std of all Gaussian noise on an entry of an update.
+
+  Args:
+    spec: of Python numbers.
+    batch_size: clips in the update, over which DP-SGD averages.
+  """
+  local, private = spec.local_dp, spec.dp_sgd
+  return math.hypot(
+      spec.noise_std,
+      local_dp_std(local.sensitivity, local.epsilon, local.delta)
+      if local.epsilon else 0.0,
+      private.clip_norm * private.noise_multiplier / batch_size)
 
 
 def _own(name: str, key: PRNGKey) -> optax.GradientTransformation:

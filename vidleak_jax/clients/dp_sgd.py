@@ -6,8 +6,43 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vidleak_jax.clients.base import Client, Loss
 from vidleak_jax.clients.ranges import Strength, require
-from vidleak_jax.types import Array, Params, PRNGKey
+from vidleak_jax.specs import DpSgdSpec
+from vidleak_jax.types import Array, Params, PRNGKey, UserError, is_off
+
+
+def update_of(
+    client: Client, spec: DpSgdSpec, loss: Loss, params: Params, clips: Array,
+    labels: Array, *, noise_key: PRNGKey, dropout_key: PRNGKey | None = None,
+    **order: Array,
+) -> Params:
+  """Returns a client's update before any filter: its own, or DP-SGD's.
+
+  Args:
+    client: computes an update without DP-SGD.
+    spec: of DP-SGD; off where its clipping norm is a plain 0.
+    loss: the victim's.
+    params: the weights.
+    clips: [B, T, H, W, C].
+    labels: [B] int32.
+    noise_key: of DP-SGD; consumed.
+    dropout_key: switches dropout on; consumed.
+    **order: of the minibatches, for a client that shuffles them.
+
+  Raises:
+    UserError: DP-SGD of a client that does not send one gradient.
+  """
+  if is_off(spec.clip_norm):
+    return client.update(loss, params, clips, labels, dropout_key, **order)
+  if client.to_spec().algorithm != 'fedsgd':
+    raise UserError(
+        'defense.dp_sgd needs federated.algorithm=fedsgd, got '
+        f'{client.to_spec().algorithm}. For a weight change set '
+        'defense.clip_norm and noise_std, or local_dp.')
+  return dp_sgd_gradient(
+      loss, params, clips, labels, noise_key, clip_norm=spec.clip_norm,
+      noise_multiplier=spec.noise_multiplier, dropout_key=dropout_key)
 
 
 def dp_sgd_gradient(

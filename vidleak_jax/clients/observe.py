@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from vidleak_jax import options
-from vidleak_jax.clients import defenses
+from vidleak_jax.clients import defenses, dp_sgd
 from vidleak_jax.clients.base import Client, Loss, split
 from vidleak_jax.clients.fedavg import FedAvg
 from vidleak_jax.clients.fedsgd import FedSGD
@@ -31,6 +31,7 @@ from vidleak_jax.types import (
 if TYPE_CHECKING:  # shapes for readers; the engine needs no such library
   from jaxtyping import Float, Int
 
+_DP_SGD = 10**6  # the part of a noise key that is its own
 _KEPT = 8  # clients' programs, for the next audit of the same shape
 
 
@@ -98,12 +99,16 @@ def observe(
       federated=chosen.to_spec(), frozen=victim.known,
       defense=spec if isinstance(spec, DefenseSpec) else None)
   if isinstance(spec, DefenseSpec):
-    if spec.noise_std and key is None:
-      raise UserError('The defence adds noise: give `observe` a key for it.')
+    if key is None and _draws(spec):
+      raise UserError(
+          'The defence is random: give `observe` a key for its noise.')
     update = simulate(victim.loss, chosen, params, updates, spec,
                       noise_key=key, order_key=order_key)
   else:
-    update = _send(chosen, victim.loss, params, updates, spec, None, order_key)
+    def compute(params, clips, labels, key, index, **order):
+      del index
+      return chosen.update(victim.loss, params, clips, labels, key, **order)
+    update = _send(compute, chosen, params, updates, spec, None, order_key)
   return Leak(params, update, public,
               updates.labels if chosen.labels_known else None)
 
@@ -130,7 +135,9 @@ def simulate(
   Raises:
     UserError: for minibatches without a key.
   """
-  if order_key is None and _is_shuffled(client, updates.clips.shape[1]):
+  if not _is_shuffled(client, updates.clips.shape[1]):
+    order_key = None
+  elif order_key is None:
     raise UserError('The order of minibatches needs a key: order_key.')
   structure, strengths = options.split(defense)
   key = jax.random.key(0) if noise_key is None else noise_key
@@ -138,14 +145,25 @@ def simulate(
       params, updates, key, strengths, dropout_key, order_key)
 
 
+def _draws(spec: DefenseSpec) -> bool:
+  """Whether a defence has random numbers."""
+  return bool(defenses.noise_std_of(spec, 1) or spec.svt.fraction
+              or spec.qsgd_levels)
+
+
 @functools.lru_cache(_KEPT)
 def _program(loss, client, structure):
   def send(params, updates, noise_key, strengths, dropout_key, order_key):
     spec = options.bind(structure, strengths)
-    given = {f: getattr(spec, f) for f in spec.__dataclass_fields__}
-    defense = defenses.build(noise_key, **given)
-    return _send(client, loss, params, updates, defense, dropout_key,
-                 order_key)
+    batch_key = jax.random.fold_in(noise_key, _DP_SGD)
+
+    def compute(params, clips, labels, key, index, **order):
+      return dp_sgd.update_of(
+          client, spec.dp_sgd, loss, params, clips, labels,
+          noise_key=jax.random.fold_in(batch_key, index), dropout_key=key,
+          **order)
+    return _send(compute, client, params, updates,
+                 defenses.from_spec(spec, noise_key), dropout_key, order_key)
   return jax.jit(send)
 
 
@@ -153,7 +171,7 @@ def _is_shuffled(client, batch_size) -> bool:
   return isinstance(client, FedAvg) and client.is_shuffled(batch_size)
 
 
-def _send(client, loss, params, updates, defense, dropout_key, order_key):
+def _send(compute, client, params, updates, defense, dropout_key, order_key):
   """Computes each update and defends it, the defence's state carried on."""
 
   def step(state, message):
@@ -165,7 +183,7 @@ def _send(client, loss, params, updates, defense, dropout_key, order_key):
     if order_key is not None and _is_shuffled(client, len(clips)):
       more['order'] = client.draw_order(
           jax.random.fold_in(order_key, index), len(clips))
-    update = client.update(loss, params, clips, labels, key, **more)
+    update = compute(params, clips, labels, key, index, **more)
     update, state = defense.update(update, state, params)
     return state, update
 

@@ -115,6 +115,66 @@ def gaussian_epsilon(
   return float(optimize.brentq(excess, 0.0, high, rtol=1e-10))
 
 
+def reconstruction_bound(
+    noise_multiplier: float, kappa: float, num_releases: int = 1
+) -> float:
+  """The largest chance of any reconstruction from full-batch releases.
+
+  `Phi(Phi^-1(kappa) + sqrt(num_releases) / sigma)`: by Neyman and Pearson no
+  event of chance kappa under N(0, sigma^2) has a greater one under N(1,
+  sigma^2) (2201.12383; 2302.07225, section 3). It holds against an attacker who
+  knows everything but the one clip.
+
+  Args:
+    noise_multiplier: std over the sensitivity, at least 0.
+    kappa: the chance of the best guess without the update, in (0, 1): 1 / N for
+      one of N candidates.
+    num_releases: updates that the client sends.
+
+  Returns:
+    At most 1, which says nothing.
+
+  Raises:
+    UserError: an argument is out of range.
+
+  >>> round(reconstruction_bound(1.0, 0.001), 4)
+  0.0183
+  """
+  if not (noise_multiplier >= 0 and 0 < kappa < 1 and num_releases >= 1):
+    raise UserError(
+        f'reconstruction_bound got {noise_multiplier=}, {kappa=} and '
+        f'{num_releases=}. Give a multiplier of at least 0, a kappa between 0 '
+        'and 1, and at least one release.')
+  if noise_multiplier == 0:
+    return 1.0
+  return float(special.ndtr(special.ndtri(kappa)
+                            + math.sqrt(num_releases) / noise_multiplier))
+
+
+def no_prior_psnr(noise_multiplier: float, clip_norm: float) -> float:
+  """The PSNR in dB of the best attack without a prior, at its best place.
+
+  Where a layer's gradient is the clip itself, clipped to the norm C and hidden
+  by noise of std sigma C, the attacker scales it back by |clip| / C: each pixel
+  has an error of std sigma |clip| (2402.12861). No network shows more to an
+  attacker who knows nothing about videos; most show less.
+
+  Args:
+    noise_multiplier: sigma, above 0.
+    clip_norm: |clip|, the Euclidean norm of its pixels in [0, 1].
+
+  Returns:
+    At least 6 dB: an answer of grey misses no pixel by more than a half.
+
+  Raises:
+    UserError: an argument is not above 0.
+  """
+  if not (noise_multiplier > 0 and clip_norm > 0):
+    raise UserError(f'no_prior_psnr got {noise_multiplier=} and {clip_norm=}; '
+                    'both must be above 0.')
+  return -20 * math.log10(min(noise_multiplier * clip_norm, 0.5))
+
+
 def sampled_epsilon(
     noise_multiplier: float, delta: float, num_steps: int,
     sampling_probability: float,

@@ -39,7 +39,7 @@ from vidleak_jax.types import Row, UserError, attempt
 _FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
   """One audit, ready to be attacked."""
   audit: Audit
   folder: Path
@@ -51,7 +51,7 @@ def run(
     audit: Audit | Row, folder: str | Path, *,
     leak_path: str | Path | None = None, tensorboard: bool = False,
     allow_code: bool = False, log_fn: Callable[[str], None] = lambda text: None,
-    progress: Report | None = None,
+    progress: Report | None = None, budget: float | str | None = None,
 ) -> Row:
   """Runs one audit and writes all its files under `folder`.
 
@@ -68,9 +68,13 @@ def run(
     allow_code: whether a network of the leak's own may be run as code.
     log_fn: gets the threat model before the attack starts; `print`, say.
     progress: hears how far the work has come, see `session.Report`.
+    budget: seconds, or a text such as '10m', in which every attack that applies
+      is tried, other settings of the client too; audit.json and audit.html say
+      what came of it. None: the attack of `audit` alone.
 
   Returns:
-    The content of `result.json`; nothing where another process is the leader.
+    The content of `result.json`, or of `audit.json`; nothing where another
+    process is the leader.
 
   Raises:
     UserError: for anything the user can mend.
@@ -84,6 +88,11 @@ def run(
   if not parallel.is_leader():
     return _assist(audit)
   source = Path(leak_path) if leak_path else None
+  if budget is not None:
+    from vidleak_jax.experiments import auditing
+    return auditing.run(
+        audit, Path(folder), budget=budget, leak_path=source,
+        allow_code=allow_code, log_fn=log_fn, progress=progress)
   result, = _run([audit], [Path(folder)], Path(folder),
                  Door(source, allow_code), tensorboard, log_fn, progress)
   if isinstance(result, UserError):
@@ -143,7 +152,7 @@ def shape_of(audit: Audit | Row) -> str:
 def _run(audits, folders, shared, door, tensorboard, log_fn, report_progress):
   """Prepares each audit, attacks all at once, finishes each."""
   first = audits[0]
-  devices, choices = _machine(first)
+  devices, choices = machine(first)
   facts = {'device_kind': devices[0].device_kind, 'num_devices': len(devices)}
   with ExitStack() as claims, parallel.leading() as share:
     claims.enter_context(backend.settings(choices))
@@ -159,17 +168,18 @@ def _run(audits, folders, shared, door, tensorboard, log_fn, report_progress):
               for done, audit, folder in zip(results, audits, folders)]
     session = Session(tuple(devices), choices, None, tensorboard,
                       report_progress)
-    jobs = [attempt(_prepare, audit, folder, door, session)
+    jobs = [attempt(prepare, audit, folder, door, session)
             for audit, folder in zip(audits, folders)]
-    found = iter(_attack([job for job in jobs if isinstance(job, _Job)],
+    found = iter(_attack([job for job in jobs if isinstance(job, Job)],
                          shared, share, log_fn))
-    outcomes = [next(found) if isinstance(job, _Job) else job for job in jobs]
-    return [done or _finish(job, outcome)
+    outcomes = [next(found) if isinstance(job, Job) else job for job in jobs]
+    return [done or (outcome if isinstance(outcome, UserError)
+                     else finish(job, outcome))
             for done, job, outcome in zip(results, jobs, outcomes)]
 
 
-def _machine(audit: Audit):
-  """(devices, choices) that an attack may use."""
+def machine(audit: Audit):
+  """Returns (devices, choices) that an attack may use."""
   devices = parallel.pick_devices(audit.backend.num_devices)
   iterates = audit.attack.name != 'none' and isinstance(
       audit.attack.chosen(), attacks.Iterative)
@@ -185,12 +195,12 @@ def _finished(folder) -> Row | None:
   return json.loads(file.read_text()) if file.exists() else None
 
 
-def _prepare(audit, folder, door, session) -> _Job:
-  """Everything before the attack: the data, and what leaks of them."""
+def prepare(audit: Audit, folder: Path, door: Door, session: Session) -> Job:
+  """Does everything before the attack: the data, and what leaks of them."""
   enlarging.check(audit)
   sample = None if door.path else load_data(audit)
   leak = obtain_leak(audit, folder, door, sample, session.choices)
-  return _Job(audit, folder, sample, _problem(
+  return Job(audit, folder, sample, _problem(
       audit, leak, dataclasses.replace(session, folder=folder), door))
 
 
@@ -217,7 +227,7 @@ def _attack(jobs, shared, share, log_fn):
 
 def _assist(audit) -> Row:
   """Lends this process's devices to the leader's attack."""
-  devices, choices = _machine(audit)
+  devices, choices = machine(audit)
   content = parallel.share(None)
   if content:
     session = Session(tuple(devices), choices, Path())
@@ -227,14 +237,12 @@ def _assist(audit) -> Row:
   return {}
 
 
-def _finish(job, outcome) -> Row | UserError:
+def finish(job: Job, outcome: attacks.Outcome) -> Row:
   """Enlarges, scores and shows one audit's recovery.
 
   Super-resolution is a stage of the attack: it comes before anything is put
   into an order that the truth tells.
   """
-  if isinstance(outcome, UserError):
-    return outcome
   audit, folder, sample, (victim, leak, _, session) = job
   recovery, cost, findings = outcome
   clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
@@ -248,7 +256,7 @@ def _finish(job, outcome) -> Row | UserError:
     clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
     scored = scores.score(sample, recovery, leak, victim)
   originals = sample.originals if sample is not None else None
-  residual = float(np.mean(recovery.gradient_residual))
+  residual = float(np.mean(np.asarray(recovery.gradient_residual)))
   objective = float(np.mean(recovery.objective))
   if not np.isfinite(objective):  # linear algebra has none of its own
     objective = residual

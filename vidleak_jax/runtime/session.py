@@ -1,13 +1,15 @@
 """Where an attack works: devices, files, and who hears how far it has come."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
-from vidleak_jax.runtime import backend, parallel
+from vidleak_jax.errors import OutOfTime
+from vidleak_jax.runtime import backend, durations, parallel
 
 
 class Report(Protocol):
@@ -28,12 +30,14 @@ class Session:
       memory, nothing is written.
     tensorboard: whether events are written to the folder too.
     report: hears of progress; None: nobody does.
+    deadline: of `time.monotonic()`, after which the work ends; None: never.
   """
   devices: tuple[jax.Device, ...]
   choices: backend.Choices
   folder: Path | None = None
   tensorboard: bool = False
   report: Report | None = None
+  deadline: float | None = None
 
   def inside(self, name: str) -> 'Session':
     """Returns the same session with a folder inside its folder."""
@@ -43,10 +47,38 @@ class Session:
     """Returns the same session on some of its devices."""
     return dataclasses.replace(self, devices=tuple(devices))
 
+  def named(self, name: str) -> 'Session':
+    """Returns the same session whose stages bear a name, and the time left."""
+    report = self.report
+    if report is None:
+      return self
+
+    def told(stage: str, done: int, total: int, **values) -> None:
+      if self.deadline is not None:
+        values['budget_left'] = durations.shown(self.seconds_left())
+      report(f'{name}: {stage}', done, total, **values)
+    return dataclasses.replace(self, report=told)
+
+  def until(self, seconds: float) -> 'Session':
+    """Returns the same session that ends in so many seconds."""
+    return dataclasses.replace(self, deadline=time.monotonic() + seconds)
+
+  def seconds_left(self) -> float:
+    """Returns how long the work may take; infinite without a deadline."""
+    if self.deadline is None:
+      return float('inf')
+    return max(self.deadline - time.monotonic(), 0.0)
+
   def tell(self, stage: str, done: int, total: int, **values) -> None:
-    """Reports, where somebody listens."""
+    """Reports, where somebody listens.
+
+    Raises:
+      OutOfTime: after the deadline, unless all is done.
+    """
     if self.report:
       self.report(stage, done, total, **values)
+    if done < total and not self.seconds_left():
+      raise OutOfTime(f'the time was over in {stage}, {done} of {total}')
 
 
 def session(

@@ -4,10 +4,15 @@ import numpy as np
 
 from vidleak_jax.attacks.checks.view import Finding, View
 
-# name of a trace -> the field of `DefenseSpec` that makes it
-_FIELDS = {'prune': 'prune_fraction', 'quantize': 'quantize_bits',
-           'nvflare_percentile': 'nvflare_percentile',
-           'gaussian_noise': 'noise_std'}
+# name of a trace -> the fields of `DefenseSpec` that can make it
+_ZEROED = {'prune_fraction', 'topk_fraction', 'svt', 'nvflare_percentile'}
+_FIELDS = {
+    'prune': _ZEROED, 'top_k': _ZEROED,
+    'quantize': {'quantize_bits', 'qsgd_levels', 'sign'},
+    'qsgd': {'qsgd_levels', 'quantize_bits', 'sign'},
+    'nvflare_percentile': {'nvflare_percentile', 'nvflare_gamma', 'svt',
+                           'sign', 'quantize_bits'},
+    'gaussian_noise': {'noise_std', 'local_dp', 'dp_sgd', 'svt'}}
 _ZEROS = 0.9  # of the share that pruning or a percentile must leave
 
 
@@ -29,8 +34,8 @@ def check(view: View) -> Finding:
   missing = _missing(view, declared)
   if missing:
     return Finding('defense', 'mismatch', missing)
-  extra = [name for name in names if not getattr(
-      declared, _FIELDS.get(name, ''), 0)]
+  declares = set(declared.active())
+  extra = [name for name in names if not _FIELDS.get(name, set()) & declares]
   if extra and not (declared.prune_fraction or declared.quantize_bits
                     or declared.nvflare_percentile or declared.nvflare_gamma):
     return Finding('defense', 'warn', f'Beside the declared defence: {texts}')

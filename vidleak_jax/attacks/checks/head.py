@@ -108,7 +108,7 @@ def _scale(view) -> Finding:
   weights, offsets, kernel, bias = view.head
   public = view.leak.public
   if view.is_defended and public.defense is not None and (
-      public.defense.clip_norm):
+      public.defense.hides_scale):
     return Finding('head_scale', 'unknown', 'Clipping took the scale away.')
   features = kernel @ bias / (bias @ bias)
   beside = np.linalg.norm(kernel - np.outer(features, bias)) / max(

@@ -9,6 +9,7 @@ import numpy as np
 
 from vidleak_jax import trees
 from vidleak_jax.attacks import detection
+from vidleak_jax.clients import defenses
 from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Leak, Victim
 from vidleak_jax.victims.introspection.tracing import Path, leaves_of
@@ -152,7 +153,8 @@ class View:
     if self.leak.public.federated.algorithm == 'fedavg':
       weights = self.params[path]
       power += (_ROUNDING / self.scale) ** 2 * np.mean(weights ** 2)
-    power += (spec.noise_std / self.scale) ** 2
+    std = defenses.noise_std_of(spec, self.leak.public.batch_size)
+    power += (std / self.scale) ** 2
     if spec.quantize_bits:
       levels = max(1.0, 2.0 ** (spec.quantize_bits - 1) - 1)
       power += (np.abs(leaf).max() / levels) ** 2 / 12

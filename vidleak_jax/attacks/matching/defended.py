@@ -37,7 +37,7 @@ from vidleak_jax.attacks.matching.defended_steps import (
     newton_step,
 )
 from vidleak_jax.attacks.observation import Observed
-from vidleak_jax.types import Layer, Params, PRNGKey, UserError
+from vidleak_jax.types import Array, Layer, Params, PRNGKey, UserError
 
 _FAR = 1e30        # stands for an infinite bound on the device
 _SURE = 5.0        # a sign is sure that many stds from 0
@@ -159,6 +159,20 @@ def recover_defended(
     tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)
   return DefendedResult(
       np.asarray(clips[0]), head.label, float(chi2), head.scale, notes)
+
+
+def unfinished(clips: Array, head: dict[str, Observed], label: int | None
+               ) -> DefendedResult:
+  """Returns an answer that was stopped: the guess as it stood.
+
+  Args:
+    clips: [1, T, H, W, C] of the last report of progress.
+    head: its observed kernel and bias.
+    label: of the clip, or None to infer it.
+  """
+  if label is None:
+    label = defended_head.infer_label(head['bias'], head['kernel'])
+  return DefendedResult(np.asarray(clips[0]), label, float('nan'), 1.0, ())
 
 
 def prepare(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from vidleak_jax import trees
 from vidleak_jax.attacks import detection, observation
 from vidleak_jax.attacks.base import (
+    CUT,
     Attack,
     Cost,
     Effort,
@@ -19,12 +20,15 @@ from vidleak_jax.attacks.base import (
 )
 from vidleak_jax.attacks.matching.defended import (
     DefendedOptions,
+    DefendedResult,
     recover_defended,
+    unfinished,
 )
 from vidleak_jax.attacks.observation import Applied
+from vidleak_jax.errors import OutOfTime
 from vidleak_jax.options import option
 from vidleak_jax.specs import DefenseSpec
-from vidleak_jax.types import Leak, Params, Recovery, Victim
+from vidleak_jax.types import Array, Leak, Params, Recovery, Row, Victim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +74,30 @@ class DefenseAware(Attack):
     options = DefendedOptions(
         top_steps=self.top_steps, all_steps=self.all_steps,
         newton_steps=self.newton_steps)
-    found, applied = [], ()
+    found: list[DefendedResult] = []
+    applied: tuple[Applied, ...] = ()
+    cut: Row = {}
     for i in range(leak.num_updates):
       update = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), leak.update)
       applied = applied_to(update, leak.public.defense)
       label = None if leak.labels is None else int(leak.labels[i, 0])
-      found.append(recover_defended(
-          victim.layers, leak.params, update,
-          observation.observe_update(update, applied), label,
-          leak.public.clip_shape, jax.random.fold_in(problem.key, i),
-          scale=1.0 if observation.scale_is_known(applied) else None,
-          options=options, progress=lambda stage, done, total, clip:
-          session.tell(stage, done, total)))
+      seen = observation.observe_update(update, applied)
+      latest: list[Array] = []
+
+      def tell(stage, done, total, clips, latest=latest):
+        latest[:] = [jax.block_until_ready(clips)]
+        session.tell(stage, done, total)
+      try:
+        found.append(recover_defended(
+            victim.layers, leak.params, update, seen, label,
+            leak.public.clip_shape, jax.random.fold_in(problem.key, i),
+            scale=1.0 if observation.scale_is_known(applied) else None,
+            options=options, progress=tell))
+      except OutOfTime as error:
+        if leak.num_updates > 1 or not latest:
+          raise
+        cut = {CUT: str(error)}
+        found.append(unfinished(latest[0], seen[victim.layers[-1].name], label))
     recovery = Recovery(
         np.stack([each.clip for each in found])[:, None].astype(np.float32),
         np.array([[each.label] for each in found], np.int32),
@@ -90,7 +106,7 @@ class DefenseAware(Attack):
     return Outcome(
         recovery, Cost(seconds_attack=time.perf_counter() - began),
         {'defense_applied': [each.name for each in applied],
-         'defense_notes': notes})
+         'defense_notes': notes} | cut)
 
 
 def applied_to(
@@ -104,15 +120,30 @@ def applied_to(
   if defense is None:
     return tuple(finding.applied for finding in detection.detect(update)
                  if finding.applied)
-  rows = (
-      ('clip_by_global_norm', 'max_norm', defense.clip_norm),
-      ('gaussian_noise', 'std', defense.noise_std),
-      ('prune', 'fraction', defense.prune_fraction),
-      ('quantize', 'bits', defense.quantize_bits))
-  applied = [Applied(name, {field: value}) for name, field, value in rows
-             if value]
-  if defense.nvflare_percentile or defense.nvflare_gamma:
-    applied.append(Applied('nvflare_percentile', {
-        'percentile': defense.nvflare_percentile,
-        'gamma': defense.nvflare_gamma or 0.01}))
-  return tuple(applied)
+  local, svt = defense.local_dp, defense.svt
+  # A clip alone in its update: DP-SGD clips and blurs it as a whole.
+  rows: tuple[tuple[str, dict[str, Any], float | str], ...] = (
+      ('clip_by_global_norm', {'max_norm': defense.dp_sgd.clip_norm},
+       defense.dp_sgd.clip_norm),
+      ('gaussian_noise', {'std': (
+          defense.dp_sgd.clip_norm * defense.dp_sgd.noise_multiplier)},
+       defense.dp_sgd.clip_norm * defense.dp_sgd.noise_multiplier),
+      ('clip_by_global_norm', {'max_norm': defense.clip_norm},
+       defense.clip_norm),
+      ('gaussian_noise', {'std': defense.noise_std}, defense.noise_std),
+      ('local_dp_mod', local.to_dict(), local.epsilon),
+      ('exclude_vars', {'patterns': defense.exclude_vars},
+       defense.exclude_vars),
+      ('svt_privacy', {'gamma': svt.gamma, 'noise_var': svt.noise_var},
+       svt.fraction),
+      ('prune', {'fraction': defense.prune_fraction}, defense.prune_fraction),
+      ('top_k', {'fraction': defense.topk_fraction}, defense.topk_fraction),
+      ('quantize', {'bits': defense.quantize_bits}, defense.quantize_bits),
+      ('qsgd', {'levels': defense.qsgd_levels}, defense.qsgd_levels),
+      ('sign', {'scaled': defense.sign == 'scaled'}, defense.sign != 'off'),
+      ('nvflare_percentile', {
+          'percentile': defense.nvflare_percentile,
+          'gamma': defense.nvflare_gamma or 0.01},
+       defense.nvflare_percentile or defense.nvflare_gamma))
+  return tuple(Applied(name, strengths)
+               for name, strengths, is_on in rows if is_on)

@@ -4,6 +4,7 @@ Trials that differ in numbers only share one program, and so one compile.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ def run(
     folder: Path | None, *, tensorboard: bool = False,
     report: Report | None = None, key: Hashable | None = None,
     programs: programs_lib.ProgramCache | None = None,
+    deadline: float = math.inf,
 ) -> tuple[list[Recovery | UserError], Cost]:
   """Attacks every message of every trial, in one program.
 
@@ -102,6 +104,8 @@ def run(
     key: all that `build` depends on, compared by value: attacks of equal keys
       share their compiled programs. None: the function `build` stands for it.
     programs: where the compiled programs are kept; None: the runtime's cache.
+    deadline: of `time.monotonic()`: no chunk but the first begins after it, and
+      the answer is the best so far. The cost tells how many steps were done.
 
   Returns:
     Of each trial its recovery, or the error that it diverged; and what one
@@ -126,10 +130,10 @@ def run(
                tensorboard=tensorboard,
                keep=budget.keep_checkpoints, report=report) as logger:
     state, facts = logger.resume(machine.start())
-    state, alive, seconds, seconds_compile = _loop(
-        machine, state, facts, budget, logger)
-  cost = Cost(seconds_compile / len(trials), seconds / len(trials),
-              budget.last_step, int(state.step.sum()) // len(trials))
+    done, state, alive, seconds, seconds_compile = _loop(
+        machine, state, facts, budget, logger, deadline)
+  cost = Cost(seconds_compile / len(trials), seconds / len(trials), done,
+              int(state.step.sum()) // len(trials))
   return [attempt(restarts.best, state, tries, k, alive)
           for k in range(len(trials))], cost
 
@@ -208,11 +212,12 @@ def _programs(build, restart_batch, devices):
                               donate=(0,)))
 
 
-def _loop(machine, state, facts, budget, logger):
+def _loop(machine, state, facts, budget, logger, deadline):
   """Chunks of steps on the devices; logs and checkpoints between them.
 
   Returns:
-    (states of all tries, which are alive, seconds, seconds of compilation).
+    (steps done, states of all tries, which are alive, seconds, seconds of
+    compilation).
   """
   tries = machine.tries
   rivals = tries.trial * (tries.message.max() + 1) + tries.message
@@ -221,7 +226,8 @@ def _loop(machine, state, facts, budget, logger):
   seconds, seconds_compile, placed = earlier, 0.0, False
   began = time.perf_counter()
   logger.start(budget.last_step, done)
-  while done < budget.last_step:
+  while done < budget.last_step and (
+      not done or time.monotonic() < deadline):
     if done in budget.halve_at:
       alive, placed = restarts.best_half(state.best_loss, alive, rivals), False
     if not placed:
@@ -238,7 +244,7 @@ def _loop(machine, state, facts, budget, logger):
     logger.write(done, state, seconds,
                  _summaries(living, terms, _pick(tries, alive)),
                  alive=_packed(alive))
-  return state, alive, seconds, seconds_compile
+  return done, state, alive, seconds, seconds_compile
 
 
 def _merged(state, living, alive):

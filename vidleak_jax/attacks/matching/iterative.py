@@ -5,6 +5,7 @@ updates are its arguments.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from vidleak_jax import options
 from vidleak_jax.attacks import labels
 from vidleak_jax.attacks.analytic.polish import polished
-from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
+from vidleak_jax.attacks.base import CUT, Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.matching import engine, recipe
 from vidleak_jax.attacks.matching.match import Term
 from vidleak_jax.types import Guess, Leak, Row, Target, UserError, Victim
@@ -125,17 +126,29 @@ def solve(
     found, cost = engine.run(
         build, [trials[i] for i in rows], budget, folder and folder / part,
         tensorboard=first.session.tensorboard, report=first.session.report,
+        deadline=_deadline(first.session),
         key=(structure, budget.last_step, example.victim.key,
              example.leak.public.federated, jax.tree.structure(evidence)))
     cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
     for i, each in zip(rows, found, strict=True):
       outcomes[i] = (each if isinstance(each, UserError)
                      else Outcome(each, cost, _about_labels(
-                         problems[i], attacks[i])))
-  return [one if isinstance(one, UserError) else polished(
-      problem, one, own.polish_steps, own.polish_inner_steps)
+                         problems[i], attacks[i]) | _cut(
+                             cost.num_steps, budget.last_step)))
+  return [one if isinstance(one, UserError) or CUT in one.findings
+          else polished(
+              problem, one, own.polish_steps, own.polish_inner_steps)
           for problem, one, own in zip(
               problems, outcomes, attacks, strict=True)]
+
+
+def _deadline(session) -> float:
+  return math.inf if session.deadline is None else session.deadline
+
+
+def _cut(done: int, total: int) -> Row:
+  """What says that the session's time was over before all steps were done."""
+  return {CUT: f'stopped after {done} of {total} steps'} if done < total else {}
 
 
 def _about_labels(problem: Problem, attack: Iterative) -> Row:

@@ -55,7 +55,7 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
   """
   workdir = Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  views = _views(truth, recovered, enhanced, original)
+  views = views_of(truth, recovered, enhanced, original)
   if len(names) != len(recovered):
     raise UserError(f'Got {len(names)} names for {len(recovered)} clips.')
   if not 0 < fps < 1000:
@@ -76,8 +76,14 @@ def write(workdir: str | os.PathLike, *, truth: Array | None,
   return paths
 
 
-def _views(truth, recovered, enhanced, original):
-  """What is shown of each clip, by name: uint8 [n, T, H, W, 3], in order."""
+def views_of(
+    truth: Array | None, recovered: Array, enhanced: Array | None = None,
+    original: Array | None = None,
+) -> dict[str, np.ndarray]:
+  """Returns what is shown of each clip, by name: uint8 [n, T, H, W, 3].
+
+  Arguments as in `write`; at most MAX_CLIPS clips are shown.
+  """
   given = {'truth': truth, 'recovery': recovered, 'enhanced': enhanced,
            'original': original}
   clips = {k: np.asarray(v) for k, v in given.items() if v is not None}

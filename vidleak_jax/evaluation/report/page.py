@@ -24,7 +24,7 @@ def render(*, views, names, frames, result, metrics_rows, public, setup,
           f'<p class="quiet">The first {shown} of {len(names)} clips; all are '
           'in recovered.npz.</p>')
   figures = ''.join(
-      _figure(views, clip, names[clip], frames, result)
+      figure(views, clip, names[clip], frames, result)
       for clip in range(shown))
   return string.Template(template).substitute(
       title=escape(title),
@@ -37,6 +37,13 @@ def render(*, views, names, frames, result, metrics_rows, public, setup,
       public=facts(public),
       run=_run(result, setup),
       notes=verdict.NOTES if 'psnr' in result else '')
+
+
+def style() -> str:
+  """Returns the style that the pages share: light and dark, no network."""
+  text = resources.files(__package__).joinpath('page.html').read_text(
+      encoding='utf-8')
+  return text.partition('<style>')[2].partition('</style>')[0]
 
 
 def facts(values: Mapping) -> str:
@@ -72,8 +79,9 @@ def _words(value) -> str:
   return str(value)
 
 
-def _figure(views, clip, name, frames, result):
-  """One clip: a strip for each view, and the PSNR below each frame."""
+def figure(views: dict, clip: int, name: str, frames: list[int],
+           result: Mapping) -> str:
+  """Returns one clip: a strip for each view, and the PSNR below each frame."""
   strips = ''.join(
       f'<span>{escape(view)}</span><img alt="{escape(view)} of '
       f'{escape(str(name))}" src="{_data("image/png", image)}">'

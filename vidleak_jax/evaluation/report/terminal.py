@@ -15,6 +15,8 @@ def of_leak(leak: Leak) -> str:
            'updates': leak.num_updates,
            'labels': 'not known' if leak.labels is None else 'known',
            **leak.public.to_dict()}
+  if leak.public.defense is not None:
+    facts['defense'] = leak.public.defense.active()
   lines = [f'  {name.replace("_", " ")}: {_told(value)}'
            for name, value in facts.items()]
   return '\n'.join(['The attacker knows', *lines])
@@ -65,6 +67,23 @@ def of_run(result: Row, workdir: Path) -> str:
       f'report: {workdir / "report.html"}',
   ]
   return '\n'.join(lines)
+
+
+def of_audit(result: Row, page: Path) -> str:
+  """Returns an audit in a few lines: attacks, verdict, what would stop it."""
+  lines = [f'{"attack":22}{"residual":>10}{"PSNR dB":>9}{"seconds":>9}']
+  for row in result['attacks']:
+    if row['gradient_residual'] is not None:
+      psnr = '–' if row['psnr'] is None else f'{row["psnr"]:.1f}'
+      lines.append(f'{row["name"]:22}{row["gradient_residual"]:10.2g}{psnr:>9}'
+                   f'{row["seconds"]:9.0f}  {row["why_not"]}'.rstrip())
+  lines += [f'verdict: {result["verdict"]}', result['sentence'],
+            result['bounds']['words']]
+  lines += [f'- {row["words"]}' for row in result['what_would_stop_it']]
+  if result['budget_was_spent']:
+    lines.append('The budget ended before everything was tried; the same '
+                 'command with a larger --budget goes on.')
+  return '\n'.join([*lines, f'page: {page}'])
 
 
 def _row(name, psnr, ssim):

@@ -2,13 +2,11 @@
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 
-from vidleak_jax.evaluation.report.page import facts
+from vidleak_jax.evaluation.report.page import facts, style
 from vidleak_jax.experiments.sweep import outcomes
 from vidleak_jax.experiments.sweep.summary import charts, recoveries, statistics
 from vidleak_jax.experiments.sweep.summary.statistics import Setting
@@ -54,7 +52,7 @@ def render(folder: Path, rows: Sequence[Row], setup: Row,
   return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
           '<meta name="viewport" content="width=device-width, initial-scale=1">'
           '<meta name="color-scheme" content="light dark">'
-          f'<title>{title}</title><style>{_page_style()}{_STYLE}</style></head>'
+          f'<title>{title}</title><style>{style()}{_STYLE}</style></head>'
           '<body><header><p class="over">Video leakage sweep</p>'
           f'<h1>{title}</h1>{_state(rows)}</header><main>{"".join(parts)}'
           f'</main>{_NOTES}</body></html>')
@@ -170,10 +168,3 @@ def _values(rows, name):
 def _where(rows, fixed):
   return [row for row in rows
           if all(row.get(name) == value for name, value in fixed.items())]
-
-
-def _page_style():
-  """The style of a trial's report."""
-  text = resources.files('vidleak_jax.evaluation.report').joinpath(
-      'page.html').read_text()
-  return ''.join(re.findall('<style>(.*?)</style>', text, re.DOTALL))
