@@ -77,6 +77,7 @@ setup(
         'slurm': ['submitit>=1.5'],
         'optuna': ['optuna>=4'],
         'torch': ['torch'],  # only to convert .pth files
+        'notebooks': ['nbclient', 'ipykernel', 'matplotlib'],
         'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1.0',
                  'latex2mathml'],  # `make docs`
         'test': [*ALL, 'pytest', 'pytest-xdist', 'chex', 'ruff', 'mypy',

@@ -77,21 +77,25 @@ def test_relative_links_lead_somewhere(page):
 
 
 def _commands(page):
-  """Every command line of a page, a list of words each."""
-  lines = []
-  for block in _blocks(page, '', 'bash', 'sh'):
-    lines += block.replace('\\\n', ' ').splitlines()
-  lines += _inline(page)
+  """Every command line of a page or an example, a list of words each."""
+  if page.suffix == '.py':
+    text = ast.get_docstring(ast.parse(page.read_text()))
+    lines = text.replace('\\\n', ' ').splitlines()
+  else:
+    lines = _inline(page)
+    for block in _blocks(page, '', 'bash', 'sh'):
+      lines += block.replace('\\\n', ' ').splitlines()
   for line in lines:
     line = line.partition('  #')[0].removeprefix('$ ').strip()
-    if re.match(r'(vidleak|make|python (launch|benchmarks|docs)/|pip) ?', line):
+    if re.match(r'(vidleak|make|python (launch|benchmarks|docs|examples)/|pip) ?', line):
       yield shlex.split(line)
     elif line.startswith('--config'):  # what a table adds to a command
       yield ['vidleak', 'attack', *shlex.split(line)]
 
 
 ALL_COMMANDS = [pytest.param(words, id=f'{_name(page)}: {" ".join(words)}'[:90])
-                for page in USER_PAGES for words in _commands(page)]
+                for page in [*USER_PAGES, *(ROOT / 'examples').glob('*.py')]
+                for words in _commands(page)]
 
 
 @pytest.mark.parametrize('words', ALL_COMMANDS)
@@ -120,7 +124,7 @@ def _check_script(file, *words):
   if file.startswith('launch/'):
     started = re.search(r"commands\.start\('([\w ]+)'\)", path.read_text())
     _check_command(started[1], words)
-  elif words:
+  elif words and not file.startswith('examples/'):
     sources = ''.join(f.read_text() for f in path.parent.glob('*.py'))
     _check_flags(words, sources)
 

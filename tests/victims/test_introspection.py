@@ -84,6 +84,42 @@ def test_chain_gives_the_layers_that_peeling_needs():
     x = own.activate(z[1] + params[own.name]['bias'])
 
 
+def test_layers_have_channels_last_where_the_network_has_them_first():
+  """As networks that come from torch."""
+  rng = np.random.default_rng(0)
+
+  def weights(*shape):
+    return jnp.asarray(rng.normal(size=shape) / 4, jnp.float32)
+  params = {
+      'a': {'kernel': weights(3, 3, 3, 3, 4), 'bias': weights(4)},
+      'b': {'kernel': weights(3, 3, 3, 4, 6), 'bias': weights(6)},
+      'c': {'kernel': weights(6 * 2 * 4 * 4, 5), 'bias': weights(5)}}
+
+  def logits(params, clips, last=True):
+    x = jnp.moveaxis(clips, -1, 1)
+    for name, strides in (('a', (1, 2, 2)), ('b', (2, 2, 2))):
+      x = jax.lax.conv_general_dilated(
+          x, jnp.moveaxis(params[name]['kernel'], (-1, -2), (0, 1)), strides,
+          'SAME', dimension_numbers=('NCDHW', 'OIDHW', 'NCDHW'))
+      x = nn.tanh(x + params[name]['bias'][:, None, None, None])
+    x = (jnp.moveaxis(x, 1, -1) if last else x).reshape(len(x), -1)
+    return x @ params['c']['kernel'] + params['c']['bias']
+
+  shapes = jax.eval_shape(lambda: params)
+  with pytest.raises(UserError, match='channels first'):
+    structure.layers(introspect(functools.partial(logits, last=False), shapes,
+                                (4, 16, 16, 3)))
+  found = structure.layers(introspect(logits, shapes, (4, 16, 16, 3)))
+  assert [layer.in_shape for layer in found] == [
+      (4, 16, 16, 3), (4, 8, 8, 4), (2, 4, 4, 6)]
+  clips = rng.uniform(size=(1, 4, 16, 16, 3)).astype(np.float32)
+  x = clips
+  for layer in found:
+    own = params[layer.name]
+    x = layer.activate(layer.linear(own['kernel'], x) + own['bias'])
+  np.testing.assert_allclose(x, logits(params, clips), atol=1e-5)
+
+
 class PreActivation(nn.Module):
   """A residual network with norms first, and a shortcut after the first."""
 

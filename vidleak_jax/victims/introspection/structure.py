@@ -1,6 +1,9 @@
 """Chains of layers and residual blocks in a layer graph."""
 
 import dataclasses
+import math
+
+import jax.numpy as jnp
 
 from vidleak_jax.types import Array, Layer, UserError
 from vidleak_jax.victims.introspection import operations as ops
@@ -102,12 +105,24 @@ def layers(graph: LayerGraph) -> tuple[Layer, ...]:
 
   A layer's name is its kernel's path without the last word, joined by '/'; its
   `linear` takes the kernel as it stands in the params, and includes all moves
-  since the layer before.
+  since the layer before. Its inputs and outputs have their channels last,
+  whatever the network has.
 
   Raises:
-    UserError: no chain, or one with norms, pooling or scales between.
+    UserError: no chain, or one with norms, pooling or scales between, or a
+      dense layer that reads features in another order than channels last.
   """
-  return tuple(_layer(graph, unit) for unit in chain(graph))
+  found, axis = [], -1  # of the channels that the layer before puts out
+  for unit in chain(graph):
+    found.append(_layer(graph, unit, axis))
+    axis = _channels(unit.linear)
+  return tuple(found)
+
+
+def _channels(node):
+  """Axis of the channels in a layer's output."""
+  return (node.op.dimension_numbers.out_spec[1]
+          if isinstance(node.op, ops.Conv) else -1)
 
 
 def units(nodes: tuple[Node, ...]) -> tuple[Unit, ...]:
@@ -236,7 +251,7 @@ def _weight(nodes):
   return len(layers_in), len(nodes)
 
 
-def _layer(graph, unit):
+def _layer(graph, unit, axis):
   node = unit.linear
   scales = [n for n in unit.before if n.kind == 'affine' and not n.paths]
   wrong = next((n for n in unit.before
@@ -251,15 +266,24 @@ def _layer(graph, unit):
     raise UserError(f'The kernel of {node.name} is computed from several '
                     'parameters. Choose an attack that needs no layers.')
   first = unit.before[0] if unit.before else node
-  in_shape = graph.by_name[first.inputs[0]].shape
+  in_shape = [1, *graph.by_name[first.inputs[0]].shape]
+  in_shape.append(in_shape.pop(axis))
+  if axis != -1 and isinstance(node.op, ops.Dense):
+    numbers = jnp.arange(math.prod(in_shape)).reshape(in_shape)
+    read = apply(unit.before, {}, jnp.moveaxis(numbers, -1, axis))
+    if not (read.ravel() == numbers.ravel()).all():
+      raise UserError(f'{node.name} reads features with their channels first. '
+                      'Choose an attack that needs no layers.')
   activation = unit.activation
 
   def linear(kernel, x):
-    return node.op.linear(kernel, apply(unit.before, {}, x))
+    x = apply(unit.before, {}, jnp.moveaxis(x, -1, axis))
+    return jnp.moveaxis(node.op.linear(kernel, x), _channels(node), -1)
 
   return Layer(
       '/'.join(node.op.kernel_path[:-1]), linear,
-      activation.op.name if activation else 'identity', in_shape,
+      activation.op.name if activation else 'identity',
+      tuple(in_shape[1:]),
       activation.op.function if activation else lambda x: x, bool(scales))
 
 
