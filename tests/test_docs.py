@@ -87,7 +87,8 @@ def _commands(page):
       lines += block.replace('\\\n', ' ').splitlines()
   for line in lines:
     line = line.partition('  #')[0].removeprefix('$ ').strip()
-    if re.match(r'(vidleak|make|python (launch|benchmarks|docs|examples)/|pip) ?', line):
+    if re.match(r'(vidleak|make|pip|python (launch|benchmarks|docs|examples)/)'
+                ' ?', line):
       yield shlex.split(line)
     elif line.startswith('--config'):  # what a table adds to a command
       yield ['vidleak', 'attack', *shlex.split(line)]
