@@ -91,7 +91,7 @@ def explore(
           outcome.findings.get(CUT, ''))
       if problem.session.report:
         problem.session.report(
-            'attacks tried', len(attempts) + 1, len(candidates),
+            'auto', len(attempts) + 1, len(candidates),
             attack=attack.name, gradient_residual=row.gradient_residual)
       outcomes[attack.name] = outcome._replace(findings=outcome.findings | {
           'attack': attack.name,

@@ -44,12 +44,15 @@ def main() -> None:
   optional.require('video')  # the comparison is written at the end
   args = flags.FLAGS
   folder = launcher.workdir()
+  log = _silent if args.json else print
+  if not args.leak and not (folder / 'leak.json').exists():
+    log('Loading clips, and computing the update that their client sends.')
   with progress.Terminal() as terminal_lines:
     result = audit.run(
         launcher.resolved_config(), folder,
         leak_path=args.leak and Path(args.leak),
         tensorboard=args.tensorboard, allow_code=args.allow_code_from_leak,
-        log_fn=_silent if args.json else print, progress=terminal_lines)
+        log_fn=log, progress=terminal_lines)
   if result:
     print(json.dumps(result) if args.json
           else terminal.of_run(result, folder))

@@ -14,6 +14,8 @@ import numpy as np
 from vidleak_jax import files
 from vidleak_jax.types import UserError
 
+_UNITS = {'auto': 'attacks'}  # of stages that count no steps
+
 
 class Progress:
   """Steps, rate, time left and the latest values of long work.
@@ -117,8 +119,9 @@ class Terminal:
     if (stage, total) != self._stage:
       self._end()
       self._stage = stage, total
-      self._progress = Progress(total, stage, done=done, unit=self._unit,
-                                stream=self._stream)
+      self._progress = Progress(
+          total, stage, done=done, unit=_UNITS.get(stage, self._unit),
+          stream=self._stream)
       self._progress.__enter__()
     if values or done:
       self._progress.update(done, **values)

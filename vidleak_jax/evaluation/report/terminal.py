@@ -17,9 +17,14 @@ def of_leak(leak: Leak) -> str:
            **leak.public.to_dict()}
   if leak.public.defense is not None:
     facts['defense'] = leak.public.defense.active()
+  if leak.public.federated.algorithm == 'fedsgd':  # it trains nothing
+    facts['federated'] = {
+        'algorithm': 'fedsgd', 'message': leak.public.federated.message}
   lines = [f'  {name.replace("_", " ")}: {_told(value)}'
            for name, value in facts.items()]
-  return '\n'.join(['The attacker knows', *lines])
+  return '\n'.join([
+      'The attacker knows', *lines, 'Attacking. A network of this shape is '
+      'compiled first, in seconds to minutes; the next run finds it compiled.'])
 
 
 def _told(value) -> str:
@@ -27,7 +32,7 @@ def _told(value) -> str:
   if value is None:
     return 'not known'
   if not isinstance(value, dict):
-    return value if isinstance(value, str) else json.dumps(value)
+    return value or 'none' if isinstance(value, str) else json.dumps(value)
   given = {k: v for k, v in value.items() if v is not None and v != 0}
   return json.dumps(given) if given else 'none'
 
