@@ -29,6 +29,7 @@ ALLOWED = {
     'evaluation': {'clients', 'data', 'superres'},
     'experiments': {'attacks', 'clients', 'data', 'evaluation', 'leaks',
                     'recipes', 'runtime', 'superres', 'victims'},
+    'leaks': {'runtime', 'victims'},
     'recipes': {'attacks', 'experiments', 'superres'},
     'superres': {'runtime'},
 }

@@ -268,6 +268,21 @@ class ClientDefense(DefenseSpec):
     return None if values.pop('factory') else DefenseSpec(**values)
 
 
+KNOWN = ('given', 'inferred', 'unknown')
+
+
+@dataclass(frozen=True)
+class Provenance(Options):
+  """How each public fact of an update came to be known."""
+  clip_shape: str = option('given', 'frames and size', choices=KNOWN)
+  batch_size: str = option('given', 'clips in one update', choices=KNOWN)
+  inputs: str = option('given', 'the scale of the input', choices=KNOWN)
+  norm: str = option('given', "BatchNorm's statistics", choices=KNOWN)
+  local_steps: str = option('given', 'of local training', choices=KNOWN)
+  local_learning_rate: str = option('given', 'its step size', choices=KNOWN)
+  defense: str = option('given', 'what was done to the update', choices=KNOWN)
+
+
 @dataclass(frozen=True)
 class SuperResSpec(Options):
   """Enlarges recoveries to `data.original_size`."""

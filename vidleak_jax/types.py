@@ -17,7 +17,12 @@ import numpy as np
 from vidleak_jax import trees
 from vidleak_jax.errors import UserError, attempt, pick
 from vidleak_jax.options import Options, option
-from vidleak_jax.specs import DefenseSpec, FederatedSpec, VictimSpec
+from vidleak_jax.specs import (
+    DefenseSpec,
+    FederatedSpec,
+    Provenance,
+    VictimSpec,
+)
 
 if TYPE_CHECKING:
   from vidleak_jax.victims.introspection import LayerGraph
@@ -79,6 +84,8 @@ class PublicInfo(Options):
   frozen: str = option('', 'the frozen extractor and its weights, if any')
   num_reference_frames: int = option(0, 'frames of the scene, in the leak',
                                      low=0)
+  provenance: Provenance = option(
+      Provenance(), 'which facts are given, which inferred or unknown')
   format_version: int = option(FORMAT_VERSION, 'of leak.json')
 
   def __post_init__(self):

@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     'attack': Command('Recover clips from a client update and score them'),
     'audit': Command('Try every attack on an update, and give one verdict'),
+    'import_update': Command('Make a leak of a real update, and check it'),
     'sweep': Command('Run many attacks here, on a Ray cluster or on SLURM'),
     'report': Command('Write one page about a sweep'),
     'enhance': Command('Enlarge a video, an image or recovered clips'),
@@ -35,8 +36,12 @@ COMMANDS = {
 }
 
 
+_SHORT = {'import': 'import_update'}
+
+
 def find(words: Sequence[str]) -> str | None:
   """Returns the command that the first one or two words name, or None."""
+  words = [_SHORT.get(words[0], words[0]), *words[1:]] if words else []
   names = (' '.join(words[:2]), ' '.join(words[:1]))
   return next((name for name in names if name in COMMANDS), None)
 

@@ -121,7 +121,7 @@ def _facts(public: PublicInfo) -> Row:
 
 
 def _read(content: bytes, facts: bytes, source: str) -> Leak:
-  arrays = _arrays(content, source)
+  found = arrays(content, source)
   try:
     public = PublicInfo.from_dict(_json(facts, source))
   except TypeError as error:  # a field without a default is absent
@@ -130,7 +130,7 @@ def _read(content: bytes, facts: bytes, source: str) -> Leak:
   except UserError as error:
     raise UserError(f'The leak.json of {source}: {error}') from error
   groups: dict[str, dict[str, Array]] = {'params': {}, 'update': {}}
-  for name, array in arrays.items():
+  for name, array in found.items():
     group, _, rest = name.partition('/')
     if group in groups and rest:
       groups[group][rest] = array
@@ -144,8 +144,8 @@ def _read(content: bytes, facts: bytes, source: str) -> Leak:
     raise UserError(f'The update of {source} has no first axis of updates; '
                     'give each update/... array the shape [updates, ...].')
   try:
-    leak = Leak(params, update, public, arrays.get('labels'),
-                arrays.get('references'))
+    leak = Leak(params, update, public, found.get('labels'),
+                found.get('references'))
     _check_clips(leak)
   except UserError as error:
     raise UserError(f'{source}: {error}') from error
@@ -191,13 +191,18 @@ def _json(facts: bytes, source: str) -> Mapping[str, Any]:
   return found
 
 
-def _arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
+def arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
+  """Returns the arrays of a safetensors file's content by name.
+
+  Raises:
+    UserError: for a torn file, or a type that NumPy lacks.
+  """
   from safetensors import SafetensorError, deserialize
-  arrays = {}
+  found = {}
   try:
     for name, entry in deserialize(content):
       kind = pick(_DTYPES, entry['dtype'], f'type of {name}')
-      arrays[name] = np.frombuffer(
+      found[name] = np.frombuffer(
           entry['data'], kind).reshape(entry['shape'])
   except UserError as error:
     raise UserError(f'{source}: {error}') from error
@@ -205,4 +210,4 @@ def _arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
           AttributeError, MemoryError, RecursionError) as error:
     raise UserError(f'{source} is torn or no safetensors file: '
                     f'{type(error).__name__}: {error}') from error
-  return arrays
+  return found

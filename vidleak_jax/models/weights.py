@@ -7,7 +7,7 @@ everywhere else.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ def fill(
     skip: tuple[str, ...] = (),
 ) -> tuple[Params, Report]:
   """As `load`, from tensors in memory; fused attention is taken apart."""
-  tensors = _split_qkv(tensors)
+  tensors = split_qkv(tensors)
   leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
   targets = {_join(path): leaf for path, leaf in leaves}
   found, unused = {}, []
@@ -187,8 +187,11 @@ def _join(path):
   return '/'.join(entry.key for entry in path)
 
 
-def _split_qkv(tensors):
-  """Query, key and value, which ours have apart, from 'qkv' or 'in_proj'."""
+def split_qkv(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns tensors with query, key and value apart.
+
+  Some name them together, 'qkv' or 'in_proj'.
+  """
   apart = {}
   for key, tensor in tensors.items():
     key = key.replace('.in_proj_', '.qkv.')

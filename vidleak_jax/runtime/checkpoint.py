@@ -148,3 +148,19 @@ def _check_shapes(found, like):
     if np.shape(one) != np.shape(other):
       raise ValueError(f'it holds shapes {np.shape(one)}, not '
                        f'{np.shape(other)}')
+
+
+def read_foreign(folder: Path) -> Any:
+  """Returns the tree of a checkpoint that another program wrote with Orbax.
+
+  Args:
+    folder: of one step, or of a `CheckpointManager`, whose last step is read.
+
+  Raises:
+    Exception: whatever Orbax raises for a folder that holds no checkpoint.
+  """
+  steps = sorted((each for each in folder.iterdir() if each.name.isdigit()),
+                 key=lambda each: int(each.name))
+  folder = (steps[-1] if steps else folder).resolve()
+  inner = folder / 'default'
+  return ocp.PyTreeCheckpointer().restore(inner if inner.is_dir() else folder)

@@ -75,29 +75,60 @@ def _sums(view) -> Finding:
       'of SGD, a defence that is not declared, or a kernel in another layout.')
 
 
-def _batch(view) -> Finding:
-  """The rank of the head's gradient against the batch size."""
-  weights, _, kernel, bias = view.head
-  batch_size = view.leak.public.batch_size
+def rank(view: View) -> int:
+  """Returns the rank of the head's gradient, a lower bound of its clips."""
+  assert view.head is not None
+  _, _, kernel, bias = view.head
   values = np.linalg.svd(np.vstack([kernel, bias]), compute_uv=False)
   std = max(_blur(view)[0], np.sqrt(np.mean(kernel.sum(1) ** 2)
                                     / kernel.shape[1]))
   floor = std * (np.sqrt(len(kernel)) + np.sqrt(kernel.shape[1]))
-  rank = int(np.sum(values > max(_VISIBLE * values[0], _NOISES * floor)))
+  return int(np.sum(values > max(_VISIBLE * values[0], _NOISES * floor)))
+
+
+def factor(view: View) -> float | None:
+  """Returns the update over what one step of rate 1 on its clip would be.
+
+  None where the head is not that of one clip.
+  """
+  assert view.head is not None
+  weights, offsets, kernel, bias = view.head
+  features, beside = _mean_feature(kernel, bias)
+  if beside > _SINGLE:
+    return None
+  error = label_inference.softmax(features @ weights + offsets)
+  error[np.argmin(bias)] -= 1
+  found = float(bias @ error / (error @ error))
+  left = np.linalg.norm(bias - found * error) / np.linalg.norm(bias)
+  return found if left < _EXACT and found > 0 else None
+
+
+def _mean_feature(kernel, bias):
+  """(what the head read, share of its gradient that is beside it)."""
+  features = kernel @ bias / (bias @ bias)
+  beside = np.linalg.norm(kernel - np.outer(features, bias))
+  return features, beside / max(np.linalg.norm(kernel), 1e-150)
+
+
+def _batch(view) -> Finding:
+  """The rank of the head's gradient against the batch size."""
+  weights = view.head[0]
+  batch_size = view.leak.public.batch_size
+  found = rank(view)
   allowed = batch_size * view.num_steps
   possible = min(weights.shape[1] - 1, weights.shape[0])
-  text = (f"The head's gradient has rank {rank}; batch_size {batch_size}"
+  text = (f"The head's gradient has rank {found}; batch_size {batch_size}"
           + f' and {view.num_steps} steps' * (view.num_steps > 1)
           + f' allow at most {allowed}.')
   if view.is_defended:
     return Finding('batch_size', 'unknown', f'{text} With a defence the rank '
                    'says little.')
-  if rank > allowed:
+  if found > allowed:
     return Finding('batch_size', 'mismatch', f'{text} The batch was larger, '
                    'or more steps were taken: at least '
-                   f'{-(-rank // view.num_steps)} clips a step.')
-  if rank < min(batch_size, possible):
-    return Finding('batch_size', 'warn', f'{text} {rank} clips would do: '
+                   f'{-(-found // view.num_steps)} clips a step.')
+  if found < min(batch_size, possible):
+    return Finding('batch_size', 'warn', f'{text} {found} clips would do: '
                    'either the batch was smaller, or some clips are alike or '
                    'well classified already.')
   return Finding('batch_size', 'ok', text)
@@ -107,12 +138,13 @@ def _scale(view) -> Finding:
   """The size of the head's gradient against what its features predict."""
   weights, offsets, kernel, bias = view.head
   public = view.leak.public
+  if public.federated.optimizer != 'sgd':
+    return Finding('head_scale', 'unknown', 'The size of an update by '
+                   f'{public.federated.optimizer} is not predicted.')
   if view.is_defended and public.defense is not None and (
       public.defense.hides_scale):
     return Finding('head_scale', 'unknown', 'Clipping took the scale away.')
-  features = kernel @ bias / (bias @ bias)
-  beside = np.linalg.norm(kernel - np.outer(features, bias)) / max(
-      np.linalg.norm(kernel), 1e-150)
+  features, beside = _mean_feature(kernel, bias)
   single = beside < _SINGLE or (public.batch_size == 1 and view.num_steps > 1)
   if single:
     return _single(view, features)
@@ -123,17 +155,17 @@ def _scale(view) -> Finding:
     return Finding('head_scale', 'unknown', 'All classes have clips, or a '
                    'defence hides the scale.')
   logs = np.log(bias[absent] / np.maximum(probabilities[absent], 1e-30))
-  factor = bias[absent].sum() / probabilities[absent].sum()
+  ratio = bias[absent].sum() / probabilities[absent].sum()
   if negative > 1 + 1e-3 + _NOISES * _blur(view)[1] * len(bias):
-    return _off_scale(view, max(factor, negative), f"the head's errors add up "
+    return _off_scale(view, max(ratio, negative), f"the head's errors add up "
                       f'to {negative:.3g} where a mean loss allows 1')
   if np.std(logs) > _SPREAD:
     return Finding('head_scale', 'unknown', 'The clips of the batch are too '
                    'different for the scale of their mean to show.')
-  if abs(np.log(factor)) > _ROUGH:
-    return _off_scale(view, factor, 'as the mean feature predicts')
+  if abs(np.log(ratio)) > _ROUGH:
+    return _off_scale(view, ratio, 'as the mean feature predicts')
   return Finding('head_scale', 'ok', 'The size of the gradient is what the '
-                 f'batch\'s mean feature predicts ({factor:.2f} of it).')
+                 f'batch\'s mean feature predicts ({ratio:.2f} of it).')
 
 
 def _single(view, features) -> Finding:
@@ -204,8 +236,7 @@ def _off_scale(view, factor, reason) -> Finding:
   public = view.leak.public
   text = f'The update is {factor:.3g} times as large {reason}.'
   if public.federated.algorithm == 'fedavg':
-    steps, rate = (public.federated.local_steps,
-                   public.federated.local_learning_rate)
+    steps, rate = view.num_steps, public.federated.local_learning_rate
     advice = (f'{steps} steps of rate {rate:g} do not fit; a rate of '
               f'{rate * factor:.3g}, or about {steps * factor:.3g} steps, '
               'would.')

@@ -61,13 +61,15 @@ class View:
     federated = self.leak.public.federated
     if federated.algorithm == 'fedsgd':
       return 1.0
-    return federated.local_steps * federated.local_learning_rate
+    return self.num_steps * federated.local_learning_rate
 
   @property
   def num_steps(self) -> int:
     """Of local training that the update covers."""
     federated = self.leak.public.federated
-    return federated.local_steps if federated.algorithm == 'fedavg' else 1
+    if federated.algorithm == 'fedsgd':
+      return 1
+    return federated.num_local_steps(self.leak.public.batch_size)
 
   @functools.cached_property
   def params(self) -> dict[Path, np.ndarray]:
