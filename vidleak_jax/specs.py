@@ -135,6 +135,12 @@ class FederatedSpec(LocalTraining):
   algorithm: str = option('fedsgd', 'a gradient, or a weight change',
                           choices=('fedsgd', 'fedavg'))
   labels_known: bool = option(False, 'whether the client sends its labels')
+  num_rounds: int = option(
+      1, 'in which the attacker sees the same clients with the same clips',
+      low=1, high=1000)
+  server_learning_rate: float = option(
+      1.0, 'between rounds: times the mean update, subtracted from the weights',
+      above=0)
 
   def __post_init__(self):
     super().__post_init__()

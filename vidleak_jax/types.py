@@ -28,7 +28,7 @@ if TYPE_CHECKING:
   from vidleak_jax.victims.introspection import LayerGraph
 
 __all__ = ['FORMAT_VERSION', 'Array', 'Batch', 'Guess', 'Layer', 'Leak',
-           'PRNGKey', 'Params', 'PublicInfo', 'Recovery', 'Row',
+           'PRNGKey', 'Params', 'PublicInfo', 'Recovery', 'Round', 'Row',
            'Target', 'Tokens', 'UserError', 'Victim', 'attempt', 'is_off',
            'pick']
 
@@ -104,6 +104,12 @@ class PublicInfo(Options):
     return self.num_frames or self.clip_shape[0]
 
 
+class Round(NamedTuple):
+  """A later round of the same clients and clips, with other weights."""
+  params: Params  # the weights that the server sent then
+  update: Params  # leaves [M, ...], as of a `Leak`
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Leak:
   """Exactly what the server sees; the only input of an attack.
@@ -117,6 +123,8 @@ class Leak:
     labels: [M, B] int32 where the attacker knows them, else None.
     references: [N, R, L, L, 3] in [0, 1]: frames of each clip's scene that
       the attacker holds besides what was sent, or None.
+    later_rounds: what the same clients sent for the same clips in later rounds,
+      in which the server's weights were others.
 
   Raises:
     UserError: trees or shapes that do not fit together, NaN or infinity.
@@ -133,10 +141,19 @@ class Leak:
   public: PublicInfo
   labels: Array | None = None
   references: Array | None = None
+  later_rounds: tuple[Round, ...] = ()
 
   def __post_init__(self):
     object.__setattr__(self, 'update', _stacked(self.params, self.update))
-    _check_finite(self)
+    object.__setattr__(self, 'later_rounds', tuple(
+        _checked_round(self, i + 1, each)
+        for i, each in enumerate(self.later_rounds)))
+    if self.num_rounds != self.public.federated.num_rounds:
+      raise UserError(
+          f'federated.num_rounds is {self.public.federated.num_rounds}, but '
+          f'the leak has {self.num_rounds}: give one less of later_rounds.')
+    for i, each in enumerate(self.rounds()):
+      _check_finite(each, i)
     shape = self.num_updates, self.public.batch_size
     if self.labels is not None:
       labels = np.asarray(self.labels)
@@ -153,6 +170,14 @@ class Leak:
   @property
   def num_updates(self) -> int:
     return len(jax.tree.leaves(self.update)[0])
+
+  @property
+  def num_rounds(self) -> int:
+    return 1 + len(self.later_rounds)
+
+  def rounds(self) -> tuple[Round, ...]:
+    """Returns all rounds, the first one included."""
+    return (Round(self.params, self.update), *self.later_rounds)
 
   def replace(self, **changes: Any) -> 'Leak':
     """Returns a copy with some fields changed, checked again."""
@@ -346,8 +371,26 @@ def _check_references(references: np.ndarray) -> None:
                     f'{references.max()}]; they must lie in [0, 1].')
 
 
-def _check_finite(leak: Leak) -> None:
-  arrays = trees.flatten({'params': leak.params, 'update': leak.update})
+def _checked_round(leak: Leak, number: int, one: Round) -> Round:
+  """The round with an update of leaves [M, ...], as the first one's."""
+  try:
+    found = Round(one[0], _stacked(*one))
+    if _shapes(found) != _shapes(Round(leak.params, leak.update)):
+      raise UserError('Its parameters or update have other shapes than those '
+                      'of the first round.')
+  except UserError as error:
+    raise UserError(f'Round {number} of later_rounds: {error}') from error
+  return found
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  return {name: np.shape(leaf) for name, leaf in trees.flatten(tree).items()}
+
+
+def _check_finite(one: Round, number: int) -> None:
+  prefix = f'round{number}/' if number else ''
+  arrays = trees.flatten({f'{prefix}params': one.params,
+                          f'{prefix}update': one.update})
   bad = []
   for name, leaf in arrays.items():
     kind = jnp.asarray(leaf).dtype if not hasattr(leaf, 'dtype') else leaf.dtype

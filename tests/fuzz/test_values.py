@@ -52,8 +52,9 @@ TOGETHER = {
     'factory_missing': {'victim.factory': '/no/such.py:make'},
     'factory_malformed': {'victim.factory': '..:make'},
     'factory_not_callable': {'victim.factory': 'math:pi'},
-    'polish_of_fedavg': {
-        'federated.algorithm': 'fedavg', 'attack.ig.polish_steps': 2},
+    'epochs_of_one_gradient': {'federated.local_epochs': 2},
+    'optimizer_not_told': {
+        'federated.algorithm': 'fedavg', 'federated.optimizer': 'other'},
     'lbfgs_from_coarse': {
         'attack.ig.optimizer': 'lbfgs', 'attack.ig.coarse': 0.5},
     'wrong_network': {'attack.name': 'transformer'},

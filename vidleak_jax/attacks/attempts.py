@@ -161,7 +161,8 @@ def _identity(attack: Attack, effort: Effort, problem: Problem) -> str:
   """What an answer belongs to: attack, effort, seed and update."""
   seen = hashlib.sha256(repr((attack, effort)).encode())
   seen.update(np.asarray(jax.random.key_data(problem.key)).tobytes())
-  for leaf in jax.tree.leaves(problem.leak.update):
+  for leaf in jax.tree.leaves(
+      [each.update for each in problem.leak.rounds()]):
     seen.update(np.asarray(leaf).tobytes())
   return seen.hexdigest()
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vidleak_jax.attacks import ambiguity
+from vidleak_jax.attacks import ambiguity, local_training
 from vidleak_jax.attacks.analytic.polish import polished
 from vidleak_jax.attacks.attempts import (
     Attempt,
@@ -22,7 +22,11 @@ from vidleak_jax.attacks.attempts import (
     residuals,
 )
 from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
-from vidleak_jax.attacks.residual import gradient_residual, noise_floor
+from vidleak_jax.attacks.residual import (
+    gradient_residual,
+    noise_floor,
+    order_floor,
+)
 from vidleak_jax.errors import nearest
 from vidleak_jax.options import option
 from vidleak_jax.types import Leak, Row, UserError, Victim
@@ -162,6 +166,9 @@ class Auto(Attack):
     grey = gradient_residual(
         problem.victim, problem.leak, np.full_like(best.recovery.clips, 0.5),
         best.recovery.labels)
+    floor = np.hypot(floor, order_floor(
+        problem.victim, problem.leak, best.recovery.clips,
+        best.recovery.labels))
     found = residuals(best)
     each = [self.verdict(*map(float, row)) for row in zip(found, grey, floor)]
     hidden = self._hidden(problem, best, seconds_left) if (
@@ -182,7 +189,9 @@ class Auto(Attack):
   def _hidden(self, problem: Problem, best: Outcome, seconds_left: float
               ) -> np.ndarray | None:
     """What share of the pixels no update shows; None where it is not asked."""
-    if (not _is_plain(problem.leak) or not ambiguity.may_be_ambiguous(problem)
+    one_gradient = problem.leak.public.federated.algorithm == 'fedsgd'
+    if (not one_gradient or not _is_plain(problem.leak)
+        or not ambiguity.may_be_ambiguous(problem)
         or _polish_seconds(problem, best, _MOVED_STEPS) > seconds_left):
       return None
     problem.session.tell('other clips', 0, 1)
@@ -247,10 +256,11 @@ class AutoWith(Auto):
 
 
 def _is_plain(leak: Leak) -> bool:
-  """Whether the update is one gradient that nothing has touched."""
-  defense = leak.public.defense
-  return (leak.public.federated.algorithm == 'fedsgd'
-          and defense is not None and defense.is_off)
+  """Whether the update can be simulated exactly, and nothing has touched it."""
+  defense, federated = leak.public.defense, leak.public.federated
+  told = not local_training.order_note(leak) or (
+      local_training.orders(federated, leak.public.batch_size) is not None)
+  return told and defense is not None and defense.is_off
 
 
 def _polish_seconds(problem: Problem, best: Outcome, num_steps: int) -> float:

@@ -26,12 +26,14 @@ import numpy as np
 import scipy.optimize
 
 from vidleak_jax import trees
+from vidleak_jax.attacks import local_training
 from vidleak_jax.types import Leak, UserError
 
 _ROUNDS = 20       # of the estimate's fixed point
 _RIDGE = 1e-3      # pull of class means towards the batch's mean feature
 _LISTED = 8        # alternatives in an answer
 _FLOAT32 = 1e-6    # what rounding leaves of a gradient, relative to its largest
+_STEADY = 0.8      # of the largest fall: less says that some clip has the class
 _SIGMAS = 5.0      # noise that a sign must exceed to count as seen
 
 
@@ -57,29 +59,74 @@ class LabelEstimate:
 def infer_all(leak: Leak, head: Sequence[str]) -> list[LabelEstimate]:
   """Returns the labels of every update of a leak.
 
-  A weight change is taken as a gradient, over rate times steps.
+  A weight change is taken as the mean of the gradients that made it; of Adam
+  only its signs are looked at.
 
   Args:
     leak: M updates.
     head: path of the last dense layer.
   """
-  federated = leak.public.federated
-  scale = 1.0
+  federated, count = leak.public.federated, leak.public.batch_size
+  update, params = (
+      {name: np.asarray(leaf, np.float64) for name, leaf in
+       trees.at(tree, head).items()} for tree in (leak.update, leak.params))
+  largest = 1.0
   if federated.algorithm == 'fedavg':
-    scale /= federated.local_steps * federated.local_learning_rate
-  update = {name: scale * np.asarray(leaf, np.float64) for name, leaf in
-            trees.at(leak.update, head).items()}
-  params = {name: np.asarray(leaf) for name, leaf in
-            trees.at(leak.params, head).items()}
-  return [infer_labels({name: leaf[i] for name, leaf in update.items()},
-                       params, leak.public.batch_size)
+    update = local_training.mean_gradient(params, update, federated, count)
+    largest = local_training.largest_weight(federated, count)
+  each = [{name: leaf[i] for name, leaf in update.items()}
           for i in range(leak.num_updates)]
+  if federated.algorithm == 'fedavg' and not local_training.is_linear(
+      federated):
+    proves = federated.optimizer == 'adam' and not federated.weight_decay
+    return [labels_of_signs(one, count, proves=proves) for one in each]
+  return [infer_labels(one, params, count, largest_weight=largest)
+          for one in each]
+
+
+def labels_of_signs(
+    head_update: Mapping[str, np.ndarray], batch_size: int, *, proves: bool
+) -> LabelEstimate:
+  """Returns labels from how steadily Adam moved the head's bias.
+
+  A class that no clip has is lowered by every step, by about the full rate. One
+  that a clip has is raised by the minibatches with that clip, so that its bias
+  rises, or falls by less.
+
+  Args:
+    head_update: as for `infer_labels`, over rate times steps.
+    batch_size: B.
+    proves: whether a bias that rose proves that its class is there.
+  """
+  kernel, bias, *_ = _checked(head_update, head_update, batch_size)
+  scores = kernel.sum(0) if bias is None else bias
+  steady = 0.0 if bias is None else _STEADY * scores.max()
+  present = scores < max(steady, 0.0)
+  if present.sum() > batch_size or not present.any():
+    present = np.zeros(len(scores), bool)
+    present[np.argsort(scores)[:batch_size]] = True
+  proven = (scores < 0) & proves
+  if proven.sum() > batch_size:
+    proven[:] = False
+  lower = (proven & present).astype(int)
+  if lower.sum() == batch_size:
+    return LabelEstimate(
+        _labels(lower), True, (), 'Only the bias of these classes rose.', lower)
+  expected = np.where(present, batch_size / present.sum(), 0.0)
+  best, *others = (_labels(each) for each in rank_counts(
+      expected, lower, batch_size, _LISTED + 1))
+  return LabelEstimate(
+      best, False, tuple(others), f'{lower.sum()} of {batch_size} labels are '
+      'proven by the signs of the head\'s update; the others are those whose '
+      'bias fell least steadily, and how often each repeats is a guess.', lower)
 
 
 def infer_labels(
     head_update: Mapping[str, np.ndarray],
     head_params: Mapping[str, np.ndarray],
     batch_size: int,
+    *,
+    largest_weight: float = 1.0,
 ) -> LabelEstimate:
   """Infers the labels of one batch from the gradient of its softmax head.
 
@@ -89,6 +136,8 @@ def infer_labels(
       rate times number of steps first.
     head_params: the same entries of the parameters.
     batch_size: B.
+    largest_weight: the most that a clip may weigh in the update, over the
+      mean; above 1 where local training counts some minibatches more.
 
   Returns:
     The labels; `certain` where they are proven. Without a bias the proof
@@ -111,7 +160,8 @@ def infer_labels(
     noise *= np.linalg.norm(slope) / max(np.linalg.norm(kernel), 1e-300)
   size = np.abs(slope).max()
   lower = np.floor(
-      -batch_size * slope - batch_size * (_SIGMAS * noise + _FLOAT32 * size))
+      (-batch_size * slope - batch_size * (_SIGMAS * noise + _FLOAT32 * size))
+      / largest_weight)
   lower = np.maximum(lower + 1, 0).astype(int)
   if unit:  # the scale is a guess, so only the signs prove something
     lower = np.minimum(lower, 1)

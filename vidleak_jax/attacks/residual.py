@@ -7,19 +7,27 @@ for the recovery x, and D what is known and not random of the client's defence:
 clipping, pruning, rounding and the like, and no noise. Norms run over all
 entries. It is 0 for a perfect answer, about 1 for an unrelated clip, and needs
 no truth.
+
+Local training is simulated step by step. Where it goes through minibatches in
+an order that is not known, u(x) is that of the best order if there are few, and
+of the mean gradients if there are many: see `local_training.order_note`.
 """
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vidleak_jax import options
+from vidleak_jax import options, trees
+from vidleak_jax.attacks import local_training
 from vidleak_jax.clients import client_from, defenses, dp_sgd
 from vidleak_jax.runtime import programs as programs_lib
 from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Leak, UserError, Victim
+
+_DRAWN = 3  # orders whose spread is measured
 
 
 def gradient_residual(
@@ -27,6 +35,8 @@ def gradient_residual(
     programs: programs_lib.ProgramCache | None = None,
 ) -> np.ndarray:
   """Returns the relative residual of each update's answer, [M] float32.
+
+  Of several rounds it is the root of their mean square.
 
   Args:
     victim: the client's network.
@@ -48,9 +58,70 @@ def gradient_residual(
   cache = programs_lib.default() if programs is None else programs
   key = ('residual', victim.key, leak.public.federated, structure)
   measure = cache.get(key, lambda: _program(victim, leak, structure))
-  return np.stack([np.asarray(measure(
-      leak.params, jax.tree.map(lambda u, i=i: u[i], leak.update), clips[i],
-      labels[i], strengths), np.float32) for i in range(leak.num_updates)])
+  squares = [[np.asarray(measure(
+      one.params, trees.take(one.update, i), clips[i], labels[i],
+      strengths), np.float32).min() ** 2 for i in range(leak.num_updates)]
+             for one in leak.rounds()]
+  return np.sqrt(np.mean(squares, 0, dtype=np.float32))
+
+
+def best_orders(
+    victim: Victim, leak: Leak, clips: np.ndarray, labels: np.ndarray
+) -> np.ndarray | None:
+  """Returns the order of minibatches that fits each update best.
+
+  Args:
+    victim: the client's network.
+    leak: M updates.
+    clips: [M, B, T, H, W, C] in [0, 1], an answer.
+    labels: [M, B].
+
+  Returns:
+    [M, rounds, epochs, B] int32; None where there is no order, or too many.
+  """
+  tried = local_training.orders(leak.public.federated, leak.public.batch_size)
+  if tried is None:
+    return None
+  measure = jax.jit(_program(victim, leak, DefenseSpec()))
+  return np.stack([[tried[np.asarray(measure(
+      one.params, trees.take(one.update, i), clips[i], labels[i], {})
+  ).argmin()] for one in leak.rounds()] for i in range(leak.num_updates)])
+
+
+def order_floor(
+    victim: Victim, leak: Leak, clips: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+  """Returns about which residual the unknown order leaves at the truth, [M].
+
+  It is how far updates of some random orders lie from that of mean gradients,
+  at the clips of an answer; 0 where the order makes no difference, or where
+  all orders are tried.
+
+  Args:
+    victim: the client's network.
+    leak: M updates.
+    clips: [M, B, T, H, W, C] in [0, 1], an answer.
+    labels: [M, B].
+  """
+  federated, count = leak.public.federated, leak.public.batch_size
+  if not local_training.order_note(leak) or (
+      local_training.orders(federated, count) is not None):
+    return np.zeros(leak.num_updates)
+  client = client_from(federated)
+
+  @jax.jit
+  def gaps(observed, clips, labels):
+    mean = client.update(victim.loss, leak.params, clips, labels)
+
+    def gap(key):
+      one = client.update(victim.loss, leak.params, clips, labels,
+                          order=client.draw_order(key, count))
+      return optax.tree.norm(jax.tree.map(jnp.subtract, one, mean))
+    return jax.lax.map(gap, jax.random.split(jax.random.key(0), _DRAWN)
+                       ) / optax.tree.norm(observed)
+  return np.array([float(gaps(trees.take(leak.update, i), clips[i],
+                              labels[i]).mean())
+                   for i in range(leak.num_updates)])
 
 
 def noise_floor(leak: Leak) -> np.ndarray:
@@ -84,16 +155,22 @@ def noise_floor(leak: Leak) -> np.ndarray:
 
 
 def _program(victim: Victim, leak: Leak, structure: DefenseSpec) -> Any:
-  client = client_from(leak.public.federated)
+  federated = leak.public.federated
+  client = client_from(federated)
+  tried = local_training.orders(federated, leak.public.batch_size)
 
   def measure(params, observed, clips, labels, strengths):
     spec, key = options.bind(structure, strengths), jax.random.key(0)
     filters = defenses.from_spec(spec, key, random=False)
-    update = dp_sgd.update_of(
-        client, options.bind(spec.dp_sgd, {'noise_multiplier': 0.0}),
-        victim.loss, params, clips, labels, noise_key=key)
-    update, _ = filters.update(update, filters.init(params), params)
-    size = optax.tree.norm(observed)
-    missed = optax.tree.norm(jax.tree.map(jax.numpy.subtract, update, observed))
-    return missed / jax.numpy.maximum(size, 1e-30)
+    size = jnp.maximum(optax.tree.norm(observed), 1e-30)
+
+    def missed(**order):
+      update = dp_sgd.update_of(
+          client, options.bind(spec.dp_sgd, {'noise_multiplier': 0.0}),
+          victim.loss, params, clips, labels, noise_key=key, **order)
+      update, _ = filters.update(update, filters.init(params), params)
+      return optax.tree.norm(jax.tree.map(jnp.subtract, update, observed))
+    if tried is None:
+      return missed()[None] / size
+    return jax.lax.map(lambda order: missed(order=order), tried) / size
   return jax.jit(measure)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.matching import iterative
 from vidleak_jax.attacks.matching.iterative import Iterative
@@ -23,11 +24,12 @@ def solve(
     folder: gets the checkpoints where the attack iterates.
 
   Raises:
-    UserError: where the attack does not apply to such a leak, or its labels
-      are no classes of the victim.
+    UserError: where the attack does not apply to such a leak, its labels are
+      no classes of the victim, or the client's optimiser is not told.
   """
   for problem in problems:
     _check_labels(problem)
+    local_training.check_told(problem.leak.public.federated)
   if isinstance(attacks[0], Iterative):
     outcomes = iterative.solve(problems, attacks, effort, folder)
   else:
@@ -48,6 +50,10 @@ def _check_labels(problem: Problem) -> None:
 def _measured(problem: Problem, outcome: Outcome) -> Outcome:
   """The outcome with its gradient residual, if it has none yet."""
   found = outcome.recovery
+  note = local_training.order_note(problem.leak)
+  if note:
+    outcome = outcome._replace(
+        findings=outcome.findings | {'local_order': note})
   if found.gradient_residual is not None:
     return outcome
   return outcome._replace(recovery=found._replace(

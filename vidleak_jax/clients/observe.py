@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -24,6 +25,7 @@ from vidleak_jax.types import (
     Params,
     PRNGKey,
     PublicInfo,
+    Round,
     UserError,
     Victim,
 )
@@ -57,7 +59,8 @@ def observe(
     labels: Int[Array, ' N'], *,
     client: Client | None = None,
     defense: optax.GradientTransformation | DefenseSpec | None = None,
-    key: PRNGKey | None = None,
+    key: PRNGKey | None = None, num_rounds: int = 1,
+    server_learning_rate: float = 1.0,
 ) -> Leak:
   """Returns what the server sees of an honest client's training.
 
@@ -71,6 +74,8 @@ def observe(
       turn. The attacker is told a `DefenseSpec`, and nothing of a transform.
     key: of a `DefenseSpec`'s noise and of the order in which a client goes
       through its minibatches; consumed. Neither is told to the attacker.
+    num_rounds: in which the client takes part with these clips.
+    server_learning_rate: between rounds, see `in_rounds`.
 
   Raises:
     UserError: for clips or labels that do not fit the victim, or for noise or
@@ -96,21 +101,53 @@ def observe(
   public = PublicInfo(
       clip_shape=updates.clips.shape[2:], batch_size=updates.clips.shape[1],
       num_frames=batch.clips.shape[1], victim=victim.spec,
-      federated=chosen.to_spec(), frozen=victim.known,
+      federated=chosen.to_spec().replace(
+          num_rounds=num_rounds, server_learning_rate=server_learning_rate),
+      frozen=victim.known,
       defense=spec if isinstance(spec, DefenseSpec) else None)
-  if isinstance(spec, DefenseSpec):
-    if key is None and _draws(spec):
-      raise UserError(
-          'The defence is random: give `observe` a key for its noise.')
-    update = simulate(victim.loss, chosen, params, updates, spec,
-                      noise_key=key, order_key=order_key)
-  else:
-    def compute(params, clips, labels, key, index, **order):
-      del index
-      return chosen.update(victim.loss, params, clips, labels, key, **order)
-    update = _send(compute, chosen, params, updates, spec, None, order_key)
-  return Leak(params, update, public,
-              updates.labels if chosen.labels_known else None)
+  if isinstance(spec, DefenseSpec) and key is None and _draws(spec):
+    raise UserError(
+        'The defence is random: give `observe` a key for its noise.')
+
+  def compute(params, clips, labels, key, index, **order):
+    del index
+    return chosen.update(victim.loss, params, clips, labels, key, **order)
+
+  def send(params, number):
+    own_order = _of_round(order_key, number)
+    if isinstance(spec, DefenseSpec):
+      return simulate(victim.loss, chosen, params, updates, spec,
+                      noise_key=_of_round(key, number), order_key=own_order)
+    return _send(compute, chosen, params, updates, spec, None, own_order)
+  first, *later = in_rounds(send, params, public.federated)
+  return Leak(*first, public, updates.labels if chosen.labels_known else None,
+              later_rounds=tuple(later))
+
+
+def in_rounds(
+    send: Callable[[Params, int], Params], params: Params, spec: FederatedSpec
+) -> list[Round]:
+  """Returns what a client sends in some rounds, with the weights of each.
+
+  Between rounds the server subtracts the mean update times its rate: the same
+  clients are the only ones, as far as the weights show.
+
+  Args:
+    send: from weights and the number of a round to updates, leaves [M, ...].
+    params: the weights of the first round.
+    spec: how many rounds, and the server's rate.
+  """
+  rounds = []
+  for number in range(spec.num_rounds):
+    rounds.append(Round(params, send(params, number)))
+    params = jax.tree.map(
+        lambda w, u: w - spec.server_learning_rate * u.mean(0), *rounds[-1])
+  return rounds
+
+
+def _of_round(key: PRNGKey | None, number: int) -> PRNGKey | None:
+  return key if key is None or not number else jax.random.fold_in(
+      key, 1000 + number)
 
 
 def simulate(
@@ -180,7 +217,7 @@ def _send(compute, client, params, updates, defense, dropout_key, order_key):
     if dropout_key is not None:
       key = jax.random.fold_in(dropout_key, index)
     more = {}
-    if order_key is not None and _is_shuffled(client, len(clips)):
+    if _is_shuffled(client, len(clips)):
       more['order'] = client.draw_order(
           jax.random.fold_in(order_key, index), len(clips))
     update = compute(params, clips, labels, key, index, **more)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vidleak_jax import attacks, data, victims
-from vidleak_jax.clients import client_from, simulate, split
+from vidleak_jax.clients import client_from, in_rounds, simulate, split
 from vidleak_jax.leaks import storage
 from vidleak_jax.options import Options, option
 from vidleak_jax.runtime import backend, memory
@@ -185,16 +185,23 @@ def _simulated(audit, sample, choices) -> Leak:
   weights_key, noise_key, dropout_key = jax.random.split(audit.keys().client, 3)
   shapes = jax.eval_shape(victim.init, weights_key)
   memory.require(
-      memory.tree_bytes(shapes) * (2 + len(updates.clips)),
+      memory.tree_bytes(shapes) * (2 + len(updates.clips)) * spec.num_rounds,
       f'The weights and {len(updates.clips)} updates of {victim.num_classes} '
       'classes', 'Lower victim.num_classes or data.num_clips.')
   params = victim.init(weights_key)
   if audit.victim.checkpoint:
     params = victims.load(audit.victim.name, params, audit.victim.checkpoint)
-  update = simulate(
-      victim.loss, client, params, updates, audit.defense, noise_key=noise_key,
-      dropout_key=dropout_key if audit.victim.dropout_active else None,
-      order_key=jax.random.fold_in(audit.keys().client, 3))
+  order_key = jax.random.fold_in(audit.keys().client, 3)
+
+  def send(params, number):
+    noise, dropout, order = (
+        jax.random.fold_in(key, 1000 + number) if number else key
+        for key in (noise_key, dropout_key, order_key))
+    return simulate(
+        victim.loss, client, params, updates, audit.defense, noise_key=noise,
+        dropout_key=dropout if audit.victim.dropout_active else None,
+        order_key=order)
+  first, *later = in_rounds(send, params, spec)
   references = sample.references if sample.references.shape[1] else None
   public = PublicInfo(
       clip_shape=clip_shape, batch_size=updates.clips.shape[1],
@@ -204,6 +211,6 @@ def _simulated(audit, sample, choices) -> Leak:
       federated=spec, defense=audit.defense.told(), frozen=victim.known,
       weights=audit.victim.checkpoint or 'as initialised',
       num_reference_frames=0 if references is None else references.shape[1])
-  return Leak(params, update, public,
+  return Leak(*first, public,
               np.asarray(updates.labels) if spec.labels_known else None,
-              references)
+              references, tuple(later))

@@ -19,6 +19,7 @@ from vidleak_jax.types import (
     Leak,
     Params,
     PublicInfo,
+    Round,
     Row,
     UserError,
     pick,
@@ -39,8 +40,11 @@ def save(folder: Path, leak: Leak) -> Path:
     The path of the arrays.
   """
   from safetensors.numpy import save_file
-  arrays = {f'params/{k}': v for k, v in trees.flatten(leak.params).items()}
-  arrays |= {f'update/{k}': v for k, v in trees.flatten(leak.update).items()}
+  arrays: dict[str, Array] = {}
+  for i, each in enumerate(leak.rounds()):
+    for name, tree in each._asdict().items():
+      arrays |= {f'{_prefix(i)}{name}/{k}': v
+                 for k, v in trees.flatten(tree).items()}
   for name in ('labels', 'references'):
     if getattr(leak, name) is not None:
       arrays[name] = getattr(leak, name)
@@ -129,27 +133,41 @@ def _read(content: bytes, facts: bytes, source: str) -> Leak:
                     f'{error}.') from error
   except UserError as error:
     raise UserError(f'The leak.json of {source}: {error}') from error
-  groups: dict[str, dict[str, Array]] = {'params': {}, 'update': {}}
+  names = [f'{_prefix(i)}{part}' for i in range(public.federated.num_rounds)
+           for part in Round._fields]
+  groups: dict[str, dict[str, Array]] = {name: {} for name in names}
   for name, array in found.items():
-    group, _, rest = name.partition('/')
-    if group in groups and rest:
-      groups[group][rest] = array
+    group = next((g for g in names if name.startswith(f'{g}/')), None)
+    if group:
+      groups[group][name.removeprefix(f'{group}/')] = array
     elif name not in ('labels', 'references'):
-      raise UserError(f'{source} has an array {name!r}; allowed are '
-                      'params/..., update/..., labels and references.')
-  if not groups['params'] or not groups['update']:
-    raise UserError(f'{source} holds no params/... or no update/... arrays.')
-  params, update = (trees.nest(groups[name]) for name in ('params', 'update'))
-  if _axes(update) == _axes(params):
-    raise UserError(f'The update of {source} has no first axis of updates; '
-                    'give each update/... array the shape [updates, ...].')
+      raise UserError(
+          f'{source} has an array {name!r}; allowed are '
+          f'{", ".join(f"{g}/..." for g in names[:4])}'
+          f'{", ..." * (len(names) > 4)}, labels and references. '
+          'federated.num_rounds says how many rounds there are.')
+  for name in names:
+    if not groups[name]:
+      raise UserError(f'{source} holds no {name}/... arrays.')
+  trees_of = [trees.nest(groups[name]) for name in names]
+  rounds = [Round(*pair) for pair in zip(trees_of[::2], trees_of[1::2])]
+  for i, each in enumerate(rounds):
+    if _axes(each.update) == _axes(each.params):
+      raise UserError(
+          f'The {_prefix(i)}update of {source} has no first axis of updates; '
+          f'give each {_prefix(i)}update/... array the shape [updates, ...].')
   try:
-    leak = Leak(params, update, public, found.get('labels'),
-                found.get('references'))
+    leak = Leak(*rounds[0], public, found.get('labels'),
+                found.get('references'), tuple(rounds[1:]))
     _check_clips(leak)
   except UserError as error:
     raise UserError(f'{source}: {error}') from error
   return leak
+
+
+def _prefix(number: int) -> str:
+  """What the arrays of a round begin with; those of the first with nothing."""
+  return f'round{number}/' if number else ''
 
 
 def _check_clips(leak: Leak) -> None:

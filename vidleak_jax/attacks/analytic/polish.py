@@ -1,8 +1,10 @@
-"""Gauss-Newton on the gradient itself, from a start that is nearly right.
+"""Gauss-Newton on the update itself, from a start that is nearly right.
 
-The map from a clip to its gradient is smooth and known. Near the truth a few
+The map from a clip to its gradient, or to the weight change of its local
+training, is known, and smooth where the activations are. Near the truth a few
 linear least-squares problems in float64 reach what the rounding of the leak
-allows; first-order matching in float32 would crawl there.
+allows; first-order matching in float32 would crawl there. With ReLU a weight
+change jumps with the signs of units all along the way: there it seldom helps.
 """
 
 import functools
@@ -16,7 +18,9 @@ import numpy as np
 
 from vidleak_jax.attacks.analytic import linear_solvers, per_message
 from vidleak_jax.attacks.base import Outcome, Problem
-from vidleak_jax.types import Array, Leak, UserError
+from vidleak_jax.attacks.residual import best_orders
+from vidleak_jax.clients import client_from
+from vidleak_jax.types import Array, Leak
 
 # A leaf below this share of the whole gradient is float32's rounding alone: a
 # bias of attention's keys, whose true gradient is zero. Those of initialised
@@ -39,8 +43,9 @@ def polish(
     *,
     num_steps: int = 3,
     inner_steps: int = 200,
+    orders: np.ndarray | None = None,
 ) -> Polished:
-  """Refines clips until their gradients match the leak's.
+  """Refines clips until their updates match the leak's.
 
   A step that does not lower the residual, the root of the mean over leaves of
   |g - leak|^2 / |leak|^2, is halved up to four times; if nothing helps it is
@@ -55,32 +60,40 @@ def polish(
     labels: [M, B].
     num_steps: Gauss-Newton steps; 0 only measures, in float32.
     inner_steps: conjugate gradient iterations in each.
+    orders: [M, rounds, epochs, B] of minibatches, where clients train on some
+      in turn.
   """
-  step = functools.partial(_polish_one, loss_fn, num_steps, inner_steps)
+  client = client_from(leak.public.federated)
+
+  def send(params, clips, labels, order):
+    return tuple(
+        client.update(loss_fn, own, clips, labels,
+                      **({} if orders is None else {'order': order[i]}))
+        for i, own in enumerate(params))
+  step = functools.partial(_polish_one, send, num_steps, inner_steps)
+  rows = np.zeros(leak.num_updates) if orders is None else orders
   dtype = np.float64 if num_steps else np.float32
+  rounds = leak.rounds()
   params, update, clips = jax.tree.map(
-      lambda a: np.asarray(a, dtype), (leak.params, leak.update, clips))
+      lambda a: np.asarray(a, dtype),
+      (tuple(one.params for one in rounds),
+       tuple(one.update for one in rounds), clips))
   return Polished(*per_message.over_messages(
-      step, params, (update, clips, np.asarray(labels))))
+      step, params, (update, clips, np.asarray(labels), rows)))
 
 
 def polished(
     problem: Problem, outcome: Outcome, num_steps: int, inner_steps: int
 ) -> Outcome:
-  """Returns the outcome after Gauss-Newton in float64, see `polish`.
-
-  Raises:
-    UserError: where clients train for several steps.
-  """
+  """Returns the outcome after Gauss-Newton in float64, see `polish`."""
   if not num_steps:
     return outcome
-  if problem.leak.public.federated.algorithm != 'fedsgd':
-    raise UserError('The polish needs FedSGD. Set polish_steps=0.')
   began = time.perf_counter()
   recovery, cost = outcome.recovery, outcome.cost
   found = polish(
       problem.victim.loss, problem.leak, recovery.clips, recovery.labels,
-      num_steps=num_steps, inner_steps=inner_steps)
+      num_steps=num_steps, inner_steps=inner_steps, orders=best_orders(
+          problem.victim, problem.leak, recovery.clips, recovery.labels))
   seconds = time.perf_counter() - began
   return Outcome(
       recovery._replace(
@@ -92,8 +105,8 @@ def polished(
           'residual_after_polish': float(found.after.max())})
 
 
-def _polish_one(loss_fn, num_steps, inner_steps, params, message):
-  update, clips, labels = message
+def _polish_one(send, num_steps, inner_steps, params, message):
+  update, clips, labels, order = message
   sizes = jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), update)
   floor = _ROUNDING * jnp.linalg.norm(jnp.stack(jax.tree.leaves(sizes)))
   count = sum(size > floor for size in jax.tree.leaves(sizes))
@@ -102,7 +115,7 @@ def _polish_one(loss_fn, num_steps, inner_steps, params, message):
           size > floor, 1 / jnp.maximum(size, 1e-30), 0.0), update, sizes)
 
   def gradient(clips):
-    return jax.grad(loss_fn)(params, clips, labels)
+    return send(params, clips, labels, order)
 
   first = gradient(clips)
   _, is_scaled = _share(first, update, weights)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax import trees
-from vidleak_jax.attacks import detection
+from vidleak_jax.attacks import detection, local_training
 from vidleak_jax.clients import defenses
 from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Leak, Victim
@@ -58,9 +58,11 @@ class View:
   @functools.cached_property
   def scale(self) -> float:
     """What a weight change is divided by to be a sum of gradients' mean."""
-    federated = self.leak.public.federated
+    federated, count = self.leak.public.federated, self.leak.public.batch_size
     if federated.algorithm == 'fedsgd':
       return 1.0
+    if local_training.is_linear(federated):
+      return local_training.response(federated, count).gain
     return self.num_steps * federated.local_learning_rate
 
   @property

@@ -76,7 +76,16 @@ class FeatureMatching(Iterative):
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""
     reasons = []
-    public = leak.public
+    public, training = leak.public, leak.public.federated
+    if training.algorithm == 'fedavg':
+      if training.optimizer not in ('sgd', 'momentum'):
+        reasons.append(
+            f'the updates of optimizer={training.optimizer} are no sums of '
+            'gradients: use ig')
+      elif (training.optimizer == 'momentum'
+            and training.is_shuffled(public.batch_size)):
+        reasons.append('momentum weighs minibatches differently, so that the '
+                       "head's gradient is no batch's: use ig")
     if public.batch_size > min(victim.num_classes - 1, _LARGEST_BATCH):
       reasons.append(
           f'batches of {public.batch_size} cannot be separated by a head of '

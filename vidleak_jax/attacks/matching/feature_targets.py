@@ -98,9 +98,7 @@ def separated(problem: Problem) -> Target:
     error = 0.0
     if public.federated.algorithm == 'fedavg':
       near = midpoint_surrogate(
-          params, gradient, victim.head, public.batch_size,
-          local_steps=public.federated.local_steps,
-          local_learning_rate=public.federated.local_learning_rate)
+          params, gradient, victim.head, public.batch_size, public.federated)
       params, gradient = near.params, near.gradient
       notes &= near.one_step
       error = 0.0 if near.one_step else _ERROR

@@ -33,13 +33,6 @@ class Iterative(recipe.Recipe, Attack):
     """
     raise NotImplementedError
 
-  def check(self, victim: Victim, leak: Leak) -> None:
-    """See `Attack.check`."""
-    super().check(victim, leak)
-    if self.polish_steps and leak.public.federated.algorithm != 'fedsgd':
-      raise UserError('The polish needs FedSGD. Set '
-                      f'attack.{self.name}.polish_steps=0.')
-
   def prepare(self, problems: Sequence[Problem]) -> list[Target | UserError]:
     """Returns what each problem's match is held against; or why it cannot."""
     return [Target(p.leak.params, p.leak.update) for p in problems]
