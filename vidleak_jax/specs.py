@@ -151,9 +151,9 @@ class FederatedSpec(LocalTraining):
                  'weight_decay', 'proximal'):
       if getattr(self, name) != getattr(plain, name):
         raise UserError(
-            f'{name} is {getattr(self, name)!r}, but algorithm is fedsgd, '
-            f'which sends one gradient. Set algorithm=fedavg, or leave {name} '
-            f'at {getattr(plain, name)!r}.')
+            f'federated.{name} is {getattr(self, name)!r}, but '
+            'federated.algorithm is fedsgd, which sends one gradient. Set it '
+            f'to fedavg, or leave {name} at {getattr(plain, name)!r}.')
 
 
 @dataclass(frozen=True)
