@@ -78,6 +78,7 @@ setup(
         'optuna': ['optuna>=4'],
         'torch': ['torch'],  # only to convert .pth files
         'notebooks': ['nbclient', 'ipykernel', 'matplotlib'],
+        'flower': ['flwr[simulation]>=1.42'],  # examples/flower_client.py
         'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1.0',
                  'latex2mathml'],  # `make docs`
         'test': [*ALL, 'pytest', 'pytest-xdist', 'chex', 'ruff', 'mypy',
