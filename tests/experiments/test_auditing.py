@@ -11,6 +11,7 @@ import pytest
 from tests.experiments.test_audit import config
 from tests.helpers import dense_victim
 from vidleak_jax.attacks.auto import NOTHING, PARTLY, RECOVERED
+from vidleak_jax.clients import observe
 from vidleak_jax.experiments import audit, auditing
 from vidleak_jax.experiments.auditing import advice, curve, limits, schedule
 from vidleak_jax.experiments.leaking import Audit
@@ -153,6 +154,25 @@ def test_noise_without_clipping_has_no_epsilon():
       dp_sgd={'clip_norm': 3.0, 'noise_multiplier': 1.0}))
   assert private['epsilon'] == pytest.approx(4.38, abs=0.01)
   assert 'infinite' in limits.privacy(leak_of(quantize_bits=8))['words']
+
+
+def test_a_limit_is_that_of_the_gradient_before_it_was_clipped():
+  """Clipping to a tenth with noise of s is noise of 10 s without it."""
+  victim = dense_victim()
+  clips = np.random.default_rng(0).uniform(size=(1, 2, 4, 4, 3))
+  params, found = victim.init(None), []
+  exact = observe(victim, params, clips, [1])
+  norm, = limits.norm_of(exact)
+  for defense in ({'noise_std': 1e-2},
+                  {'clip_norm': norm / 10, 'noise_std': 1e-3}):
+    leak = observe(victim, params, clips, [1], key=jax.random.key(0),
+                   defense=DefenseSpec(**defense))
+    found.append(limits.cramer_rao(
+        victim, leak, clips.astype(np.float32), np.array([1]),
+        jax.random.key(1), 1e6))
+  np.testing.assert_allclose(*found, atol=0.2)
+  assert limits.cramer_rao(victim, exact, clips, np.array([1]),
+                           jax.random.key(1), 1e6) is None
 
 
 def point(value, psnr, setting='defense.noise_std', why_not=''):

@@ -136,12 +136,13 @@ def _bounds(result) -> str:
   found: Mapping[str, Any] = result['bounds']
   parts = [f'<p>{escape(found["words"])}</p>']
   measured = '' if result['psnr'] is None else (
-      f'<tr><th scope="row">Measured here</th><td>{result["psnr"]:.1f} dB</td>'
+      '<tr><th class="name" scope="row">Measured here</th>'
+      f'<td class="number">{result["psnr"]:.1f} dB</td>'
       '<td>the answer with the lowest residual; an attack with knowledge of '
       'how videos look may pass the limits below</td></tr>')
   rows = [
-      f'<tr><th scope="row">{title}</th><td class="number">{found[key]:.1f} dB'
-      f'</td><td>{words}</td></tr>'
+      f'<tr><th class="name" scope="row">{title}</th>'
+      f'<td class="number">{found[key]:.1f} dB</td><td>{words}</td></tr>'
       for key, title, words in (
           ('cramer_rao_psnr', 'Cramér–Rao limit',
            'no unbiased attack on this update gets beyond'),
@@ -182,8 +183,9 @@ def _checks(rows) -> str:
     return ('<p>Nothing speaks against it: no trace of a filter or of noise '
             'was found.</p>')
   return table(['Check', 'Result', 'What was found'], [
-      f'<tr><th scope="row">{escape(row["name"])}</th>'
-      f'<td>{escape(row["status"])}</td><td>{escape(row["text"])}</td></tr>'
+      f'<tr><th class="name" scope="row">{escape(row["name"])}</th>'
+      f'<td class="number">{escape(row["status"])}</td>'
+      f'<td>{escape(row["text"])}</td></tr>'
       for row in rows])
 
 

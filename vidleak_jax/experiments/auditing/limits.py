@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from vidleak_jax import trees
 from vidleak_jax.clients import defenses
 from vidleak_jax.evaluation import bounds
 from vidleak_jax.specs import DefenseSpec
@@ -15,6 +16,7 @@ from vidleak_jax.types import Array, Leak, PRNGKey, Row, Victim
 DELTA = 1e-5  # where the configuration names none
 GUESSES = 0.1, 1e-3, 1e-6  # chances of a guess without the update
 _PROBES, _SOLVER_STEPS, _LEAST_STEPS = 2, 60, 10  # of the Cramer-Rao limit
+_SMOOTH = {'noise_std', 'clip_norm', 'local_dp', 'dp_sgd', 'quantize_bits'}
 _GRADIENTS = 8  # that a step of its solver costs
 
 
@@ -138,14 +140,17 @@ def cramer_rao(
     seconds: that it may take.
   """
   defense = leak.public.defense
-  if (defense is None or len(clips) != 1
+  if (defense is None or len(clips) != 1 or set(defense.active()) - _SMOOTH
       or leak.public.federated.algorithm != 'fedsgd'):
     return None
-  std = jax.tree.map(lambda leaf: _std_of(leaf[0], defense), leak.update)
+  gradient = jax.jit(jax.grad(victim.loss))
+  exact = gradient(leak.params, clips, labels)
+  seen = jax.tree.map(lambda leaf: leaf[0], leak.update)
+  # Clipping scaled the gradient down, and noise came after it.
+  factor = float(trees.dot(seen, exact) / trees.dot(exact, exact))
+  std = jax.tree.map(lambda leaf: _std_of(leaf, defense) / factor, seen)
   if not all(value > 0 for value in jax.tree.leaves(std)):
     return None  # an exact entry has no limit of this kind
-  gradient = jax.jit(jax.grad(victim.loss))
-  jax.block_until_ready(gradient(leak.params, clips, labels))
   began = time.perf_counter()
   jax.block_until_ready(gradient(leak.params, clips, labels))
   steps = int(seconds / ((time.perf_counter() - began) * _GRADIENTS * _PROBES))

@@ -12,7 +12,7 @@ import numpy as np
 
 from vidleak_jax import files
 from vidleak_jax.attacks import Problem
-from vidleak_jax.attacks.attempts import Explored
+from vidleak_jax.attacks.attempts import Attempt, Explored
 from vidleak_jax.attacks.auto import NOTHING, Auto
 from vidleak_jax.attacks.self_check import self_check
 from vidleak_jax.clients import split
@@ -159,9 +159,14 @@ def _explored(job, search: Auto, seconds: float) -> Explored:
   first = search.explore(
       problem, spec.effort(), schedule.attacks_of(spec, problem.leak),
       exhaustive=True)
-  left = max(_FOR_WEAKER * seconds - first.seconds, 1e-3)
+  left, weaker = _FOR_WEAKER * seconds - first.seconds, schedule.weaker_of(spec)
+  if left <= 0:
+    why = 'not tried: weaker than ig, and the budget goes to other settings'
+    rows = tuple(Attempt(each.name, None, 0.0, '; '.join(each.requires(
+        problem.victim, problem.leak)) or why) for each in weaker)
+    return first._replace(attempts=first.attempts + rows)
   more = schedule.searcher(spec, left).explore(
-      problem, spec.effort(), schedule.weaker_of(spec), exhaustive=True)
+      problem, spec.effort(), weaker, exhaustive=True)
   return Explored(first.attempts + more.attempts,
                   first.outcomes | more.outcomes,
                   first.seconds + more.seconds)
