@@ -13,7 +13,6 @@ import torch
 
 import vidleak_jax as vl
 from vidleak_jax import data
-from vidleak_jax.victims.torch_import import flax_layout
 
 
 def make(num_classes, clip_shape):
@@ -29,13 +28,12 @@ def make(num_classes, clip_shape):
                       num_classes))
 
 
-def client_gradient(module, clips, labels):
-  """Returns the gradient of the mean loss, by torch's names."""
+def train(module, clips, labels):
+  """Leaves the gradient of the mean loss in the module, as torch does."""
   inputs = torch.from_numpy(np.moveaxis(clips, -1, 1).copy())
   loss = torch.nn.functional.cross_entropy(
       module(inputs), torch.from_numpy(labels).long())
   loss.backward()
-  return {name: leaf.grad.numpy() for name, leaf in module.named_parameters()}
 
 
 def main(num_frames=4, image_size=16, attack='auto'):
@@ -45,13 +43,11 @@ def main(num_frames=4, image_size=16, attack='auto'):
                      frame_stride=2, image_size=image_size,
                      original_size=image_size, seed=0)
   clips, labels = sample.batch
-  module = make(10, clips.shape[1:])
-  gradient = client_gradient(module, clips, labels % 10)
+  module = make(10, clips.shape[1:]).eval()
+  train(module, clips, labels % 10)
 
-  victim = vl.Victim.from_torch(module.eval(), clips.shape[1:], num_classes=10)
-  update, _ = flax_layout(gradient)  # kernels as Flax has them
-  leak = vl.Leak(params=victim.init(jax.random.key(0)), update=update,
-                 public=vl.PublicInfo(clip_shape=clips.shape[1:]))
+  victim = vl.Victim.from_torch(module, clips.shape[1:], num_classes=10)
+  leak = vl.leaks.from_torch(victim, module, gradient=module)
   found = vl.attack(victim, leak, attack, key=jax.random.key(1))
   scores = vl.evaluate(found, clips, unrelated=sample.unrelated)
   print(f'{found.attack}: {scores.psnr[0]:.1f} dB (mean colour '
