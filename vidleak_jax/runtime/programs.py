@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-_KEPT = 16
+_KEPT = 64  # an analytic attack has one for each layer
 
 Program = TypeVar('Program')
 

@@ -9,12 +9,13 @@ change jumps with the signs of units all along the way: there it seldom helps.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from vidleak_jax.attacks.analytic import linear_solvers, per_message
 from vidleak_jax.attacks.base import Outcome, Problem
@@ -44,6 +45,7 @@ def polish(
     num_steps: int = 3,
     inner_steps: int = 200,
     orders: np.ndarray | None = None,
+    key: Hashable | None = None,
 ) -> Polished:
   """Refines clips until their updates match the leak's.
 
@@ -62,24 +64,33 @@ def polish(
     inner_steps: conjugate gradient iterations in each.
     orders: [M, rounds, epochs, B] of minibatches, where clients train on some
       in turn.
+    key: of the victim, `Victim.key`: victims of equal keys share the program.
+      None: the loss itself.
   """
   client = client_from(leak.public.federated)
+  # A loss that brings weights of its own has them as arguments of the program.
+  weights, rebuild = jax.tree.flatten(
+      loss_fn if isinstance(loss_fn, Partial) else Partial(loss_fn))
 
-  def send(params, clips, labels, order):
+  def send(constants, clips, labels, order):
+    weights, params = constants
+    loss = jax.tree.unflatten(rebuild, weights)
     return tuple(
-        client.update(loss_fn, own, clips, labels,
+        client.update(loss, own, clips, labels,
                       **({} if orders is None else {'order': order[i]}))
         for i, own in enumerate(params))
   step = functools.partial(_polish_one, send, num_steps, inner_steps)
   rows = np.zeros(leak.num_updates) if orders is None else orders
   dtype = np.float64 if num_steps else np.float32
   rounds = leak.rounds()
-  params, update, clips = jax.tree.map(
+  params, update, clips, weights = jax.tree.map(
       lambda a: np.asarray(a, dtype),
       (tuple(one.params for one in rounds),
-       tuple(one.update for one in rounds), clips))
+       tuple(one.update for one in rounds), clips, weights))
   return Polished(*per_message.over_messages(
-      step, params, (update, clips, np.asarray(labels), rows)))
+      step, (weights, params), (update, clips, np.asarray(labels), rows),
+      key=('polish', loss_fn if key is None else key, leak.public.federated,
+           orders is None, num_steps, inner_steps)))
 
 
 def polished(
@@ -92,7 +103,8 @@ def polished(
   recovery, cost = outcome.recovery, outcome.cost
   found = polish(
       problem.victim.loss, problem.leak, recovery.clips, recovery.labels,
-      num_steps=num_steps, inner_steps=inner_steps, orders=best_orders(
+      num_steps=num_steps, inner_steps=inner_steps, key=problem.victim.key,
+      orders=best_orders(
           problem.victim, problem.leak, recovery.clips, recovery.labels))
   seconds = time.perf_counter() - began
   return Outcome(
@@ -105,7 +117,7 @@ def polished(
           'residual_after_polish': float(found.after.max())})
 
 
-def _polish_one(send, num_steps, inner_steps, params, message):
+def _polish_one(send, num_steps, inner_steps, constants, message):
   update, clips, labels, order = message
   sizes = jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), update)
   floor = _ROUNDING * jnp.linalg.norm(jnp.stack(jax.tree.leaves(sizes)))
@@ -115,7 +127,7 @@ def _polish_one(send, num_steps, inner_steps, params, message):
           size > floor, 1 / jnp.maximum(size, 1e-30), 0.0), update, sizes)
 
   def gradient(clips):
-    return send(params, clips, labels, order)
+    return send(constants, clips, labels, order)
 
   first = gradient(clips)
   _, is_scaled = _share(first, update, weights)

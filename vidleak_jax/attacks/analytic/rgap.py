@@ -167,12 +167,12 @@ def walk_down(
     rest = INVERTIBLE[before].rest if before in INVERTIBLE else _GREY
     above = report[-1]
     blur = _DOUBT * above['condition'] * max(above['residual'], _ROUNDING)
-    step = functools.partial(
-        _step_down, layer, rest, blur, max_steps, tolerance)
+    step = functools.partial(_step_down, layer, rest, max_steps, tolerance)
     solution, down, open_directions = per_message.over_messages(
-        step, trees.named(params, layer.name), _with_probe(
+        step, (trees.named(params, layer.name), np.float64(blur)), _with_probe(
             (trees.named(update, layer.name), known,
-             down.reshape(known.shape))))
+             down.reshape(known.shape))),
+        key=('layer down', victim.key, layer.name, rest, max_steps, tolerance))
     report.append(_row(layer, trees.named(update, layer.name), known, solution,
                        open_directions[-1]))
     solution, down = jax.tree.map(lambda a: a[:-1], (solution, down))
@@ -199,13 +199,14 @@ def _with_probe(messages):
   return *again, np.arange(count + 1) == count
 
 
-def _step_down(layer, rest, blur, max_steps, tolerance, params, message):
+def _step_down(layer, rest, max_steps, tolerance, constants, message):
   """One message, one layer: (its input's `Solution`, dL/d input, open).
 
   The probe's right-hand side comes from random signs u (in scaled columns).
   What the solution misses of them, |u - u'|^2, is the number of directions
   that the equations leave open, in expectation, and 0 if there is none.
   """
+  params, blur = constants
   kernel, bias = params['kernel'], params['bias']
   update, h, dh, probe = message
   f = INVERTIBLE[layer.activation]

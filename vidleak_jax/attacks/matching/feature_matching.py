@@ -108,7 +108,8 @@ class FeatureMatching(Iterative):
     leaks = [problem.leak for problem in problems]
     if leaks[0].public.batch_size == 1 and (
         leaks[0].public.federated.algorithm == 'fedsgd'):
-      return feature_targets.targets(problems[0].victim.layers, leaks)
+      victim = problems[0].victim
+      return feature_targets.targets(victim.layers, leaks, key=victim.key)
     return [attempt(feature_targets.separated, problem) for problem in problems]
 
   def templates(self, problem: Problem, target: Target) -> Guess:

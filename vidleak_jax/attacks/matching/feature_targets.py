@@ -6,7 +6,7 @@ and a weight change is taken as a gradient between both weights.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,7 +48,8 @@ class Seen(NamedTuple):
 
 
 def targets(
-    layers: tuple[Layer, ...], leaks: Sequence[Leak], max_steps: int = 4000
+    layers: tuple[Layer, ...], leaks: Sequence[Leak], max_steps: int = 4000,
+    *, key: Hashable | None = None,
 ) -> list[Target | UserError]:
   """Returns what `feature_match` is held against, layers peeled where possible.
 
@@ -61,6 +62,8 @@ def targets(
     layers: a victim's, the dense head last.
     leaks: of equal shapes, updates of one clip each.
     max_steps: of conjugate gradients, a layer.
+    key: of the victim, `Victim.key`: victims of equal keys share the programs
+      that solve their layers. None: the layers themselves.
 
   Returns:
     One target a leak; how deep one goes does not depend on the others. An
@@ -74,7 +77,7 @@ def targets(
   for depth in range(len(layers) - 2, 0, -1):
     if known and not _determinable(layers[depth], leaks[0], known):
       break
-    known = _descend(layers[depth], leaks, known, max_steps)
+    known = _descend(layers[depth], leaks, known, max_steps, key)
     for i, values in known.items():
       found[i], depths[i] = _float32(values), depth - 1
   if recurrent.is_recurrent(layers[-2]):
@@ -128,7 +131,7 @@ def _determinable(layer, leak, known) -> bool:
       outputs + entries >= _SURPLUS * np.prod(layer.in_shape))
 
 
-def _descend(layer, leaks, known, max_steps):
+def _descend(layer, leaks, known, max_steps, key):
   """`known` one layer lower, of those leaks whose messages are all certain."""
   if not known:
     return {}
@@ -138,7 +141,8 @@ def _descend(layer, leaks, known, max_steps):
       for i, values in known.items()])
   solved, down, sure = per_message.over_messages(
       functools.partial(_down, layer, max_steps), np.zeros(()),
-      _float64(messages))
+      _float64(messages), key=(
+          'layer input', max_steps, layer if key is None else key, layer.name))
   ends = np.cumsum([len(values[0]) for values in known.values()])[:-1]
   parts = zip(known, *(np.split(x, ends) for x in (solved, down, sure)))
   return {i: (x, dx) for i, x, dx, certain in parts if certain.all()}
