@@ -12,6 +12,7 @@ from jax.extend.core import jaxprs_in_params
 from vidleak_jax import victims
 from vidleak_jax.attacks.matching import inversion, match
 from vidleak_jax.clients import observe
+from vidleak_jax.models import layers
 from vidleak_jax.types import Guess, Params, Target, UserError, Victim
 
 # The paper's LeNet has sigmoids; all others are smooth where ReLU is not.
@@ -103,7 +104,8 @@ def flops(problem: Problem) -> float:
   """Of one step of one restart, at least: counted from the products' shapes."""
   clips = jnp.asarray(problem.clip[None])
   plain = _victim(problem.clip.shape, problem.network, 'lax')
-  forward = jax.make_jaxpr(plain.logits)(problem.params, clips)
+  with layers.plain_layers():  # a loop's body would count once
+    forward = jax.make_jaxpr(plain.logits)(problem.params, clips)
   return float(_FORWARD_PASSES * _products(forward.jaxpr))
 
 

@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'identity': lambda x: x,
 }
 
-_PLAIN = contextvars.ContextVar('plain_convolutions', default=False)
+_PLAIN = contextvars.ContextVar('plain_layers', default=False)
 _LECUN_NORMAL = nn.initializers.lecun_normal()
 
 # name -> mean and standard deviation that a network takes off its input
@@ -113,16 +113,21 @@ def by_channel(values: Array, like: Array) -> Array:
 
 
 @contextlib.contextmanager
-def plain_convolutions() -> Iterator[None]:
-  """Scope in which `matmul_conv` is XLA's own convolution.
+def plain_layers() -> Iterator[None]:
+  """Scope in which a network is traced as it is written.
 
-  A network that is traced in it shows its convolutions as what they are.
+  `matmul_conv` is XLA's own convolution, and equal blocks are no loop.
   """
   token = _PLAIN.set(True)
   try:
     yield
   finally:
     _PLAIN.reset(token)
+
+
+def is_plain() -> bool:
+  """Whether this is inside of `plain_layers`."""
+  return _PLAIN.get()
 
 
 def matmul_conv(
@@ -159,7 +164,7 @@ def matmul_conv(
   Raises:
     NotImplementedError: for grouped, transposed or channels-first use.
   """
-  if _PLAIN.get():
+  if is_plain():
     return lax.conv_general_dilated(
         inputs, kernel, window_strides, padding, lhs_dilation, rhs_dilation,
         dimension_numbers or _channels_last(inputs, kernel),

@@ -1,5 +1,6 @@
 """What the video transformers share: tubelets, attention, pre-norm blocks."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from vidleak_jax.models.layers import ACTIVATIONS, standardize, unstandardize
 from vidleak_jax.models.norms import Norm
+from vidleak_jax.models.repeat import repeat
 from vidleak_jax.types import Array, UserError
 
 
@@ -94,8 +96,7 @@ class Encoder(nn.Module):
       x = prepend(token, x)
     x = x + self.param('positions', nn.initializers.normal(0.02),
                        (1, *x.shape[1:]))
-    for i in range(self.depth):
-      x = Block(self.style, name=f'block{i}')(x)
+    x, = repeat(self, functools.partial(Block, self.style), self.depth, x)
     x = Norm(self.style.norm, self.style.eps, name='norm')(x)
     return x[:, 0] if num_special else jnp.mean(x, axis=1)
 

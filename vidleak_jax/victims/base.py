@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from vidleak_jax import trees
-from vidleak_jax.models.layers import plain_convolutions
+from vidleak_jax.models.layers import plain_layers
 from vidleak_jax.types import (
     Array,
     Layer,
@@ -214,14 +214,14 @@ def find_head(params: Params, num_classes: int) -> tuple[str, ...] | None:
 def graph_of(victim: Victim) -> LayerGraph | None:
   """Returns the layer graph of a victim, or None without logits.
 
-  Convolutions of the package's own are traced as XLA's, which shows what they
-  are, and computed by the victim's own lowering.
+  Layers of the package's own are traced as they are written, see
+  `plain_layers`, and computed by the victim's own lowering.
   """
   if victim.logits is None:
     return None
   shapes = jax.eval_shape(victim.init, jax.random.key(0))
   # A function of its own: what JAX has traced before, it would not trace again.
-  with plain_convolutions():
+  with plain_layers():
     graph = introspect(lambda *inputs: victim.logits(*inputs), shapes,
                        victim.clip_shape)
   # XLA's own gradients of 3-D convolutions are far slower on a CPU.

@@ -1,11 +1,13 @@
 """TimeSformer (Bertasius et al., 2102.05095): time first, then space."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vidleak_jax.models.norms import Norm
+from vidleak_jax.models.repeat import repeat
 from vidleak_jax.models.transformer import (
   Attention,
   Mlp,
@@ -92,8 +94,8 @@ class TimeSformer(nn.Module):
     time = self.param('times', small, (1, self.num_frames, width))
     x = x + space[:, None, 1:] + time[:, :, None]
     token = jnp.broadcast_to(token + space[:, :1], (x.shape[0], 1, width))
-    for i in range(self.size.depth):
-      token, x = Divided(self.style, name=f'block{i}')(token, x)
+    token, x = repeat(self, functools.partial(Divided, self.style),
+                      self.size.depth, token, x)
     x = Norm(self.style.norm, self.style.eps, name='norm')(token[:, 0])
     return dense(self.num_classes, 'head')(x)
 

@@ -1,5 +1,6 @@
 """VideoMAE's network (Tong et al., 2203.12602), fine-tuned to classify."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.models.norms import Norm
+from vidleak_jax.models.repeat import repeat
 from vidleak_jax.models.transformer import Block, Size, Style, dense, tubelets
 from vidleak_jax.types import Array, Victim, pick
 from vidleak_jax.victims import base
@@ -47,8 +49,7 @@ class VideoMae(nn.Module):
   def __call__(self, clips):
     x = dense(self.size.width, 'embed')(self.patches(clips))
     x = x + sine_positions(*x.shape[1:])
-    for i in range(self.size.depth):
-      x = Block(self.style, name=f'block{i}')(x)
+    x, = repeat(self, functools.partial(Block, self.style), self.size.depth, x)
     x = Norm(self.style.norm, name='norm')(jnp.mean(x, axis=1))
     return dense(self.num_classes, 'head')(x)
 

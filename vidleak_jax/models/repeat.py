@@ -1,0 +1,55 @@
+"""Equal blocks in a row, as one loop: programs that compile in a fraction."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vidleak_jax.models.layers import is_plain
+from vidleak_jax.types import Array
+
+# Blocks from which on it pays. Four compile 7 % faster as a loop, and where
+# tokens are few, copies of their parameters make a step a quarter slower.
+_WORTH_IT = 8
+
+
+def repeat(
+    parent: nn.Module, make: Callable[..., nn.Module], count: int, *xs: Array
+) -> tuple[Array, ...]:
+  """Applies `block0`, `block1`, ... of a module, one after another.
+
+  Their parameters stand in the tree as those of any submodule. Where there are
+  enough of them, they are stacked while the network is traced, and the blocks
+  become one `lax.scan`: XLA then compiles one block instead of all. Values are
+  the same up to rounding.
+
+  Args:
+    parent: the module in whose compact `__call__` the blocks stand.
+    make: `make(name=...)` returns a block that maps `xs` to as many arrays of
+      the same shapes; its only variables are parameters of the same shapes in
+      all blocks.
+    count: blocks.
+    *xs: arrays.
+
+  Returns:
+    The last block's arrays.
+  """
+  if count < _WORTH_IT or parent.is_initializing() or is_plain():
+    for i in range(count):
+      xs = _tuple(make(name=f'block{i}')(*xs))
+    return xs
+  params = parent.variables['params']
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves),
+                         *(params[f'block{i}'] for i in range(count)))
+  block = make(parent=None)
+
+  def step(xs, own):
+    return _tuple(block.apply({'params': own}, *xs)), None
+  return lax.scan(step, xs, stacked)[0]
+
+
+def _tuple(found: Any) -> tuple[Array, ...]:
+  return found if isinstance(found, tuple) else (found,)
