@@ -55,7 +55,8 @@ def undetermined(problem: Problem, recovery: Recovery, num_steps: int,
   key = jax.random.fold_in(problem.key, _KEY)
   move = _MOVE * np.asarray(jax.random.normal(key, clips.shape, np.float32))
   found = polish(problem.victim.loss, problem.leak, clips + move,
-                 recovery.labels, num_steps=num_steps, inner_steps=inner_steps)
+                 recovery.labels, num_steps=num_steps, inner_steps=inner_steps,
+                 key=problem.victim.key)
   residual = gradient_residual(problem.victim, problem.leak,
                                found.clips.astype(np.float32), recovery.labels)
   before = np.maximum(np.asarray(recovery.gradient_residual), _EXACT)
