@@ -153,6 +153,20 @@ def quantised(case):
   return case.victim, case.told(leak, defense=vl.DefenseSpec())
 
 
+def unscaled(case):
+  gradient = jax.jit(jax.grad(case.victim.loss))(
+      case.params, 255 * case.clips[:1], LABELS[:1])
+  return case.victim, case.leak().replace(
+      update=jax.tree.map(lambda g: g[None], gradient))
+
+
+def other_scale(case):
+  """Of a dark clip: a bright one may be in both scales."""
+  victim = case.build(inputs='half')
+  leak = vl.observe(victim, case.params, 0.4 * case.clips[:1], LABELS[:1])
+  return case.victim, case.told(leak, victim=case.victim.spec)
+
+
 def transposed(case):
   leak = case.leak()
   return case.victim, leak.replace(update=jax.tree.map(
@@ -182,6 +196,8 @@ MISMATCHES = {
     later_weights: ('c3d', 'layers', 'those of after the training'),
     decayed: ('c3d', 'head_sum', 'weight decay: 0.0005'),
     quantised: ('c3d', 'defense', 'quantised to 8 bits'),
+    unscaled: ('c3d', 'inputs', '0 to 255'),
+    other_scale: ('c3d', 'inputs', 'inputs=half'),
     transposed: ('c3d', 'layers', 'the layout is'),
     wrong_labels: ('c3d', 'labels', 'proves at least'),
     other_classes: ('c3d', 'parameters', 'head/kernel'),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vidleak_jax import trees
-from vidleak_jax.attacks.checks import defense, head, layers
+from vidleak_jax.attacks.checks import defense, head, inputs, layers
 from vidleak_jax.attacks.checks.view import STATISTICS, Finding, View
 from vidleak_jax.clients import defenses
 from vidleak_jax.types import Leak, Victim
@@ -44,7 +44,7 @@ def self_check(victim: Victim, leak: Leak) -> tuple[Finding, ...]:
   worst: dict[str, Finding] = {}
   for index in range(min(leak.num_updates, _MAX_UPDATES)):
     view = View(victim, leak, index)
-    for each in (*layers.check(view), *head.check(view),
+    for each in (*layers.check(view), *head.check(view), inputs.check(view),
                  defense.check(view)):
       before = worst.get(each.name)
       if before is None or (
