@@ -174,6 +174,24 @@ def test_one_folder_of_frames(load, tmp_path):
   assert brightness(255 * sample.references[0]) == [11]
 
 
+@pytest.mark.parametrize('layout, classes', [
+    ('rgb-images/Basketball/v_Basketball_g01_c01/{:05}.jpg', ('Basketball',)),
+    ('rawframes_train/archery/abc_000001/img_{:05}.jpg', ('archery',)),
+    ('1234/{:06}.jpg', None)])
+def test_layouts_of_well_known_sets_are_read(load, tmp_path, layout, classes):
+  """UCF101-24, Kinetics as rawframes, Something-Something."""
+  for t in range(12):
+    file = tmp_path / layout.format(t + 1)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (64, 48), (20 * t,) * 3).save(file)
+    if 'rawframes' in layout:
+      for axis in 'xy':
+        Image.new('L', (32, 24)).save(file.parent / f'flow_{axis}_{t:05}.jpg')
+  sample = load('video_folder', dir=str(tmp_path), split='all', num_frames=12)
+  assert sample.class_names == (classes or (tmp_path.name,))
+  assert brightness(255 * sample.batch.clips[0]) == [*range(12)]
+
+
 def test_broken_frames_and_mixed_folders(load, tmp_path, video):
   folder = write_frames(tmp_path / 'Dance/b', count=4)
   first = video_folder.find(str(tmp_path)).name

@@ -12,6 +12,7 @@ from vidleak_jax import optional
 from vidleak_jax.data.clips import Pick, Unusable
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png')
+_FLOW = re.compile(r'(flow_)?[xy]_\d+\.')  # optical flow beside the frames
 MAX_PIXELS = 2 ** 26  # of a frame, 8192x8192: a header may claim any size
 
 
@@ -65,13 +66,14 @@ def read_image(path: Path) -> np.ndarray:
 def list_frames(folder: Path) -> list[Path]:
   """Returns the images of a folder that holds nothing else, in natural order.
 
-  Names count as people count: 1, 2, 10. Hidden files are ignored.
+  Names count as people count: 1, 2, 10. Hidden files are ignored, and so is
+  optical flow, flow_x_00001.jpg and the like.
 
   Returns:
     [] where the folder holds other files, or folders.
   """
   entries = [each for each in folder.iterdir()
-             if not each.name.startswith('.')]
+             if not each.name.startswith('.') and not _FLOW.match(each.name)]
   if not all(each.is_file() and each.suffix.lower() in IMAGES
              for each in entries):
     return []

@@ -73,9 +73,12 @@ def source(dir: str | None, split: str, data_dir: str | None) -> Source:
 
   A video is a file of one of `SUFFIXES`, or a folder that holds only images,
   whose frames are in natural order (1, 2, 10). The class of a video is the name
-  of the folder it lies in. Splits are made by
-  `split_files`. What was found out about the files is cached, and looked up
-  anew when a name, a size or a time has changed.
+  of the folder it lies in. So UCF101-24 (rgb-images/CLASS/VIDEO/00001.jpg),
+  Kinetics' rawframes (rawframes_train/CLASS/VIDEO/img_00001.jpg, flow beside
+  them or not) and Something-Something (VIDEO/000001.jpg) are read as they are.
+
+  Splits are made by `split_files`. What was found out about the files is
+  cached, and looked up anew when a name, a size or a time has changed.
 
   Raises:
     UserError: if there is no such folder, or no video in it.
@@ -111,11 +114,13 @@ def find(dir: str | None) -> Folder:
     files, root = [root], root.parent
   else:
     files = sorted(file for pattern in ('*', '*/*')
-                   for file in root.glob(pattern) if _is_video(file))
+                   for file in root.glob(pattern) if _is_video(file)) or (
+        sorted(filter(_is_video, root.glob('*/*/*'))))
   if not files:
     raise types.UserError(
-        f'No video in data.dir {str(dir)!r}. Videos must lie in it or in its '
-        f'class folders, and end in one of: {", ".join(SUFFIXES)}; or be '
+        f'No video in data.dir {str(dir)!r}. Videos must lie in it, in its '
+        'class folders, or in class folders of its splits, and end in one of: '
+        f'{", ".join(SUFFIXES)}; or be '
         f'folders that hold only images ({", ".join(decode.IMAGES)}).')
   stats = [(str(part), part.stat().st_size, part.stat().st_mtime_ns)
            for file in files for part in (file, *_frames(file))]
