@@ -76,6 +76,7 @@ setup(
         'ray': ['ray>=2.50'],
         'slurm': ['submitit>=1.5'],
         'optuna': ['optuna>=4'],
+        'accounting': ['dp-accounting>=0.4'],  # DP-SGD with sampled batches
         'torch': ['torch'],  # only to convert .pth files
         'notebooks': ['nbclient', 'ipykernel', 'matplotlib'],
         'flower': ['flwr[simulation]>=1.42'],  # examples/flower_client.py

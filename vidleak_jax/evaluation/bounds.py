@@ -195,7 +195,7 @@ def sampled_epsilon(
     from dp_accounting import pld
   except ImportError:
     raise UserError('sampled_epsilon needs dp-accounting: pip install '
-                    'dp-accounting.') from None
+                    "'vidleak_jax[accounting]'.") from None
   event = dp_accounting.PoissonSampledDpEvent(
       sampling_probability, dp_accounting.GaussianDpEvent(noise_multiplier))
   accountant = pld.PLDAccountant()

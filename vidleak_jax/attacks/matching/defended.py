@@ -42,7 +42,7 @@ from vidleak_jax.types import Array, Layer, Params, PRNGKey, UserError
 _FAR = 1e30        # stands for an infinite bound on the device
 _SURE = 5.0        # a sign is sure that many stds from 0
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
-_FALL = 0.5, 0.85  # bounds of how tau falls in a step of Gauss-Newton
+_FALL = 0.5, 1.0   # bounds of how tau falls in a step of Gauss-Newton
 
 
 _PRIOR = Prior()
@@ -64,7 +64,7 @@ class DefendedOptions:
   lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
   all_weight: float = 30.0
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
-  newton_inner: int = 150     # conjugate gradients inside each step
+  newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
   newton_weight: float = 10.0
   exact: float = 3e-3         # std over root mean square of exact entries
@@ -147,13 +147,13 @@ def recover_defended(
   top = top._replace(weight=options.newton_weight, errors=(1.0, start / 10))
   clips = adam(top, params, target, clips, options.chunk, report)
   newton = top._replace(name='Gauss-Newton', steps=0)
-  tau = jnp.float32(start)
+  tau, trust = jnp.float32(start), jnp.float32(start)
   for step in range(options.newton_steps):
     if clipped and step % _REREAD == 0:  # the guess fills in what is clipped
       target, head, notes = ready(
           np.asarray(features(layers, params, clips), np.float64))
-    clips, chi2 = newton_step(
-        newton, options.newton_inner, params, target, clips, tau)
+    clips, chi2, trust = newton_step(
+        newton, options.newton_inner, params, target, clips, tau, trust)
     report(newton.name, step + 1, options.newton_steps, clips)
     # The error that is assumed falls as the guess comes to agree.
     tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)

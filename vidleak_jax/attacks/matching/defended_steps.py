@@ -16,6 +16,7 @@ from vidleak_jax.attacks.matching.defended_model import (
 )
 from vidleak_jax.types import Array, Layer, Params
 
+_TRUST = 1e-3, 1.0  # bounds of how far a pixel is expected to move
 _TRIES = 1.0, 0.7, 0.5, 0.3, 0.1, 0.0  # lengths of a step of Gauss-Newton
 
 # (stage, steps done, steps in all, clips [1, T, H, W, C])
@@ -108,9 +109,13 @@ def _adam_chunk(stage, chunk, params, target, clips, state, done):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def newton_step(
     stage: Stage, inner: int, params: Params, target: Target, clips: Array,
-    tau: Array,
-) -> tuple[Array, Array]:
+    tau: Array, trust: Array,
+) -> tuple[Array, Array, Array]:
   """One damped step of Gauss-Newton, total variation by reweighted squares.
+
+  Entries that are half-lines count only where the guess violates them, so a
+  long step may violate many others: pixels are held near where they are, to
+  `trust`, which follows from how much of the last step held.
 
   Args:
     stage: its weight of total variation and its residuals.
@@ -119,10 +124,11 @@ def newton_step(
     target: what is observed.
     clips: [1, T, H, W, C].
     tau: [] error of the guess' features.
+    trust: [] how far a pixel is expected to move.
 
   Returns:
-    The clips after the best of some lengths of the step, and the mean square of
-    their residuals.
+    The clips after the best of some lengths of the step, the mean square of
+    their residuals, and the trust for the next step.
   """
   fade = Fade(tau, jnp.float32(1))
   found, forward = jax.linearize(
@@ -136,13 +142,17 @@ def newton_step(
     return jax.linear_transpose(_differences, v)(scaled)[0]
 
   move, _ = jax.scipy.sparse.linalg.cg(
-      lambda v: backward(forward(v))[0] + smooth(v),
+      lambda v: backward(forward(v))[0] + smooth(v) + v / trust ** 2,
       -backward(found)[0] - smooth(clips), maxiter=inner)
   tries = jnp.stack([jnp.clip(clips + a * move, 0, 1) for a in _TRIES])
   values = lax.map(
       lambda clips: _objective(stage, params, target, clips, fade), tries)
-  clips = tries[jnp.nanargmin(values)]
-  return clips, _mean(_misses(stage, params, target, clips, fade))
+  best = jnp.nanargmin(values)
+  clips = tries[best]
+  length = jnp.array(_TRIES)[best]
+  trust = jnp.clip(trust * jnp.where(length >= 0.7, 2.0, jnp.where(
+      length >= 0.3, 1.0, 0.3)), *_TRUST)
+  return clips, _mean(_misses(stage, params, target, clips, fade)), trust
 
 
 @functools.partial(jax.jit, static_argnums=0)
