@@ -33,6 +33,7 @@ class Size(NamedTuple):
   seconds: float       # of a timed block
   rows: int            # of large matrices
   clip: tuple[int, int, int, int]  # of the attacks
+  deep: tuple[tuple[str, str], ...] = ()  # networks of many equal blocks
   haste: float = 1.0   # rows may take so many times less than they say
 
 
@@ -43,7 +44,8 @@ FULL = Size(
                 ('timesformer', 'small', '8x32x32:16'),
                 ('videomae', 'small', '8x32x32:16'),
                 ('r3d18', 'small', '8x32x32:16')),
-    300, 0.5, 8192, (8, 32, 32, 3))
+    300, 0.5, 8192, (8, 32, 32, 3),
+    deep=(('timesformer', 'full'), ('videomae', 'full')))
 TINY = Size(
     '2x8x8:4', '2x16x16:2', (1, 2, 4), (1, 4), 'tiny',
     (('r2plus1d18', 'tiny', '4x16x16:2'), ('vivit', 'tiny', '2x16x16:2')),

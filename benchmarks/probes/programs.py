@@ -12,6 +12,7 @@ import problem as problems
 
 from probes import Probe, Size
 from vidleak_jax.attacks.matching import restarts
+from vidleak_jax.models import layers
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import Guess
 
@@ -26,32 +27,47 @@ def plan(size: Size) -> Iterator[Probe]:
     yield _program(main, frames, count, 'matmul')
   for name, preset, case in size.victims:
     yield _program((name, preset), case.split(':')[0], 1, 'matmul')
+  for network in size.deep:
+    for loop in (True, False):
+      yield _program(network, frames, 1, 'matmul', loop)
 
 
-def _program(network, frames, count, lowering) -> Probe:
+def _program(network, frames, count, lowering, loop=True) -> Probe:
   """Of `count` restarts, all vmapped together."""
   label = {'name': 'program', 'victim': '/'.join(network), 'shape': frames,
-           'restarts': count, 'lowering': lowering}
-  return Probe('programs', label, 90, functools.partial(
-      measure, network, f'{frames}:{count}', lowering))
+           'restarts': count, 'lowering': lowering, 'equal_blocks':
+           'a loop where there are many' if loop else 'one after another'}
+  return Probe('programs', label, 90 if loop else 300, functools.partial(
+      measure, network, f'{frames}:{count}', lowering, loop))
 
 
-def measure(network: tuple[str, str], case: str, lowering: str) -> dict:
+def measure(network: tuple[str, str], case: str, lowering: str,
+            loop: bool = True) -> dict:
   """Returns seconds of tracing, compiling and loading, and bytes of memory.
 
   It is the step of an attack with a chunk's loop around it: the program that an
   attack waits for. The bytes are XLA's own account; the peak is the device's
-  since the process began.
+  since the process began. `cpu_seconds` are those of all cores together: they
+  hold on a machine that does other things too.
+
+  Args:
+    network: name and preset.
+    case: frames x height x width : restarts.
+    lowering: of convolutions.
+    loop: whether many equal blocks are a loop. Without, a network is traced as
+      it is written: transformers only, for convolutions become XLA's.
   """
   _, count = problems.parse(case)
   row = {}
   with tempfile.TemporaryDirectory() as folder, _cache(folder):
     for when in ('cold', 'cached'):
       jax.clear_caches()
-      seconds, lowered = _timed(lambda: _lower(network, case, lowering))
-      row[f'seconds_trace_{when}'] = seconds
+      with contextlib.nullcontext() if loop else layers.plain_layers():
+        row[f'seconds_trace_{when}'], _, lowered = _timed(
+            lambda: _lower(network, case, lowering))
       row['hlo_lines'] = lowered.as_text().count('\n')
-      row[f'seconds_compile_{when}'], compiled = _timed(lowered.compile)
+      (row[f'seconds_compile_{when}'], row[f'cpu_seconds_compile_{when}'],
+       compiled) = _timed(lowered.compile)
   found = compiled.memory_analysis()
   stats = jax.devices()[0].memory_stats() or {}
   return row | {
@@ -80,9 +96,10 @@ def _lower(network, case, lowering):
 
 
 def _timed(call):
-  began = time.perf_counter()
+  """(seconds, seconds of all cores, what it returns)."""
+  began, cpu = time.perf_counter(), time.process_time()
   found = call()
-  return time.perf_counter() - began, found
+  return time.perf_counter() - began, time.process_time() - cpu, found
 
 
 @contextlib.contextmanager
