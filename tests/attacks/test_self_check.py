@@ -222,6 +222,15 @@ def test_a_right_payload_passes(cases, name):
   assert 'laws' in found['layers'].text
 
 
+def test_rounding_of_a_small_weight_change_is_no_defence(cases):
+  """Changes below a unit in the last place of a weight are exactly 0."""
+  case = cases['c3d']
+  client = vl.FedAvg(local_learning_rate=1e-4, local_steps=5, per='batch')
+  leak = case.leak(4, client)
+  assert any(np.any(leaf == 0) for leaf in jax.tree.leaves(leak.update))
+  assert not mismatches(case.victim, leak)
+
+
 def test_right_statistics_of_the_batch_pass(cases):
   case = cases['r3d18']
   victim = case.build(norm='batch')

@@ -9,6 +9,7 @@ import numpy as np
 
 from vidleak_jax import trees
 from vidleak_jax.attacks import detection, local_training
+from vidleak_jax.attacks.observation import Applied
 from vidleak_jax.clients import defenses
 from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Leak, Victim
@@ -16,6 +17,8 @@ from vidleak_jax.victims.introspection.tracing import Path, leaves_of
 
 STATISTICS = 'batch_stats'
 _ROUNDING = 2.0 ** -24  # of float32, half a unit in the last place
+_UNITS = 4              # in the last place, that the least change may have
+_FEW = 0.2              # of the entries, that rounding may have made 0
 _ROUNDINGS = 5.0        # of weights, that a weight change may show as noise
 _SLOPE = 1.5            # of a natural video's spectrum, as a power law
 _RANDOM_SIGNS = 1e-6    # of a gradient entry, over its leaf's root mean square
@@ -107,8 +110,22 @@ class View:
     tree = trees.nest({'/'.join(path): leaf * self.scale
                        for path, leaf in self.learned.items()})
     return tuple(each for each in detection.detect(tree)
-                 if not each.applied or each.applied.name != 'gaussian_noise'
-                 or self._is_noise(each.applied.strengths['std']))
+                 if each.applied is None or not self._is_rounding(each.applied))
+
+  def _is_rounding(self, applied: Applied) -> bool:
+    """Whether a trace is what float32 leaves, and no defence."""
+    if applied.name == 'gaussian_noise':
+      return not self._is_noise(float(str(applied.strengths['std'])))
+    if applied.name not in ('prune', 'top_k') or (
+        self.leak.public.federated.algorithm != 'fedavg'):
+      return False
+    # Weights change by whole units in their last place, small changes by none.
+    leaves = [np.abs(leaf) * self.scale for leaf in self.learned.values()]
+    zeros = sum(int(np.sum(leaf == 0)) for leaf in leaves)
+    least = min(leaf[leaf > 0].min() for leaf in leaves if leaf.any())
+    largest = max(np.abs(self.params[path]).max() for path in self.learned)
+    return bool(least < _UNITS * 2 * _ROUNDING * largest
+                and zeros < _FEW * sum(leaf.size for leaf in leaves))
 
   def _is_noise(self, std: float) -> bool:
     """Whether a floor beside a low rank is noise, not rounding or a high rank.
@@ -156,7 +173,8 @@ class View:
     power = (_RANDOM_SIGNS ** 2) * np.mean(leaf ** 2)
     if self.leak.public.federated.algorithm == 'fedavg':
       weights = self.params[path]
-      power += (_ROUNDING / self.scale) ** 2 * np.mean(weights ** 2)
+      power += self.num_steps * (_ROUNDING / self.scale) ** 2 * np.mean(
+          weights ** 2)
     std = defenses.noise_std_of(spec, self.leak.public.batch_size)
     power += (std / self.scale) ** 2
     if spec.quantize_bits:
