@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -96,3 +97,15 @@ def test_a_torch_client():
       attack=vl.attacks.ig(num_steps=300))
   assert scores.psnr[0] > 5 + max(
       scores.psnr_mean_frame[0], scores.psnr_unrelated[0])
+
+
+def test_the_clients_of_flower_train_and_one_is_attacked():
+  pytest.importorskip('flwr')
+  module = _load('flower_client')
+  params = module.network().init(jax.random.key(0))
+  clips, labels = module.private_clips(module.WATCHED)
+  sent = module.unpack(module.pack(params))
+  leak = module.to_leak(sent, module.train(
+      sent, clips, labels, np.array([2, 0, 3, 1])))
+  found, scores = module.attack(leak, num_steps=20)
+  assert found.gradient_residual[0] < 1 and scores.label_accuracy == 1
