@@ -192,10 +192,7 @@ def _value(text):
 
 
 def test_the_config_page_is_up_to_date():
-  file = ROOT / 'docs' / 'make_config.py'
-  spec = importlib.util.spec_from_file_location('make_config', file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = _script('make_config')
   assert module.PAGE.read_text() == module.page(), (
       'Run python docs/make_config.py.')
 
@@ -246,3 +243,20 @@ def test_the_reference_has_every_public_name():
   found = [pkgutil.resolve_name(path)
            for path in re.findall(r'^::: ([\w.]+)$', text, re.M)]
   assert set(ATTACKS.values()) <= {*filter(inspect.isclass, found)}
+
+
+def test_the_table_of_equations_is_up_to_date():
+  module = _script('make_identifiability')
+  text = module.PAGE.read_text()
+  for network in (('c3d', 'tiny', (8, 32, 32, 3)),
+                  ('r3d18', 'tiny', (8, 32, 32, 3))):
+    line, = module.line(*network)
+    assert line in text, 'Run python docs/make_identifiability.py.'
+
+
+def _script(name):
+  spec = importlib.util.spec_from_file_location(
+      name, ROOT / 'docs' / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

@@ -14,12 +14,13 @@ from vidleak_jax.victims.introspection.graph import (
     with_lowering,
 )
 from vidleak_jax.victims.introspection.identifiability import (
+    Count,
     as_text,
     identifiability,
     shown_share,
 )
 from vidleak_jax.victims.introspection.planner import discrepancy, introspect
 
-__all__ = ['LayerGraph', 'Node', 'as_text', 'discrepancy', 'evaluate',
+__all__ = ['Count', 'LayerGraph', 'Node', 'as_text', 'discrepancy', 'evaluate',
            'identifiability', 'introspect', 'run', 'shown_share',
            'with_lowering']

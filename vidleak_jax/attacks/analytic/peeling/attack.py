@@ -60,7 +60,7 @@ class Peeling(Analytic):
       network = blocks_of(victim.graph)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
-    return reasons + _too_few(network)
+    return reasons + shortages(network)
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
@@ -118,7 +118,7 @@ class Peeling(Analytic):
                  float(np.sqrt(result.cost / count)))
 
 
-def _too_few(network: Network) -> list[str]:
+def shortages(network: Network) -> list[str]:
   """Returns what is not determined, by count."""
   reasons = []
   positions = network.blocks[-1].main[-1].geometry.num_out
