@@ -33,7 +33,8 @@ def check(view: View) -> list[Finding]:
   if graph is None:
     return [Finding('layers', 'unknown', 'Only a loss is given; without logits '
                     'the layers are not known.')]
-  laws = _laws(view)
+  laws = [law for law in _laws(view)
+          if all(np.any(view.update[path]) for path in law.paths)]
   if not laws:
     return [Finding('layers', 'unknown', 'No law binds the layers of this '
                     'network to each other.')]

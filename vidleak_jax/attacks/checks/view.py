@@ -149,7 +149,8 @@ class View:
     """Whether a defence is declared, or shows."""
     declared = self.leak.public.defense
     return bool(declared and not declared.is_off) or any(
-        trace.applied for trace in self.traces)
+        trace.applied and trace.applied.name != 'exclude_vars'
+        for trace in self.traces)
 
   @functools.cached_property
   def weight_decay(self) -> float:
