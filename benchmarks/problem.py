@@ -75,7 +75,8 @@ def attack(problem: Problem) -> inversion.Attack:
     clips = jax.random.normal(key, template.clips.shape)
     return template._replace(clips=clips)
 
-  term = match.gradient_match(problem.victim.loss, match.cosine)
+  term = match.gradient_match(problem.victim.loss, match.cosine,
+                              problem.victim.pack)
   return inversion.gradient_inversion(
       inversion.weighted_sum(1, match=(1.0, term)),
       optax.adam(problem.learning_rate),

@@ -256,6 +256,8 @@ class Victim:
   known: str = ''  # public beyond params: the frozen extractor and its weights
   spec: VictimSpec | None = None  # how to build it again
   lowering: str = ''  # of its convolutions, where the package chose it
+  # Its parameters, or a gradient, in fewer leaves: the loss takes both trees.
+  pack: Callable[[Params], Params] = lambda params: params
 
   @functools.cached_property
   def graph(self) -> 'LayerGraph | None':

@@ -77,17 +77,21 @@ def test_a_match_and_its_slope_are_those_of_single_blocks():
   update = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=float)
                                           ).reshape(p.shape), params)
 
-  def slope():
+  def slope(**options):
     term = match.gradient_match(lambda params, clips, labels: jnp.sum(
-        module.apply({'params': params}, clips) ** 2), match.relative_l2)
+        module.apply({'params': params}, clips) ** 2), match.relative_l2,
+                                **options)
     return jax.jit(jax.value_and_grad(lambda clips: term(
         Guess(clips, jnp.array([1])), Target(params, update))))(clips)
 
-  found = slope()
+  packed = repeat.stacked(params)
+  assert jax.tree.map(jnp.shape, packed) == {
+      'blocks': {'in': {'kernel': (DEPTH, 6, 6), 'bias': (DEPTH, 6)}}}
   with plain_layers():
     wanted = slope()
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-               found, wanted)
+  for found in (slope(), slope(pack=repeat.stacked)):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+                 found, wanted)
   assert np.abs(wanted[1]).max() > 0
 
 

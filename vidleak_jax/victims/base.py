@@ -14,6 +14,7 @@ import optax
 
 from vidleak_jax import trees
 from vidleak_jax.models.layers import plain_layers
+from vidleak_jax.models.repeat import stacked
 from vidleak_jax.types import (
     Array,
     Layer,
@@ -195,7 +196,7 @@ def from_module(
 ) -> Victim:
   """Returns a victim of the package's own, whose head is known."""
   return _from_linen(module, tuple(clip_shape), num_classes).replace(
-      head_path=head, chain=chain, patch_tokens=tokens)
+      head_path=head, chain=chain, patch_tokens=tokens, pack=stacked)
 
 
 def find_head(params: Params, num_classes: int) -> tuple[str, ...] | None:

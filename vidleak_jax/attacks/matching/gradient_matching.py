@@ -90,13 +90,15 @@ class GradientMatching(Iterative):
   def term(self, victim: Victim, leak: Leak) -> match.Term:
     """See `Iterative.term`."""
     weights = {name: getattr(self.distance, name) for name in match.DISTANCES}
-    distance = match.weighted_distance(weights)
+    distance = plain = match.weighted_distance(weights)
     federated = leak.public.federated
     near = self._at_a_point(leak)
     if near and not local_training.is_linear(federated):
       distance = _of_signs(distance)
     if near or federated.algorithm == 'fedsgd':
-      one = match.gradient_match(victim.loss, distance)
+      # Signs have a scale in each leaf, so that leaves must stay apart.
+      packed = () if distance is not plain else (victim.pack,)
+      one = match.gradient_match(victim.loss, distance, *packed)
     else:
       client, order = client_from(federated), _order(leak)
       one = match.update_match(

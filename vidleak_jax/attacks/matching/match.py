@@ -66,7 +66,10 @@ def weighted_distance(weights: Mapping[str, Array | float]) -> Distance:
   return distance
 
 
-def gradient_match(loss: Callable[..., Array], distance: Distance) -> Term:
+def gradient_match(
+    loss: Callable[..., Array], distance: Distance,
+    pack: Callable[[Params], Params] = lambda params: params,
+) -> Term:
   """The match of a FedSGD leak, with its exact gradient by forward mode.
 
   With v = dD/dg at g = dL/dp, the gradient of D(g(x)) is the derivative of
@@ -74,7 +77,9 @@ def gradient_match(loss: Callable[..., Array], distance: Distance) -> Term:
 
   Args:
     loss: a victim's, `(params, clips, labels) -> []`.
-    distance: between gradients.
+    distance: between gradients; a function of the sums over all entries.
+    pack: of the victim: the parameters in fewer leaves, which the loss takes
+      too, and gradients like them.
 
   Returns:
     A term that is right in value and first derivative. Its second derivative
@@ -83,12 +88,13 @@ def gradient_match(loss: Callable[..., Array], distance: Distance) -> Term:
 
   def term(guess, target):
     moving, rebuild = _differentiable(guess)
+    weights, evidence = pack(target.params), pack(target.evidence)
     gradient = jax.grad(
-        lambda params: loss(params, *rebuild(moving)))(target.params)
-    value, v = jax.value_and_grad(distance)(gradient, target.evidence)
+        lambda params: loss(params, *rebuild(moving)))(weights)
+    value, v = jax.value_and_grad(distance)(gradient, evidence)
     inner = jax.grad(lambda moved, params: loss(params, *rebuild(moved)))
     slope = jax.jvp(
-        lambda params: inner(moving, params), (target.params,), (v,))[1]
+        lambda params: inner(moving, params), (weights,), (v,))[1]
     return _with_gradient(value, slope, moving)
   return term
 
