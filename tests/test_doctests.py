@@ -10,7 +10,7 @@ MODULES = (
     'attacks.matching.defense_aware', 'attacks.matching.feature_matching',
     'attacks.matching.gradient_matching', 'clients.fedavg', 'clients.fedsgd',
     'clients.observe', 'experiments.leaking', 'optional', 'options', 'recipes',
-    'types', 'victims', 'victims.base')
+    'types.leak', 'victims', 'victims.base')
 
 
 @pytest.mark.parametrize('name', MODULES)
