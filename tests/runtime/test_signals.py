@@ -9,7 +9,12 @@ import pytest
 
 from vidleak_jax.runtime.checkpoint import Checkpoints
 from vidleak_jax.runtime.run_logger import RunLogger
-from vidleak_jax.runtime.signals import EXIT_STATUS, Terminated, terminating
+from vidleak_jax.runtime.signals import (
+    EXIT_STATUS,
+    Terminated,
+    deferred,
+    terminating,
+)
 
 STATE = {'clips': np.zeros((64, 100_000), np.float32)}
 
@@ -26,6 +31,18 @@ def test_sigterm_raises_once_and_the_handler_comes_back():
       tidied.append(1)
   assert tidied and signal.getsignal(signal.SIGTERM) == before
   assert issubclass(Terminated, KeyboardInterrupt) and EXIT_STATUS == 143
+
+
+@pytest.mark.parametrize(('number', 'error'), [
+    (signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_what_belongs_together_comes_to_its_end(number, error):
+  before, done = signal.getsignal(number), []
+  with pytest.raises(error), terminating():
+    with deferred(), deferred():
+      os.kill(os.getpid(), number)
+      done.append(1)
+    done.append(2)
+  assert done == [1] and signal.getsignal(number) == before
 
 
 def test_the_checkpoint_being_written_becomes_complete(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vidleak_jax import files
+from vidleak_jax.runtime import signals
 from vidleak_jax.types import Row, UserError
 
 _SPARE_BYTES = 2**20  # for Orbax's own files beside the arrays
@@ -61,7 +62,8 @@ class Checkpoints:
       self._find_space(state)
       self._manager.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)))
-    self._guard(write)
+    with signals.deferred():  # Orbax tells of an interrupt by a traceback
+      self._guard(write)
 
   def restore(self, like: Any) -> tuple[Any, Row] | None:
     """Returns the newest (state, facts) that can be read, or None.

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidleak_jax.runtime import parallel
+from vidleak_jax.runtime import parallel, signals
 from vidleak_jax.runtime.checkpoint import Checkpoints
 from vidleak_jax.runtime.progress import MetricsLog
 from vidleak_jax.runtime.session import Report
@@ -106,12 +106,13 @@ class RunLogger:
     if not parallel.is_leader():
       return
     if self._checkpoints is not None:
-      # Rows first: an end in between leaves some too many, which `resume`
+      # Rows first: a kill in between leaves some too many, which `resume`
       # drops. The other way round, they would be missing for good.
-      for log, row in zip(self._logs, rows, strict=True):
-        log.write(done, seconds=seconds, **row)
-      self._checkpoints.save(
-          done, state, {'step': done, 'seconds': seconds, **facts})
+      with signals.deferred():
+        for log, row in zip(self._logs, rows, strict=True):
+          log.write(done, seconds=seconds, **row)
+        self._checkpoints.save(
+            done, state, {'step': done, 'seconds': seconds, **facts})
     if self._report:
       best = float(np.mean([row['best_loss'] for row in rows]))
       self._report(self._stage, done, self._total, best_match=best)

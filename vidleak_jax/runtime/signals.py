@@ -13,6 +13,28 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+  """Lets Ctrl-C and SIGTERM wait until what is inside has come to its end.
+
+  For writing what belongs together: a row and its checkpoint. Elsewhere than in
+  the main thread, where Python delivers signals, nothing changes.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  waiting: list[int] = []
+  before = {number: signal.signal(number, lambda n, _: waiting.append(n))
+            for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler or signal.SIG_DFL)
+    if waiting:
+      signal.raise_signal(waiting[0])
+
+
+@contextmanager
 def terminating() -> Iterator[None]:
   """Lets SIGTERM raise `Terminated`, once, in the main thread.
 
