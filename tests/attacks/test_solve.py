@@ -37,6 +37,7 @@ def test_an_exact_closed_form_has_no_note_and_its_match_is_measured(tmp_path):
   assert 0 < outcome.recovery.gradient_residual < 1e-3
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_said(tmp_path):
   outcome, _ = find(16, tmp_path, noise_std=1e-5)
   note = outcome.findings['closed_form_note']

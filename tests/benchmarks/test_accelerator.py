@@ -61,6 +61,7 @@ def test_a_row_that_fails_says_why_and_the_next_one_comes(probes):
   assert found['found'] == 1 and found['seconds'] >= 0
 
 
+@pytest.mark.slow
 def test_a_row_of_the_steps(probes):
   from probes import steps
   found = steps.own(('c3d', 'tiny'), '2x8x8:2', steps.backend.choose('cpu'),
@@ -71,6 +72,7 @@ def test_a_row_of_the_steps(probes):
   assert 0 < found['share_of_product'] < 1 and found['seconds_compile'] > 0
 
 
+@pytest.mark.slow
 def test_a_program_is_compiled_once_and_then_loaded(probes):
   from probes import programs
   before = jax.config.jax_compilation_cache_dir

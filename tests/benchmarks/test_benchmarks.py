@@ -34,6 +34,7 @@ def effort(load):
   return load('timing').Effort(seconds=0.01, blocks=2, limit=5)
 
 
+@pytest.mark.slow
 def test_our_row(load, effort):
   row, = load('restart_steps').compare(*CASE, jax.devices()[:2], effort, [])
   assert KEYS <= row.keys()
@@ -43,6 +44,7 @@ def test_our_row(load, effort):
   assert 0 < row['ceiling_share'] < 1
 
 
+@pytest.mark.slow
 def test_choices_give_the_same_gradient(load, effort):
   rows = list(load('restart_steps').sweep(*CASE, jax.devices()[:1], effort))
   assert [(r['lowering'], r['restart_batch']) for r in rows] == [
@@ -150,6 +152,7 @@ def test_the_page_has_a_table_of_each_and_keeps_its_notes(load, tmp_path):
   assert (tmp_path / 'performance.png').stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_quick_run_prints_rows():
   """In a process of its own, as `make bench` starts it."""
   root = ROOT

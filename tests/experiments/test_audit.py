@@ -101,6 +101,7 @@ def test_from_a_leak_alone(run, tmp_path, monkeypatch):
      'data__labels': 'random', 'data__num_frames': 2},
     {'defense__clip_norm': 1.0, 'defense__noise_std': 0.001},
 ], ids=lambda overrides: '-'.join(map(str, overrides.values())))
+@pytest.mark.slow
 def test_every_setting_runs(overrides, tmp_path):
   result = audit.run(config(**overrides), tmp_path)
   assert 0 < result['psnr'] < 100
@@ -109,6 +110,7 @@ def test_every_setting_runs(overrides, tmp_path):
       'federated__message', 'clip')
 
 
+@pytest.mark.slow
 def test_audits_of_one_shape_share_a_program(tmp_path, monkeypatch):
   """Seeds, strengths and rates differ; the answers are those of lone runs."""
   asked = [config(seed=3), config(seed=4, attack__ig__learning_rate=0.02),

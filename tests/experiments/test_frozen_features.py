@@ -46,6 +46,7 @@ def test_from_the_leak_alone(run, tmp_path):
   np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_matrix_head_shares_a_gradient_a_clip(tmp_path):
   result = audit.run(config(**FROZEN, victim__head='matrix'), tmp_path)
   assert storage.load(tmp_path).public.federated.message == 'clip'

@@ -52,6 +52,7 @@ def test_a_resumed_run_equals_one_run(tmp_path, monkeypatch):
   assert (tmp_path / 'whole/sample_stage1_4.png').exists()
 
 
+@pytest.mark.slow
 def test_rows_are_unique_and_the_result_is_written(tmp_path, monkeypatch):
   """Killed in stage 2, whose steps count on from those of stage 1."""
   config = {**TINY, 'validate_steps': 100, 'stage2': TINY['stage1']}

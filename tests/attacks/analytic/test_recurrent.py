@@ -25,6 +25,7 @@ def small(batch):
   return Batch(clips, batch.labels[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cell', ['gru', 'lstm'])
 def test_features_are_recovered_and_matched(small, cell):
   victim, leak = _sent(small, cell=cell)

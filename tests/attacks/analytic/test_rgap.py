@@ -32,6 +32,7 @@ def chain(shape, activation, widths=(12, 24), num_classes=7, conv=(5, 5)):
   return from_module(module, shape, num_classes)
 
 
+@pytest.mark.slow
 def test_lenet_frames_come_back_with_their_labels():
   clips, labels = random_clips(3, (1, 8, 8, 3)), jnp.array([[1], [9], [4]])
   victim = lenet((1, 8, 8, 3), 10)
@@ -45,6 +46,7 @@ def test_lenet_frames_come_back_with_their_labels():
   assert all(row['residual'] < 1e-4 for row in walk.report)
 
 
+@pytest.mark.slow
 def test_black_flat_and_barred_frames():
   shape = (1, 8, 8, 3)
   clips = np.array(random_clips(6, shape))

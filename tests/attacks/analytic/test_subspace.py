@@ -51,6 +51,7 @@ def leak(videomae):
   return share(videomae, [random_clip()])
 
 
+@pytest.mark.slow
 def test_the_whole_clip_from_grey_without_its_label(videomae, leak, tmp_path):
   outcome = helpers.run_attack(
       ClosedForm(polish_steps=0, whole_levels=False), videomae, leak, tmp_path)
@@ -147,6 +148,7 @@ def test_a_flatter_clip_fits_the_spans_but_not_their_directions(videomae):
     assert psnr(program.clip(found.c, known), clip) > 60
 
 
+@pytest.mark.slow
 def test_a_sharpened_search_goes_on_where_it_was_cut(
     videomae, leak, tmp_path, monkeypatch):
   def run(folder):

@@ -47,6 +47,7 @@ def test_every_frame_through_every_classifier(head, dropout):
   assert found.report[0]['residual'] < 1e-6
 
 
+@pytest.mark.slow
 def test_the_feature_matrix():
   victim, leak, messages = shared('matrix', 10, 'clip')
   found = recover_features(victim, leak)

@@ -158,6 +158,7 @@ def _finish(engine):
   pytest.fail('Nothing finished.')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='It looks into /proc.')
 def test_sigterm_ends_launcher_and_workers_with_what_they_did(start, tmp_path):
   launcher = start(tmp_path)
