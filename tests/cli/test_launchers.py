@@ -18,7 +18,7 @@ TINY = ['--config=configs/default.py', '--config.attack.name=ig',
         '--config.backend.num_devices=1']
 
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,6 @@ def get_config():
   assert not (folder / 'trials').exists()
 
 
-@pytest.mark.slow
 def test_killed_and_interrupted_then_bit_equal(tmp_path):
   """SIGKILL, SIGTERM, Ctrl-C, then the end: as if nothing had happened."""
   args = [*TINY, '--config.attack.num_steps=4000',
@@ -179,7 +178,6 @@ def test_a_second_launcher_in_the_same_workdir_leaves(tmp_path):
   assert 'Another run is at work' in err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('filled', [1_200_000, 1_700_000, 2**21])
 def test_a_full_disk_is_told_and_the_run_goes_on_after_it(small_disk, filled):
   args = [*TINY, '--config.attack.num_steps=40',

@@ -71,6 +71,7 @@ def test_what_the_server_saw_is_what_a_simulation_of_the_truth_gives(
   assert other[0] > 0.05
 
 
+@pytest.mark.slow
 def test_one_client_is_attacked(federation):
   victim, clips, *_ = federation
   leak = leak_of(federation, 2)

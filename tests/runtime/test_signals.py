@@ -36,13 +36,19 @@ def test_sigterm_raises_once_and_the_handler_comes_back():
 @pytest.mark.parametrize(('number', 'error'), [
     (signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_what_belongs_together_comes_to_its_end(number, error):
-  before, done = signal.getsignal(number), []
-  with pytest.raises(error), terminating():
-    with deferred(), deferred():
-      os.kill(os.getpid(), number)
-      done.append(1)
-    done.append(2)
-  assert done == [1] and signal.getsignal(number) == before
+  at_first = signal.getsignal(number)  # background jobs ignore Ctrl-C
+  before = signal.default_int_handler
+  signal.signal(number, before)
+  done = []
+  try:
+    with pytest.raises(error), terminating():
+      with deferred(), deferred():
+        os.kill(os.getpid(), number)
+        done.append(1)
+      done.append(2)
+    assert done == [1] and signal.getsignal(number) == before
+  finally:
+    signal.signal(number, at_first)
 
 
 def test_the_checkpoint_being_written_becomes_complete(tmp_path):

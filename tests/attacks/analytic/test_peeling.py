@@ -67,6 +67,7 @@ def test_the_clip_comes_back_and_the_walk_resumes(problem, tmp_path):
   assert stored.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_factorised_network_falls_though_its_last_block_is_not_solvable(
     monkeypatch):
   shape = (8, 8, 8, 3)

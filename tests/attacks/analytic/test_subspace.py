@@ -98,6 +98,7 @@ def test_a_tiling_is_the_networks_own(inputs):
       read.inputs[(('embed',),)], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_truth_agrees_with_all_that_a_timesformer_shares():
   """Spans, sums over frames, sums over places; grey contradicts them."""
   victim = victims.build('timesformer', SHORT, 7, preset='tiny')

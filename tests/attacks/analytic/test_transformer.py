@@ -101,6 +101,7 @@ def test_batches_and_other_victims_are_refused(vivit, leak):
     analytic.recover_tokens(lenet((1, 8, 8, 3), 10), leak)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scale', [1.0, 0.3])
 def test_polish_comes_closer_from_near_and_never_goes_away(scale):
   """Also where a defence has clipped the gradient to a share of its norm."""

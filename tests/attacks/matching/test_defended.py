@@ -55,6 +55,7 @@ def recover(victim, clip, applied, options=QUICK, **more):
       SHAPE, KEY, options=options, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('applied', [
     (), (Applied('gaussian_noise', {'std': 1e-3}),),
     (Applied('nvflare_percentile', {'percentile': 10, 'gamma': 0.1}),)],

@@ -40,6 +40,7 @@ def _layer_of(target):
   return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('activation', specs.ACTIVATIONS)
 def test_the_true_clip_matches_with_0(activation, batch):
   victim, leak = _sent(activation, batch)
