@@ -84,14 +84,18 @@ class Attack(Options):
 
 def needs_one_clip(leak: Leak) -> list[str]:
   """Returns why a leak is not one of single clips' gradients."""
-  reasons = []
-  if leak.public.federated.algorithm != 'fedsgd':
-    reasons.append(
-        f'it needs FedSGD, this leak has {leak.public.federated.algorithm}')
+  reasons = needs_fedsgd(leak)
   if leak.public.batch_size != 1:
     reasons.append(f'it needs one clip an update, this leak has '
                    f'{leak.public.batch_size}')
   return reasons
+
+
+def needs_fedsgd(leak: Leak) -> list[str]:
+  """Returns why a leak is not one of gradients."""
+  algorithm = leak.public.federated.algorithm
+  return ([] if algorithm == 'fedsgd' else
+          [f'it needs FedSGD, this leak has {algorithm}'])
 
 
 def needs_head(victim: Victim) -> list[str]:

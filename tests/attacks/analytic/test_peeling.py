@@ -1,6 +1,7 @@
 """Layer peeling: a wide enough residual network gives its clip away."""
 
 import dataclasses
+import itertools
 import re
 
 import jax
@@ -126,13 +127,27 @@ def test_reasons_are_given(problem, change, why):
                      reasons)
 
 
-def test_a_chain_and_a_batch_are_refused(problem):
+def test_a_chain_and_a_large_batch_are_refused(problem):
   chain = vl.victims.build('c3d', SHAPE, 5, preset='tiny')
-  public = dataclasses.replace(problem.leak.public, batch_size=2)
+  assert any('residual' in reason
+             for reason in Peeling().requires(chain, problem.leak))
+  public = dataclasses.replace(problem.leak.public, batch_size=5)
   leak = problem.leak.replace(public=public)
-  reasons = Peeling().requires(chain, leak)
-  assert any('one clip' in reason for reason in reasons)
-  assert any('residual' in reason for reason in reasons)
+  reasons = Peeling().requires(problem.victim, leak)
+  assert any('5 clips of an update' in reason for reason in reasons)
+
+
+def test_the_clips_of_a_batch_come_back():
+  victim = residual_network()
+  clips = np.concatenate([smooth_clip(1), smooth_clip(2)])
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), clips, [3, 1],
+                    client=vl.FedSGD(per='batch'))
+  attack = Peeling()
+  assert attack.requires(victim, leak) == []
+  found = attack.solve(Problem(victim, leak, jax.random.key(1), session()))
+  np.testing.assert_array_equal(found.labels, [[1, 3]])
+  assert psnr(found.clips[0, 0], clips[1]) > 40
+  assert psnr(found.clips[0, 1], clips[0]) > 40
 
 
 def test_geometry_is_the_convolution():
@@ -197,15 +212,39 @@ def test_a_kernels_gradient_shows_wrong_units():
   np.testing.assert_array_equal(signs.repaired(on, full, shown), on)
 
 
-def test_masks_of_the_last_block():
+@pytest.mark.parametrize('clips, shape, window', [
+    (1, (1, 2, 2), (3, 3, 3)),
+    (3, (2, 3, 3), (3, 3, 3)),   # clips stay mixed by the taps
+    (1, (3, 2, 2), (1, 3, 3)),   # frames do
+    (1, (1, 2, 2), (1, 1, 1)),   # all do
+])
+def test_masks_of_the_last_block(clips, shape, window):
   rng = np.random.default_rng(0)
-  geometry = Geometry((1, 2, 2), (3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1))
-  on = rng.uniform(size=(4, 40)) > 0.5
-  patches = geometry.patches(rng.uniform(size=(4, 6)))
-  columns = np.einsum('pti,pc->tic', patches, on)
-  np.testing.assert_array_equal(next(top.masks_of(columns, geometry)), on)
+  geometry = Geometry((clips, *shape), (1, *window), (1,) * 4, (
+      (0, 0), *((size // 2, size // 2) for size in window)), (1,) * 4)
+  on = rng.uniform(size=(geometry.num_out, 70)) > 0.5
+  slopes = rng.normal(size=(clips, 70))
+  on[:, 3] = False  # a dead channel has no gradient
+  gradient = geometry.kernel_gradient(
+      rng.uniform(size=(geometry.num_in, 60)),
+      on * np.repeat(slopes, geometry.num_out // clips, axis=0))
+  found = top.masks_of(np.float32(gradient), geometry, slopes,
+                       on.sum(0) if clips == 1 else None)
+  assert any((masks == on).all() for masks in itertools.islice(found, 24))
+
+
+def test_masks_that_do_not_separate():
+  rng = np.random.default_rng(0)
+  geometry = Geometry((1, 1, 2, 2), (1, 3, 3, 3), (1,) * 4,
+                      ((0, 0), *((1, 1),) * 3), (1,) * 4)
+  slopes = rng.normal(size=(1, 40))
+  alike = np.tile(rng.uniform(size=30), (4, 1))
+  dz = (rng.uniform(size=(4, 40)) > 0.5) * slopes
   with pytest.raises(UserError, match='look alike'):
-    next(top.masks_of(np.zeros_like(columns), geometry))
+    next(top.masks_of(geometry.kernel_gradient(alike, dz * (
+        np.arange(4) < 1)[:, None]), geometry, slopes))
+  with pytest.raises(UserError, match='more channels than positions'):
+    next(top.masks_of(np.ones((27, 3, 40)), geometry, slopes))
 
 
 def test_gauss_newton_solves_a_curved_problem():
@@ -231,5 +270,5 @@ def test_walk_knows_the_label_of_a_sure_network(problem):
   error = np.array([1e-9, 0, 0, 0, 2e-9])
   update = {kernel: np.outer(feature, error), bias: error}
   head = walk.read_head(network, leaves, update)
-  np.testing.assert_allclose(head.feature, feature)
-  assert head.label == 4
+  np.testing.assert_allclose(head.slopes, error[None] @ np.eye(64, 5).T)
+  np.testing.assert_array_equal(head.labels, [4])

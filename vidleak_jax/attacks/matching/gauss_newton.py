@@ -74,9 +74,9 @@ def minimize(
   once, so the first steps move a coarse grid that is enlarged.
 
   Args:
-    residual: (pixels [T, H, W, C], data) -> pytree of arrays.
+    residual: (pixels [..., T, H, W, C], data) -> pytree of arrays.
     data: its constants, a pytree; arguments of the compiled programs.
-    start: [T, H, W, C]; its precision is that of the result.
+    start: [..., T, H, W, C]; its precision is that of the result.
     options: how hard to search; None: the defaults.
     tell: called after each step.
   """
@@ -88,7 +88,7 @@ def minimize(
   move = jax.jit(functools.partial(_move, residual, options.fast))
   for grid, steps in zip(grids(pixels.shape, len(options.steps)),
                          options.steps):
-    axes = tuple(map(_enlarge, grid[:-1], pixels.shape[:-1]))
+    axes = tuple(map(_enlarge, grid[-4:-1], pixels.shape[-4:-1]))
     damping, inner_steps = _START, options.inner_steps
     for step in range(steps):
       if best <= options.enough:
@@ -115,16 +115,16 @@ def minimize(
 
 
 def grids(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
-  """Returns `count` shapes [T, H, W, C], each finer, the last one `shape`.
+  """Returns `count` shapes [..., T, H, W, C], each finer, the last `shape`.
 
   >>> grids((8, 32, 32, 3), 4)
   [(4, 4, 4, 3), (4, 8, 8, 3), (8, 16, 16, 3), (8, 32, 32, 3)]
   """
-  frames, *sides, colours = shape
+  *lead, frames, height, width, colours = shape
   found = []
   for level in range(count - 1, -1, -1):
-    found.append((max(1, frames // (2 if level > 1 else 1)),
-                  *(max(1, side >> level) for side in sides), colours))
+    found.append((*lead, max(1, frames // (2 if level > 1 else 1)),
+                  max(1, height >> level), max(1, width >> level), colours))
   return found
 
 
@@ -141,7 +141,7 @@ def _enlarge(size, full):
 
 
 def _move(residual, fast, pixels, data, light, axes, damping, inner_steps):
-  """The step, [T, H, W, C]."""
+  """The step, [..., T, H, W, C]."""
   dtype, now = pixels.dtype, residual(pixels, data)
   if fast:
     now, pixels = _light(now), pixels.astype(jnp.float32)
@@ -149,7 +149,7 @@ def _move(residual, fast, pixels, data, light, axes, damping, inner_steps):
   frames, rows, columns = (jnp.asarray(a, pixels.dtype) for a in axes)
 
   def lift(z):
-    return jnp.einsum('thwc,at,bh,dw->abdc', z, frames, rows, columns)
+    return jnp.einsum('...thwc,at,bh,dw->...abdc', z, frames, rows, columns)
 
   zeros = jnp.zeros_like(pixels)
   _, forward = jax.linearize(

@@ -19,7 +19,7 @@ from vidleak_jax.attacks.analytic.peeling.blocks import (
     blocks_of,
 )
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
-from vidleak_jax.attacks.base import Problem, needs_one_clip
+from vidleak_jax.attacks.base import Problem, needs_fedsgd
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
@@ -32,8 +32,8 @@ _EXACT = 1e-3  # error of the known layer's outputs, relative
 
 class Found(NamedTuple):
   """What one update gave away."""
-  clip: np.ndarray  # [T, H, W, C] float64
-  label: int
+  clips: np.ndarray   # [B, T, H, W, C] float64
+  labels: np.ndarray  # [B]
   rows: list[walk.Row]
   misfit: float     # of the known layer's outputs, relative
 
@@ -55,18 +55,19 @@ class Peeling(Analytic):
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`; counts the equations below the blocks too."""
-    reasons = needs_one_clip(leak)
+    reasons = needs_fedsgd(leak)
     if victim.graph is None:
       return [*reasons, 'it needs the logits, and only a loss is known']
     try:
-      network = blocks_of(victim.graph)
+      network = blocks_of(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
     return reasons + shortages(network)
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
-    network = blocks_of(problem.victim.graph)
+    network = blocks_of(problem.victim.graph,
+                        problem.leak.public.batch_size)
     params = _float64(leaves_of(problem.leak.params))
     update = _float64(leaves_of(problem.leak.update))
     found = []
@@ -76,9 +77,9 @@ class Peeling(Analytic):
         found.append(self._one(problem, network, params, one, m))
     rows = [dataclasses.asdict(row) | {'update': m}
             for m, each in enumerate(found) for row in each.rows]
-    return Solution(np.stack([each.clip for each in found])[:, None],
-                    np.array([[each.label] for each in found], np.int32),
-                    rows, _note(found))
+    return Solution(np.stack([each.clips for each in found]),
+                    np.stack([each.labels for each in found]), rows,
+                    _note(found))
 
   def _one(self, problem: Problem, network: Network, params: Leaves,
            update: Leaves, m: int) -> Found:
@@ -103,14 +104,14 @@ class Peeling(Analytic):
                            residual=max(row.residual for row in found))
     options = gauss_newton.Options(
         steps=(2, 2, 3, self.pixel_steps), inner_steps=self.inner_steps)
-    label = walk.read_head(network, params, update).label
+    labels = walk.read_head(network, params, update).labels
     best = None
     for facts, partly in _known_facts(network, known, params, update):
       result = pixels.recover(
-          network.graph, facts, params, options,
+          network.graph, network.num_clips, facts, params, options,
           lambda p: problem.session.tell('pixels', p.step + 1,
                                          self.pixel_steps, cost=p.cost))
-      found = Found(result.pixels, label, rows + partly,
+      found = Found(result.pixels, labels, rows + partly,
                     _misfit(result, facts))
       if best is None or found.misfit < best.misfit:
         best = found
@@ -153,15 +154,24 @@ def _misfit(result: gauss_newton.Result, facts: tuple) -> float:
 def shortages(network: Network) -> list[str]:
   """Returns what is not determined, by count."""
   reasons = []
-  positions = network.blocks[-1].main[-1].geometry.num_out
-  if positions > top.MAX_POSITIONS:
-    reasons.append(f'the last block has {positions} positions, and the ReLUs '
-                   f'of up to {top.MAX_POSITIONS} can be told apart')
-  unknowns = math.prod(network.graph.clip_shape)
+  unit = network.blocks[-1].main[-1]
+  mixed, positions = top.max_mixed(unit.geometry), unit.geometry.num_out
+  if mixed > top.MAX_MIXED:
+    reasons.append(f'no tap of {unit.name} tells {mixed} positions apart, and '
+                   f'up to {top.MAX_MIXED} can be separated')
+  if positions > min(unit.width_in, unit.width):
+    reasons.append(f'{unit.name} has {positions} positions, and the ReLUs of '
+                   f'up to {min(unit.width_in, unit.width)} can be told apart')
+  count = network.num_clips
+  classes = network.graph.leaf_shapes[network.head.kernel][-1]
+  if count > 1 and count > classes - 1:
+    reasons.append(f'{count} clips of an update cannot be separated by a head '
+                   f'of {classes} classes')
+  unknowns = count * math.prod(network.graph.clip_shape)
   graph, left = network.graph, network.blocks[:-network.num_peeled]
   names = [block.source for block in left] or [network.bottom]
   outputs, name = min(
-      (math.prod(graph.by_name[name].shape), name) for name in names)
+      (count * math.prod(graph.by_name[name].shape), name) for name in names)
   if outputs / 2 < _MARGIN * unknowns:  # about half of them are on
     reasons.append(
         f'the {unknowns} pixels must be found from about half of the {outputs} '

@@ -135,12 +135,14 @@ class Network:
     num_peeled: blocks, counted from the last, that are solved one by one.
     stem: the last unit before the first block, or None.
     head: its kernel [F, K] and bias [K].
+    num_clips: in the batch; the first axis of all geometries.
   """
   graph: LayerGraph
   blocks: tuple[Block, ...]
   num_peeled: int
   stem: Unit | None
   head: Head
+  num_clips: int = 1
 
   @property
   def bottom(self) -> str:
@@ -148,8 +150,13 @@ class Network:
     return self.blocks[-self.num_peeled].source
 
 
-def blocks_of(graph: LayerGraph | None) -> Network:
+def blocks_of(graph: LayerGraph | None, num_clips: int = 1) -> Network:
   """Returns the network as residual blocks.
+
+  Args:
+    graph: its layers.
+    num_clips: in the batch whose gradient is to be read; they are so many
+      positions more, which no tap connects.
 
   Raises:
     UserError: it is no such network; says why.
@@ -160,7 +167,7 @@ def blocks_of(graph: LayerGraph | None) -> Network:
   if not found:
     raise UserError('the network has no residual blocks')
   head = _head(graph, found[-1].output)
-  blocks = tuple(_block(graph, block) for block in found)
+  blocks = tuple(_block(graph, block, num_clips) for block in found)
   for lower, upper in itertools.pairwise(blocks):
     if upper.source != lower.output:
       raise UserError(f'between {lower.output} and {upper.source} stands '
@@ -177,7 +184,8 @@ def blocks_of(graph: LayerGraph | None) -> Network:
     raise UserError(
         f'the kernels of {last.name} have fewer gradients a channel than '
         f'{last.main[-1].geometry.num_in} positions')
-  return Network(graph, blocks, peeled, _stem(graph), head)
+  return Network(graph, blocks, peeled, _stem(graph, num_clips), head,
+                 num_clips)
 
 
 def rank_of(units: tuple[Unit, ...]) -> int:
@@ -215,11 +223,11 @@ def _head(graph, output) -> Head:
   return head
 
 
-def _block(graph: LayerGraph, block: structure.Block) -> Block:
+def _block(graph: LayerGraph, block: structure.Block, num_clips: int) -> Block:
   name = block.main[0].name if block.main else block.add.name
   if block.activation is None or not _is_relu(block.activation):
     raise UserError(f'the block of {name} does not end in a ReLU')
-  main = tuple(_unit(graph, unit) for unit in block.main)
+  main = tuple(_unit(graph, unit, num_clips) for unit in block.main)
   if not main or len(block.shortcut) > 1:
     raise UserError(f'a branch of the block of {name} is not understood')
   for unit in block.main[:-1]:
@@ -228,11 +236,13 @@ def _block(graph: LayerGraph, block: structure.Block) -> Block:
   last = (block.main[-1], *block.shortcut)
   if any(unit.activation is not None for unit in last):
     raise UserError(f'the sum of the block of {name} is of activations')
-  shortcut = _unit(graph, block.shortcut[0]) if block.shortcut else None
+  shortcut = (_unit(graph, block.shortcut[0], num_clips)
+              if block.shortcut else None)
   return Block(block.source, main, shortcut, block.output)
 
 
-def _unit(graph: LayerGraph, unit: structure.Unit, alone: bool = True) -> Unit:
+def _unit(graph: LayerGraph, unit: structure.Unit, num_clips: int,
+          alone: bool = True) -> Unit:
   node = unit.linear
   if node is None or not isinstance(node.op, ops.Conv):
     raise UserError(f'{unit.nodes[0].name} is no convolution')
@@ -255,8 +265,8 @@ def _unit(graph: LayerGraph, unit: structure.Unit, alone: bool = True) -> Unit:
     form = norm.form if isinstance(norm, ops.Norm) else norm.kind
     raise UserError(f'{unit.norm.name} is a norm of the form {form}; running '
                     'statistics (fixed) are needed')
-  # A 2-D network's frames are an axis in front that no tap crosses.
-  in_shape = graph.by_name[node.inputs[0]].shape[:-1]
+  # Clips, and a 2-D network's frames, are axes in front that no tap crosses.
+  in_shape = (num_clips, *graph.by_name[node.inputs[0]].shape[:-1])
   extra = len(in_shape) - ndim
   ones = (1,) * extra
   return Unit(node.name, conv, norm, Geometry(
@@ -266,10 +276,10 @@ def _unit(graph: LayerGraph, unit: structure.Unit, alone: bool = True) -> Unit:
               node.inputs[0], (unit.norm or node).name)
 
 
-def _stem(graph: LayerGraph) -> Unit | None:
+def _stem(graph: LayerGraph, num_clips: int) -> Unit | None:
   """The last unit of the stem, where its norm's bias tells sums."""
   try:
-    return _unit(graph, structure.stem(graph)[-1], alone=False)
+    return _unit(graph, structure.stem(graph)[-1], num_clips, alone=False)
   except UserError:
     return None
 

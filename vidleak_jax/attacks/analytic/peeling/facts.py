@@ -101,7 +101,7 @@ def residuals(values: dict[str, Array], facts: tuple[Fact, ...],
   """Returns one array for each fact.
 
   Args:
-    values: outputs of nodes for one clip, [1, ..., C].
+    values: outputs of nodes, [B, ..., C].
     facts: what is known.
     constants: their numbers, as arguments of a compiled program.
   """

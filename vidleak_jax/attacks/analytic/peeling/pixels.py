@@ -15,14 +15,16 @@ _GREY = 0.5
 
 
 def recover(
-    graph: LayerGraph, facts: tuple[facts_lib.Fact, ...], leaves: Leaves,
+    graph: LayerGraph, num_clips: int, facts: tuple[facts_lib.Fact, ...],
+    leaves: Leaves,
     options: gauss_newton.Options | None = None,
     tell: Callable[[gauss_newton.Progress], None] | None = None,
 ) -> gauss_newton.Result:
-  """Returns the clip of which the facts are true.
+  """Returns the clips [B, T, H, W, C] of which the facts are true.
 
   Args:
     graph: the network.
+    num_clips: B.
     facts: about its nodes.
     leaves: the parameters by path, float64.
     options: of Gauss-Newton.
@@ -33,10 +35,10 @@ def recover(
   constants = jax.tree.map(
       jnp.asarray, tuple(fact.constants for fact in facts))
 
-  def residual(clip, data):
+  def residual(clips, data):
     leaves, constants = data
-    return facts_lib.residuals(run(below, leaves, clip[None]), facts, constants)
+    return facts_lib.residuals(run(below, leaves, clips), facts, constants)
 
   data = {path: leaves[path] for path in used}, constants
-  grey = np.full(graph.clip_shape, _GREY)
+  grey = np.full((num_clips, *graph.clip_shape), _GREY)
   return gauss_newton.minimize(residual, data, grey, options, tell)

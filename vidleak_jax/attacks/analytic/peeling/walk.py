@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
 from vidleak_jax.attacks.analytic.peeling import equations, facts, top
 from vidleak_jax.attacks.analytic.peeling.blocks import (
     Block,
@@ -53,29 +54,34 @@ class Row:
 
 
 class Head(NamedTuple):
-  """What the last layer's gradient says."""
-  feature: np.ndarray  # [F] the mean of the last block's output
-  slope: np.ndarray    # [F] dL/d of it
-  label: int
+  """What the last layer's gradient says of each clip."""
+  slopes: np.ndarray  # [B, F] dL/d of the mean of the last block's output
+  labels: np.ndarray  # [B]
 
 
 def read_head(network: Network, leaves: Leaves, update: Leaves) -> Head:
-  """Returns the head's input, its slope and the label of one clip.
+  """Returns the label and the slope of each clip.
 
   Raises:
-    UserError: the gradient of the head's bias is zero.
+    UserError: the gradient of the head's bias is zero, or the clips of a batch
+      do not separate.
   """
-  kernel, error = (update[path] for path in (
+  kernel, bias = (leaves[path] for path in (
+      network.head.kernel, network.head.bias))
+  moved, error = (update[path] for path in (
       network.head.kernel, network.head.bias))
   if not error.any():
     raise UserError('The gradient of the last bias is zero: nothing of the '
                     'clip is in it. Choose attack.name=ig.')
-  feature = kernel @ error / (error @ error)
-  weights = leaves[network.head.kernel]
-  logits = feature @ weights + leaves[network.head.bias]
+  if network.num_clips > 1:
+    found = unmix_head(kernel, bias, moved, error, network.num_clips)
+    if not found.certified:
+      raise UserError(f'The clips of the batch do not separate. {found.note}')
+    return Head(found.errors @ kernel.T / network.num_clips, found.labels)
+  logits = moved @ error / (error @ error) @ kernel + bias
   # A clip that the network is sure of has no negative entry left.
   label = np.argmin(error) if error.min() < 0 else np.argmax(logits)
-  return Head(feature, weights @ error, int(label))
+  return Head((kernel @ error)[None], np.array([label], np.int32))
 
 
 def peel_top(network: Network, leaves: Leaves, update: Leaves
@@ -85,20 +91,19 @@ def peel_top(network: Network, leaves: Leaves, update: Leaves
   Raises:
     UserError: its ReLUs cannot be told apart.
   """
-  block, head = network.blocks[-1], read_head(network, leaves, update)
-  unit = block.main[-1]
-  positions = unit.geometry.num_out
+  unit = network.blocks[-1].main[-1]
+  slopes = read_head(network, leaves, update).slopes
+  slopes = slopes * network.num_clips / unit.geometry.num_out
   scale, _ = unit.affine(leaves)
-  factor = head.slope * scale / positions
-  factor = np.where(factor == 0, np.inf, factor)
-  columns = unit.kernel(update) / factor
   sums = unit.sums(update)
-  moved = np.where(head.slope == 0, np.inf, head.slope)
-  counts = None if sums is None else np.round(sums * positions / moved)
-  slope = np.broadcast_to(head.slope / positions, (positions, unit.width))
+  counts = None  # the sums of a batch are of several slopes
+  if sums is not None and len(slopes) == 1:
+    counts = np.round(sums / np.where(slopes[0] == 0, np.inf, slopes[0]))
+  slope = np.repeat(slopes, unit.geometry.num_out // len(slopes), axis=0)
   wrong = UserError('the ReLUs of the last block do not separate')
   for on in itertools.islice(
-      top.masks_of(columns, unit.geometry, counts), _MAX_ORDERS):
+      top.masks_of(unit.kernel(update), unit.geometry, slopes * scale, counts),
+      _MAX_ORDERS):
     try:
       return peel(network, len(network.blocks) - 1,
                   Known(None, None, slope, on), leaves, update)
@@ -116,7 +121,7 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
     index: of the block.
     out: its output.
     leaves: the parameters by path, float64.
-    update: one clip's gradient by path, float64.
+    update: the mean gradient of the clips by path, float64.
 
   Returns:
     (the input, a row for each layer solved, the upper first).
@@ -144,7 +149,7 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
     index: of the block.
     out: its output.
     leaves: the parameters by path, float64.
-    update: one clip's gradient by path, float64.
+    update: the mean gradient of the clips by path, float64.
 
   Returns:
     (facts about what it computes, a row for each layer solved).
