@@ -12,7 +12,7 @@ import numpy as np
 
 from vidleak_jax import files
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
-from vidleak_jax.attacks.analytic.peeling import pixels, top, walk
+from vidleak_jax.attacks.analytic.peeling import equations, pixels, top, walk
 from vidleak_jax.attacks.analytic.peeling.blocks import (
     Leaves,
     Network,
@@ -95,9 +95,15 @@ class Peeling(Analytic):
       if place and place.exists():
         known, found = _read(place)
       else:
-        known, found = (
-            walk.peel(network, last - i, known, params, update) if known
-            else walk.peel_top(network, params, update))
+        try:
+          known, found = (
+              walk.peel(network, last - i, known, params, update) if known
+              else walk.peel_top(network, params, update))
+        except equations.Undetermined:
+          if not known:
+            raise
+          network = dataclasses.replace(network, num_peeled=i)
+          break
         _write(place, known, found)
       rows += found
       problem.session.tell('layer peeling', i + 1, total,

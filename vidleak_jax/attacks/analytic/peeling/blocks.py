@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax.attacks.analytic.peeling.equations import SURPLUS
 from vidleak_jax.attacks.analytic.peeling.geometry import (
     Geometry,
     rank_bound,
@@ -17,8 +18,6 @@ from vidleak_jax.victims.introspection import structure
 from vidleak_jax.victims.introspection.graph import Head, LayerGraph, Node
 
 Leaves = Mapping[tuple[str, ...], np.ndarray]  # float64
-
-_SURPLUS = 1.25  # known outputs for each direction that the kernels leave open
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,7 +202,7 @@ def _is_determined(units: tuple[Unit, ...], has_outputs: bool) -> bool:
   first = units[0]
   left = (first.geometry.num_in - rank_of(units)) * first.width_in
   outputs = sum(unit.geometry.num_out * unit.width for unit in units)
-  return _SURPLUS * left <= has_outputs * outputs / 2
+  return SURPLUS * left <= has_outputs * outputs / 2
 
 
 def _head(graph, output) -> Head:

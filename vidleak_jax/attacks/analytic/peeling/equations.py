@@ -20,6 +20,11 @@ _ROUNDING = 1e-7  # of a float32 gradient, relative; the least noise assumed
 _FAINT = 0.1   # of the median channel, below which one weighs less
 _RIDGE = 1e-12 # of the mean square, against patches that are alike
 _CONVERGED = 1e-8  # of the preconditioned residual
+SURPLUS = 1.25    # known outputs for each direction that the kernels leave
+
+
+class Undetermined(UserError):
+  """Kernels and known outputs do not suffice for a layer's input."""
 
 
 class Source(NamedTuple):
@@ -79,6 +84,8 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
     max_steps: of conjugate gradients on `outputs`.
 
   Raises:
+    Undetermined: the outputs are too few, or too badly conditioned, to close
+      what the kernels leave open.
     UserError: no unit of the convolutions has a cotangent.
   """
   sources = [_balanced(source) for source in sources]
@@ -90,7 +97,15 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   x = x + spectrum.apply(inverse, _normal_rest(sources, x))  # refinement
   steps, ridge = 0, 0.0
   if outputs and not strong.all():
+    count = sum(np.count_nonzero(o.weight) for o in outputs)
+    if count < SURPLUS * (~strong).sum() * x.shape[1]:
+      raise Undetermined(
+          f'{count} known outputs are too few for the {(~strong).sum()} '
+          'directions of each channel that the kernels do not show')
     x, steps, ridge = _close(x, sources, outputs, spectrum, max_steps)
+    if steps == max_steps:
+      raise Undetermined('conjugate gradients on the known outputs have not '
+                         f'converged in {max_steps} steps')
   rests = [_rest(s, x) for s in sources]
   rows = sum(s.gradient[:, 0].size for s in sources)
   error = np.sqrt(sum((rest ** 2).sum((0, 2)) for rest in rests) / rows)

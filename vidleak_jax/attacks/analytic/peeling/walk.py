@@ -127,7 +127,8 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
     (the input, a row for each layer solved, the upper first).
 
   Raises:
-    UserError: the equations disagree.
+    equations.Undetermined: the equations do not suffice.
+    UserError: they disagree.
   """
   block = network.blocks[index]
   out, inner, known, rows = _peel_units(
@@ -158,7 +159,7 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
     UserError: the equations disagree.
   """
   block = network.blocks[index]
-  count = block.num_solvable
+  count = min(block.num_solvable, len(block.main) - 1)
   out, inner, known, rows = _peel_units(block, out, count, leaves, update)
   graph = network.graph
   if inner is None:
