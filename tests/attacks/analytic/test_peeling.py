@@ -165,6 +165,10 @@ def test_geometry_is_the_convolution():
   assert np.isclose((x * STRIDED.pull_back(dz, kernel)).sum(), inner)
   gradient = STRIDED.kernel_gradient(x, dz)
   assert np.isclose((kernel * gradient).sum(), inner)
+  matrix = STRIDED.matrix(dz)
+  np.testing.assert_allclose(
+      matrix @ x, gradient.swapaxes(1, 2).reshape(-1, 2))
+  np.testing.assert_allclose(STRIDED.normal_matrix(dz), matrix.T @ matrix)
   np.testing.assert_allclose(STRIDED.normal_matrix(dz) @ x,
                              STRIDED.pull_back(dz, gradient))
 
@@ -182,6 +186,19 @@ def test_known_outputs_close_what_a_kernel_leaves_open():
       np.full((24, 4), 1e7))
   closed = equations.solve([source], [outputs])
   assert np.abs(closed.x - x).max() < 1e-5 < np.abs(alone.x - x).max()
+
+
+def test_few_rows_show_what_they_show_of_many_unknowns():
+  rng = np.random.default_rng(0)
+  x, dz = rng.normal(size=(40, 2)), rng.normal(size=(24, 4))
+  source = equations.Source(STRIDED, dz, STRIDED.kernel_gradient(x, dz))
+  assert source.gradient[:, 0].size < 40
+  shown = equations.shown([source])
+  rank = shown.basis.shape[1]
+  assert 20 < rank <= 36
+  np.testing.assert_allclose(
+      shown.basis.T @ shown.basis, np.eye(rank), atol=1e-9)
+  np.testing.assert_allclose(shown.basis.T @ x, shown.value, atol=1e-9)
 
 
 def test_sums_settle_units_near_zero():

@@ -129,9 +129,11 @@ def shown(sources: Sequence[Source]) -> Shown:
     UserError: no unit of the convolutions has a cotangent.
   """
   sources = [_balanced(source) for source in sources]
-  values, vectors = _spectrum(sources)
+  rows = sum(s.gradient[:, 0].size for s in sources)
+  values, basis = _row_spectrum(sources) if (
+      rows < sources[0].geometry.num_in) else _spectrum(sources)
   strong = values > _WEAK ** 2 * values[-1]
-  basis, values = vectors[:, strong], values[strong]
+  basis, values = basis[:, strong], values[strong]
   value = basis.T @ _normal_rest(sources, 0.0) / values[:, None]
   rest = basis.T @ _normal_rest(sources, basis @ value) / values[:, None]
   value = value + rest  # refinement
@@ -161,6 +163,15 @@ def _spectrum(sources):
     raise UserError('A layer has no gradient to be read. Choose '
                     'attack.name=ig.')
   return _Spectrum(*np.linalg.eigh(normal))
+
+
+def _row_spectrum(sources):
+  """As `_spectrum`, of the rank only, where the rows are fewer than unknowns."""
+  matrix = np.vstack([s.geometry.matrix(s.dz) for s in sources])
+  values, vectors = np.linalg.eigh(matrix @ matrix.T)
+  within = values > _WEAK ** 2 * values[-1]
+  values, vectors = values[within], vectors[:, within]
+  return _Spectrum(values, matrix.T @ vectors / np.sqrt(values))
 
 
 def _balanced(source):

@@ -102,11 +102,20 @@ class Geometry:
     flat = seen.reshape(self.num_out, -1).T @ dz
     return flat.reshape(*seen.shape[1:], -1)
 
-  def normal_matrix(self, dz: np.ndarray) -> np.ndarray:
-    """Returns M^T M [Pin, Pin] of x -> `kernel_gradient(x, dz)`.
+  def matrix(self, dz: np.ndarray) -> np.ndarray:
+    """Returns M [taps * Cout, Pin] of x -> `kernel_gradient(x, dz)`.
 
-    M [taps * Cout, Pin] is the same for all input channels; only the Gram
-    matrix of dz between positions enters.
+    It is the same for all input channels.
+    """
+    matrix = np.zeros((self.num_taps, dz.shape[-1], self.num_in))
+    for rows, (out, into) in zip(matrix, self.taps):
+      rows[:, into] = dz[out].T
+    return matrix.reshape(-1, self.num_in)
+
+  def normal_matrix(self, dz: np.ndarray) -> np.ndarray:
+    """Returns M^T M [Pin, Pin] of `matrix`, without M.
+
+    Only the Gram matrix of dz between positions enters.
     """
     gram, normal = dz @ dz.T, np.zeros((self.num_in,) * 2)
     for out, into in self.taps:
