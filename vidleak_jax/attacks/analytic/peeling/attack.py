@@ -11,12 +11,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from vidleak_jax import files
-from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
 from vidleak_jax.attacks.analytic.peeling import equations, pixels, top, walk
+from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
 from vidleak_jax.attacks.analytic.peeling.blocks import (
-    Leaves,
-    Network,
-    blocks_of,
+  Leaves,
+  Network,
+  blocks_of,
 )
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_fedsgd

@@ -166,7 +166,7 @@ def _spectrum(sources):
 
 
 def _row_spectrum(sources):
-  """As `_spectrum`, of the rank only, where the rows are fewer than unknowns."""
+  """As `_spectrum`, within the rank, where rows are fewer than unknowns."""
   matrix = np.vstack([s.geometry.matrix(s.dz) for s in sources])
   values, vectors = np.linalg.eigh(matrix @ matrix.T)
   within = values > _WEAK ** 2 * values[-1]

@@ -71,8 +71,8 @@ def masks_of(gradient: np.ndarray, geometry: Geometry, slopes: np.ndarray,
     if len(rows) > share and counts is not None:
       rows = _adding_up(rows, counts[live], share)
     if len(rows) != share:
-      raise UserError(f'the ReLUs of the last block do not separate: {len(rows)}'
-                      f' binary rows for {share} positions')
+      raise UserError('the ReLUs of the last block do not separate: '
+                      f'{len(rows)} binary rows for {share} positions')
     per_clip.append(rows)
   for orders in itertools.product(*map(itertools.permutations, per_clip)):
     masks = np.zeros((geometry.num_out, gradient.shape[-1]), bool)
