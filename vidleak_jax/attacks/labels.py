@@ -8,29 +8,22 @@ with n_k the number of clips of class k and p_b the probabilities of clip b.
 
 * Bounds. P_k > 0, so n_k > -B dL/dc_k. Where these lower bounds, rounded up,
   add up to B, they *prove* the counts (iDLG, 2001.02610, is the case B = 1).
-* Estimate. One mean feature m_i per class, fitted to dL/dW, gives
-  p^(i) = softmax(m_i W + c); then `sum_i n_i (p^(i) - onehot_i) = B dL/dc` and
-  `sum n = B` are linear in the counts (iLRG, ICLR 2023). The variation within a
-  class is ignored, so this proves nothing: other counts that are nearly as good
-  are listed as alternatives. `analytic.head_unmixing` decides between them
-  exactly where B < K.
+* Estimate. Where they do not, `label_counts` fits the counts, which proves
+  nothing: other counts that are nearly as good are listed as alternatives.
+  `analytic.head_unmixing` decides between them exactly where B < K.
 * Without a bias, projections of dL/dW on a direction along which all features
   are 1 take its place.
 """
 
 import dataclasses
-import heapq
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.optimize
 
 from vidleak_jax import trees
-from vidleak_jax.attacks import local_training
+from vidleak_jax.attacks import label_counts, local_training
 from vidleak_jax.types import Leak, UserError
 
-_ROUNDS = 20       # of the estimate's fixed point
-_RIDGE = 1e-3      # pull of class means towards the batch's mean feature
 _LISTED = 8        # alternatives in an answer
 _FLOAT32 = 1e-6    # what rounding leaves of a gradient, relative to its largest
 _STEADY = 0.8      # of the largest fall: less says that some clip has the class
@@ -113,7 +106,7 @@ def labels_of_signs(
     return LabelEstimate(
         _labels(lower), True, (), 'Only the bias of these classes rose.', lower)
   expected = np.where(present, batch_size / present.sum(), 0.0)
-  best, *others = (_labels(each) for each in rank_counts(
+  best, *others = (_labels(each) for each in label_counts.rank_counts(
       expected, lower, batch_size, _LISTED + 1))
   return LabelEstimate(
       best, False, tuple(others), f'{lower.sum()} of {batch_size} labels are '
@@ -156,7 +149,8 @@ def infer_labels(
   unit = bias is None
   slope = bias
   if unit:
-    slope = implied_bias_update(kernel, weights, offsets, batch_size)
+    slope = label_counts.implied_bias_update(
+        kernel, weights, offsets, batch_size)
     noise *= np.linalg.norm(slope) / max(np.linalg.norm(kernel), 1e-300)
   size = np.abs(slope).max()
   lower = np.floor(
@@ -177,98 +171,11 @@ def infer_labels(
   else:
     note = (f'Only {lower.sum()} of {batch_size} labels are proven; how often '
             'each one repeats is an estimate.')
-  counts = expected_counts(kernel, slope, weights, offsets, batch_size)
-  ranked = rank_counts(counts, lower, batch_size, _LISTED + 1)
+  counts = label_counts.expected_counts(
+      kernel, slope, weights, offsets, batch_size)
+  ranked = label_counts.rank_counts(counts, lower, batch_size, _LISTED + 1)
   best, *others = (_labels(each) for each in ranked)
   return LabelEstimate(best, False, tuple(others), note, lower)
-
-
-def expected_counts(
-    kernel_update: np.ndarray,
-    bias_update: np.ndarray,
-    kernel: np.ndarray,
-    bias: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
-  """[K] real-valued label counts from one mean feature per class (iLRG).
-
-  A fixed point of three steps: class means m_i by least squares from
-  dL/dW = (1/B) sum_i n_i m_i (x) (p^(i) - onehot_i); p^(i) from m_i; counts n
-  by non-negative least squares from dL/dc.
-
-  Args:
-    kernel_update: dL/dW, [F, K].
-    bias_update: dL/dc, [K].
-    kernel: W, [F, K].
-    bias: c, [K].
-    batch_size: B.
-  """
-  num_classes = len(bias)
-  eye = np.eye(num_classes)
-  probabilities = np.full((num_classes, num_classes), 1 / num_classes)
-  counts = np.maximum(-batch_size * bias_update, 0) + batch_size / num_classes
-  counts *= batch_size / counts.sum()
-  for step in range(_ROUNDS):
-    n = np.maximum(counts, 1e-3)
-    errors = n[:, None] * (probabilities - eye) / batch_size
-    spread = np.diag(n) - np.outer(n, n) / n.sum()
-    system = errors @ errors.T
-    size = np.trace(system) / np.trace(spread)
-    system += size * (_RIDGE * spread + 1e-9 * np.diag(n))
-    means = np.linalg.solve(system, errors @ kernel_update.T)
-    probabilities = softmax(means @ kernel + bias)
-    new = scipy.optimize.nnls(
-        np.vstack([(probabilities - eye).T, np.ones(num_classes)]),
-        np.append(batch_size * bias_update, batch_size))[0]
-    counts = new if step == _ROUNDS - 1 else (counts + new) / 2
-  return counts
-
-
-def rank_counts(
-    expected: np.ndarray, lower: np.ndarray, batch_size: int, limit: int
-) -> list[np.ndarray]:
-  """Integer counts nearest to the expected ones, in the order of distance.
-
-  Args:
-    expected: [K] real counts.
-    lower: [K] int, proven lower bounds; their sum is at most B.
-    batch_size: B, the sum of every answer.
-    limit: how many answers at most.
-
-  Returns:
-    Arrays [K] int, by increasing squared distance from `expected`.
-  """
-  best = lower.copy()
-  for _ in range(batch_size - lower.sum()):  # optimal: convex and separable
-    best[np.argmin(2 * (best - expected))] += 1
-  seen, found = {tuple(best)}, []
-  heap = [(float(np.sum((best - expected) ** 2)), tuple(best))]
-  while heap and len(found) < limit:
-    cost, counts = heapq.heappop(heap)
-    counts = np.array(counts)
-    found.append(counts)
-    give = 2 * (expected - counts) + 1   # the cost of one less, of one more
-    take = 2 * (counts - expected) + 1
-    give[counts <= lower] = np.inf
-    moves = give[:, None] + take[None]
-    np.fill_diagonal(moves, np.inf)
-    for flat in np.argsort(moves, axis=None)[:limit]:
-      i, j = np.unravel_index(flat, moves.shape)
-      if not np.isfinite(moves[i, j]):
-        break
-      other = counts.copy()
-      other[i] -= 1
-      other[j] += 1
-      if tuple(other) not in seen:
-        seen.add(tuple(other))
-        heapq.heappush(heap, (cost + float(moves[i, j]), tuple(other)))
-  return found
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-  """Softmax over the last axis, in the precision of its input."""
-  powers = np.exp(logits - logits.max(-1, keepdims=True))
-  return powers / powers.sum(-1, keepdims=True)
 
 
 def _checked(head_update, head_params, batch_size):
@@ -327,46 +234,6 @@ def _single(kernel, bias, noise):
       labels, False, (order[1:2].astype(np.int32),),
       'Two classes fit equally well: noise, or a head of two classes without '
       'a bias.', counts)
-
-
-def implied_bias_update(kernel, weights, offsets, batch_size):
-  """[K] what dL/dc would be: u dL/dW with u such that h_b u is about 1.
-
-  Starts from equal entries of u, since features after a ReLU are positive, and
-  refines u on the class means. The scale makes the absent classes' sum agree
-  with their probabilities.
-  """
-  num_classes = kernel.shape[1]
-  slope = kernel.sum(0)
-  if slope[np.argmax(np.linalg.norm(kernel, axis=0))] > 0:
-    slope = -slope  # features that are negative on the whole
-  for _ in range(3):
-    slope = slope * _scale(slope)
-    counts = expected_counts(kernel, slope, weights, offsets, batch_size)
-    present = counts > 0.3
-    if present.sum() >= min(kernel.shape):
-      break
-    eye = np.eye(num_classes)[present]
-    means = _means(kernel, eye, counts[present], batch_size)
-    gram = means @ means.T
-    gram += 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
-    slope = kernel.T @ (means.T @ np.linalg.solve(gram, np.ones(len(gram))))
-  return slope * _scale(slope)
-
-
-def _means(kernel, eye, counts, batch_size):
-  """Mean features of the present classes if all probabilities were equal."""
-  errors = counts[:, None] * (1 / eye.shape[1] - eye) / batch_size
-  return np.linalg.lstsq(errors.T, kernel.T, rcond=None)[0]
-
-
-def _scale(slope):
-  """What a projection must be multiplied by to be dL/dc of a blank network.
-
-  There an absent class has 1 / K; the median is over all positive entries.
-  """
-  positive = slope[slope > 0]
-  return 1 / (len(slope) * np.median(positive)) if positive.size else 1.0
 
 
 def _labels(counts):

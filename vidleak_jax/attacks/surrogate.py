@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import scipy.special
 
 from vidleak_jax.attacks import labels as label_inference
 from vidleak_jax.attacks import local_training
@@ -156,7 +157,7 @@ def _one_clip(weights, moves, slopes, batch_size, most):
   def fit(position):
     logits = features @ (weights['kernel'] - position * moves['kernel']) + (
         weights['bias'] - position * moves['bias'])
-    errors = label_inference.softmax(logits)
+    errors = scipy.special.softmax(logits, axis=-1)
     errors[label] -= 1
     scale = errors @ bias / (bias @ bias)
     misfit = np.linalg.norm(errors - scale * bias) / np.linalg.norm(errors)

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
-from vidleak_jax.attacks.labels import softmax
 from vidleak_jax.types import UserError
 
 FEATURES, CLASSES = 40, 12
@@ -20,7 +20,8 @@ def _head(labels, *, bias=True, confidence=0.0, noise=0.0, smoothing=0.0):
   features = rng.normal(size=(size, FEATURES)) + 0.3
   features += confidence * np.sqrt(FEATURES) * weights[:, labels].T
   offsets = 0.1 * rng.normal(size=CLASSES) if bias else None
-  errors = softmax(features @ weights + (0 if offsets is None else offsets))
+  errors = scipy.special.softmax(
+      features @ weights + (0 if offsets is None else offsets), axis=-1)
   errors -= (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
   update = np.float32(features.T @ errors / size)
   update += noise * np.std(update) * rng.normal(size=update.shape)

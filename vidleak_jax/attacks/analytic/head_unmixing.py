@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from vidleak_jax.attacks import label_counts
 from vidleak_jax.attacks import labels as label_inference
 from vidleak_jax.attacks.analytic import mixing
 from vidleak_jax.runtime import backend
@@ -118,7 +119,7 @@ def unmix_head(
     candidates = [_known_labels(labels, batch_size, num_classes)]
   factors = _factorise(kernel, bias, kernel_update, bias_update, batch_size)
   slope = bias_update if bias_update is not None else (
-      label_inference.implied_bias_update(
+      label_counts.implied_bias_update(
           np.asarray(kernel_update, float), np.asarray(kernel, float),
           np.zeros(num_classes) if bias is None else np.asarray(bias, float),
           batch_size))
@@ -159,7 +160,7 @@ def _candidates(estimate, batch_size, limit):
   if estimate.certain or not at_least.any():
     return candidates
   present = np.flatnonzero(at_least)
-  ranked = label_inference.rank_counts(
+  ranked = label_counts.rank_counts(
       np.full(len(present), batch_size / len(present)), at_least[present],
       batch_size, limit)
   seen = {tuple(each) for each in candidates}

@@ -7,6 +7,7 @@ public, one clip's feature predicts the size of its own error.
 """
 
 import numpy as np
+import scipy.special
 
 from vidleak_jax.attacks import labels as label_inference
 from vidleak_jax.attacks.checks.view import Finding, View
@@ -96,7 +97,7 @@ def factor(view: View) -> float | None:
   features, beside = _mean_feature(kernel, bias)
   if beside > _SINGLE:
     return None
-  error = label_inference.softmax(features @ weights + offsets)
+  error = scipy.special.softmax(features @ weights + offsets, axis=-1)
   error[np.argmin(bias)] -= 1
   found = float(bias @ error / (error @ error))
   left = np.linalg.norm(bias - found * error) / np.linalg.norm(bias)
@@ -148,7 +149,7 @@ def _scale(view) -> Finding:
   single = beside < _SINGLE or (public.batch_size == 1 and view.num_steps > 1)
   if single:
     return _single(view, features)
-  probabilities = label_inference.softmax(features @ weights + offsets)
+  probabilities = scipy.special.softmax(features @ weights + offsets, axis=-1)
   negative = -np.minimum(bias, 0).sum()
   absent = bias > 0
   if not absent.any() or view.is_defended:
@@ -182,7 +183,7 @@ def _single(view, features) -> Finding:
                    f'{factor:.3g} of what the feature predicts.')
   flipped = np.zeros(len(bias))
   flipped[np.argmax(bias)] = 1.0
-  other = label_inference.softmax(features @ weights + offsets) - flipped
+  other = scipy.special.softmax(features @ weights + offsets, axis=-1) - flipped
   if factor < 0 or (len(bias) > 2 and np.linalg.norm(bias + other)
                     < 0.1 * np.linalg.norm(bias)):
     return Finding('head_scale', 'mismatch', 'The update points downhill: give '
@@ -214,7 +215,7 @@ def _trained(view, features, onehot):
   logits = features @ weights + offsets
   total = np.zeros_like(logits)
   for _ in range(min(view.num_steps, 1000)):
-    error = label_inference.softmax(logits) - onehot
+    error = scipy.special.softmax(logits, axis=-1) - onehot
     total += error
     if view.num_steps > 1:
       logits = logits - rate * (features @ features + 1) * error
@@ -224,7 +225,7 @@ def _trained(view, features, onehot):
 def _smoothing(view, features, onehot):
   """(label smoothing, what is left) of the targets that fit best."""
   weights, offsets, _, bias = view.head
-  error = label_inference.softmax(features @ weights + offsets) - onehot
+  error = scipy.special.softmax(features @ weights + offsets, axis=-1) - onehot
   away = onehot - 1 / len(bias)
   found = float(away @ (bias - error) / (away @ away))
   left = np.linalg.norm(bias - error - found * away) / np.linalg.norm(bias)
