@@ -15,7 +15,7 @@ from vidleak_jax.models.norms import Norm
 from vidleak_jax.models.recurrent import Recurrent
 from vidleak_jax.models.resnet import ResNet, Style
 from vidleak_jax.types import UserError
-from vidleak_jax.victims import base, build
+from vidleak_jax.victims import build, flax_modules
 from vidleak_jax.victims.frozen import EXTRACTORS, NAMES
 
 SHAPE = 4, 16, 16, 3
@@ -102,7 +102,7 @@ def test_the_published_resnet20_knows_a_cat_from_a_rocket():
     left, top = (width - size) // 2, (height - size) // 2
     image = image.convert('RGB').resize(
         (32, 32), Image.BICUBIC, (left, top, left + size, top + size))
-    logits = network.apply(base.split_stats(params),
+    logits = network.apply(flax_modules.split_stats(params),
                            np.asarray(image, np.float32)[None] / 255)
     classes.append(CIFAR_CLASSES[int(jnp.argmax(logits))])
   assert classes == ['cat', 'ship', 'automobile']

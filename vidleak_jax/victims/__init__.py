@@ -27,12 +27,9 @@ from vidleak_jax.victims import (
   videomae,
   vivit,
 )
-from vidleak_jax.victims.base import (
-  cross_entropy,
-  from_flax,
-  from_loss,
-)
+from vidleak_jax.victims.base import from_flax, from_loss
 from vidleak_jax.victims.factory import from_factory
+from vidleak_jax.victims.losses import cross_entropy
 
 __all__ = ['NETWORKS', 'build', 'cross_entropy', 'from_factory', 'from_flax',
            'from_loss', 'from_spec', 'load', 'natural_message', 'resolve']

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from vidleak_jax import trees
 from vidleak_jax.models.layers import plain_layers
@@ -23,6 +22,7 @@ from vidleak_jax.types import (
     UserError,
     Victim,
 )
+from vidleak_jax.victims import flax_modules
 from vidleak_jax.victims.introspection import (
     LayerGraph,
     introspect,
@@ -30,31 +30,7 @@ from vidleak_jax.victims.introspection import (
     with_lowering,
 )
 from vidleak_jax.victims.introspection import tokens as tokens_lib
-
-if TYPE_CHECKING:  # shapes for readers; the engine needs no such library
-  from jaxtyping import Float, Int
-
-_STATISTICS = 'batch_stats'
-# Arguments by which Flax modules are told that they do not train, and the value
-# that says so.
-_MODES = {'deterministic': True, 'train': False, 'training': False,
-          'is_training': False, 'use_running_average': True}
-
-
-def cross_entropy(
-    logits: Float[Array, 'B K'], labels: Int[Array, ' B'] | Float[Array, 'B K']
-) -> Float[Array, '']:
-  """Returns the mean cross-entropy.
-
-  Args:
-    logits: [B, K].
-    labels: [B] integers or [B, K] probabilities.
-  """
-  if jnp.issubdtype(labels.dtype, jnp.integer):
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  else:
-    losses = optax.softmax_cross_entropy(logits, labels)
-  return jnp.mean(losses)
+from vidleak_jax.victims.losses import cross_entropy
 
 
 def from_flax(
@@ -89,9 +65,9 @@ def from_flax(
   """
   clip_shape = _clip_shape(clip_shape)
   if isinstance(module, nn.Module):
-    victim = _from_linen(module, clip_shape, num_classes)
+    victim = flax_modules.from_linen(module, clip_shape, num_classes)
   else:
-    victim = _from_nnx(module, clip_shape, num_classes)
+    victim = flax_modules.from_nnx(module, clip_shape, num_classes)
   shapes = jax.eval_shape(victim.init, jax.random.key(0))
   _check(victim, shapes, type(module).__name__)
   return victim.replace(head_path=tuple(head) if head else None)
@@ -195,7 +171,8 @@ def from_module(
     tokens: Tokens | None = None,
 ) -> Victim:
   """Returns a victim of the package's own, whose head is known."""
-  return _from_linen(module, tuple(clip_shape), num_classes).replace(
+  victim = flax_modules.from_linen(module, tuple(clip_shape), num_classes)
+  return victim.replace(
       head_path=head, chain=chain, patch_tokens=tokens, pack=stacked)
 
 
@@ -265,77 +242,6 @@ def chain_of(victim: Victim) -> tuple[Layer, ...]:
     return structure.layers(victim.graph)
   except UserError:  # it is no chain; the attacks say what they need
     return ()
-
-
-def split_stats(params: Params) -> dict[str, Params]:
-  """Returns a victim's params as collections; statistics are constants."""
-  params = dict(params)
-  stats = jax.lax.stop_gradient(params.pop(_STATISTICS, {}))
-  return {'params': params, _STATISTICS: stats}
-
-
-def _from_linen(module, clip_shape, num_classes) -> Victim:
-  still, training = _modes(type(module).__call__)
-
-  def init(key):
-    variables = module.init(key, jnp.zeros((1, *clip_shape)), **still)
-    stats = variables.get(_STATISTICS)
-    return variables['params'] | ({_STATISTICS: stats} if stats else {})
-
-  def logits(params, clips):
-    return module.apply(split_stats(params), clips, **still)
-
-  def loss(params, clips, labels, key=None):
-    if key is None or not training:
-      return cross_entropy(logits(params, clips), labels)
-    scores, _ = module.apply(  # BatchNorm that is told to train would move
-        split_stats(params), clips, rngs={'dropout': key},
-        mutable=[_STATISTICS], **training)
-    return cross_entropy(scores, labels)
-
-  def statistics(params, clips):
-    _, state = module.apply(split_stats(params), clips, mutable=_STATISTICS,
-                            **still)
-    return params | state
-
-  return Victim(jax.jit(init), loss, clip_shape, num_classes, logits,
-                statistics=statistics)
-
-
-def _from_nnx(module, clip_shape, num_classes) -> Victim:
-  from flax import nnx
-  if not isinstance(module, nnx.Module):
-    raise UserError(
-        f'from_flax takes a linen or nnx module, got {type(module).__name__}. '
-        'For a function use from_loss.')
-  module.eval()  # dropout off, BatchNorm on its running statistics
-  graph, learned, rest = nnx.split(module, nnx.Param, ...)
-  params = nnx.to_pure_dict(learned)
-
-  def logits(params, clips):
-    state = jax.tree.map(lambda x: x, learned)
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state, rest)(clips)
-
-  def loss(params, clips, labels, key=None):
-    if key is not None:
-      raise UserError('An nnx module is attacked with dropout off: its random '
-                      'state lives inside. Leave the dropout key out.')
-    return cross_entropy(logits(params, clips), labels)
-
-  return Victim(lambda key: params, loss, clip_shape, num_classes, logits)
-
-
-def _modes(call) -> tuple[dict[str, bool], dict[str, bool]]:
-  """How a module is told that it does not train, and that it drops out."""
-  names = [name for name in inspect.signature(call).parameters
-           if name in _MODES]
-  # Statistics stay running ones even where dropout is on.
-  dropout = [name for name in names if name != 'use_running_average']
-  return ({name: _MODES[name] for name in names},
-          {name: not _MODES[name] for name in dropout} | {
-              name: _MODES[name] for name in names if name not in dropout}
-          if dropout else {})
 
 
 def _clip_shape(shape) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from vidleak_jax.models import weights
 from vidleak_jax.models.heads import HEADS
 from vidleak_jax.models.resnet import NAMES, RESNET20, ResNet, Size, Style
 from vidleak_jax.types import Victim, pick
-from vidleak_jax.victims import base
+from vidleak_jax.victims import base, flax_modules, losses
 
 _IMAGENET_STEM = (7, 7), (2, 2), 64
 EXTRACTORS = {
@@ -130,7 +130,7 @@ def _thawed(network, clip_shape, num_classes):
 
   return whole.replace(
       clip_shape=tuple(clip_shape), logits=logits,
-      loss=lambda params, clips, labels, key=None: base.cross_entropy(
+      loss=lambda params, clips, labels, key=None: losses.cross_entropy(
           logits(params, clips), labels),
       statistics=lambda params, clips: whole.statistics(params, frames(clips)))
 
@@ -153,4 +153,4 @@ def _weights(network, clip_shape, weights_file, seed):
   weights.require_all(report, path)
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
   source = f'weights of {path.name}, sha256 {digest[:16]}'
-  return base.split_stats(params), source
+  return flax_modules.split_stats(params), source

@@ -10,7 +10,8 @@ from tests.helpers import share
 from vidleak_jax.attacks import analytic
 from vidleak_jax.models import stack
 from vidleak_jax.types import UserError
-from vidleak_jax.victims.base import cross_entropy, from_module
+from vidleak_jax.victims import cross_entropy
+from vidleak_jax.victims.base import from_module
 from vidleak_jax.victims.lenet import lenet
 
 
