@@ -83,7 +83,7 @@ def write_json(path: Path, content: Any) -> None:
     partial.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+def write_arrays(path: Path, **arrays: np.ndarray | None) -> None:
   """An .npz; arrays that are None are left out."""
   with replacing(path) as partial:
     given = {k: v for k, v in arrays.items() if v is not None}

@@ -8,7 +8,6 @@ sees truth and recovery.
 
 import dataclasses
 import json
-import resource
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vidleak_jax import attacks, data, files
-from vidleak_jax.attacks import attempts
+from vidleak_jax import attacks, data
 from vidleak_jax.clients import join
-from vidleak_jax.evaluation import report, scores
+from vidleak_jax.evaluation import scores
 from vidleak_jax.evaluation.report import terminal
-from vidleak_jax.experiments import enlarging
+from vidleak_jax.experiments import enlarging, publishing
 from vidleak_jax.experiments.leaking import (
     Audit,
     Door,
@@ -32,11 +30,8 @@ from vidleak_jax.experiments.leaking import (
 )
 from vidleak_jax.leaks import storage
 from vidleak_jax.runtime import backend, parallel, workdir
-from vidleak_jax.runtime import progress as progress_lib
 from vidleak_jax.runtime.session import Report, Session
 from vidleak_jax.types import Row, UserError, attempt
-
-_FRAMES_PER_SECOND = 8  # of the comparison video: slow enough to look at
 
 
 class Job(NamedTuple):
@@ -265,9 +260,10 @@ def finish(job: Job, outcome: attacks.Outcome) -> Row:
       **scores.score_enlarged(enhanced, clips, originals),
       'objective': objective, 'match_loss': objective,
       'gradient_residual': residual,
-      **_spent(audit, cost, session.devices), **findings}
-  _publish(folder, sample, clips, enhanced, recovery.labels, result,
-           leak.public.to_dict())
+      **publishing.spent(audit, cost, session.devices), **findings}
+  publishing.publish(
+      folder, sample, clips=clips, enhanced=enhanced, labels=recovery.labels,
+      result=result, public=leak.public.to_dict())
   return result
 
 
@@ -279,56 +275,8 @@ def _only_enhance(audit, folder, devices, report_progress) -> Row:
   enhanced = enlarging.enlarged(
       audit, truth, sample.references, 1, devices, report_progress)
   result = scores.score_enlarged(enhanced, truth, sample.originals)
-  _publish(folder, sample, truth, enhanced, sample.batch.labels, result,
-           {'attack': 'none: these are true frames, enlarged'})
+  publishing.publish(
+      folder, sample, clips=truth, enhanced=enhanced,
+      labels=sample.batch.labels, result=result,
+      public={'attack': 'none: these are true frames, enlarged'})
   return result
-
-
-def _spent(audit, cost, devices) -> Row:
-  stats = devices[0].memory_stats() or {}
-  peak = stats.get('peak_bytes_in_use')  # CPU devices do not count theirs
-  if peak is None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  tries = cost.restart_steps // max(1, cost.num_steps)
-  return {
-      'num_restarts': audit.attack.num_restarts,
-      'num_steps': cost.num_steps,
-      'num_devices': max(1, min(len(devices), tries)),  # that had work
-      'device_kind': devices[0].device_kind,
-      'seconds_compile': cost.seconds_compile,
-      'seconds_attack': cost.seconds_attack,
-      'restart_steps_per_second': cost.restart_steps / max(
-          cost.seconds_attack, 1e-9),
-      'peak_memory_bytes': peak,
-      'seed': audit.seed,
-  }
-
-
-def _publish(folder, sample, clips, enhanced, labels, result, public):
-  """Writes recovery, report and, last of all, the result."""
-  files.write_arrays(folder / 'recovered.npz', clips=clips,
-                     labels=labels.reshape(-1), enhanced=enhanced)
-  names = [f'clip {i}' for i in range(len(clips))]
-  report.write(
-      folder,
-      truth=None if sample is None else sample.batch.clips,
-      recovered=clips,
-      result={k: v for k, v in result.items() if v is not None},
-      metrics_rows=progress_lib.read_rows(_metrics(folder, result)),
-      public=public,
-      names=names if sample is None else sample.names,
-      fps=_FRAMES_PER_SECOND,
-      enhanced=enhanced,
-      original=None if sample is None or enhanced is None else sample.originals,
-      setup=json.loads((folder / 'config.json').read_text()))
-  files.write_json(folder / 'result.json', result)
-
-
-def _metrics(folder, result) -> Path:
-  """The curves of the attack whose answer stands, found in its own folder."""
-  own = folder / attempts.FOLDER / str(result.get('attack')) / 'metrics.jsonl'
-  kept = folder / 'metrics.jsonl'
-  if own.exists() and not kept.exists():
-    with files.replacing(kept) as partial:
-      partial.write_bytes(own.read_bytes())
-  return kept
