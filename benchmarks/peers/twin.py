@@ -1,10 +1,12 @@
 """The victim once more, in torch: same weights, same objective."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call, grad
 
 from peers import networks
 from vidleak_jax.models.weights import rename
@@ -67,6 +69,24 @@ def cosine(gradient, target) -> torch.Tensor:
   dot = sum((g * t).sum() for g, t in zip(gradient, target))
   square = sum((g * g).sum() for g in gradient)
   return 1 - dot / (square * sum((t * t).sum() for t in target)).sqrt()
+
+
+def matching(problem) -> Callable[[torch.Tensor], torch.Tensor]:
+  """Returns clip -> objective; torch.func can take its gradient and vmap it."""
+  model = Twin(problem)
+  params = {name: p.detach() for name, p in model.named_parameters()}
+  target = model.tensors(problem.update)
+  label = torch.tensor([problem.label], device=DEVICE)
+
+  def loss(params, clip):
+    logits = functional_call(model, params, (clip,))
+    return nn.functional.cross_entropy(logits, label)
+
+  def match(clip):
+    gradient = grad(loss)(params, clip)
+    return cosine(list(gradient.values()), target)
+
+  return match
 
 
 def wait() -> None:
