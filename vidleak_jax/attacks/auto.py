@@ -34,7 +34,7 @@ from vidleak_jax.types import Leak, Row, UserError, Victim
 RECOVERED = 'recovered'
 PARTLY = 'partly'
 NOTHING = 'nothing found by these attacks within this budget'
-_UNTOLD = 0.3  # of the defence's own residual: what is smaller is not told
+_WITHIN_NOISE = 0.3  # of the defence's own residual: less tells nothing
 _MOVED_STEPS = 2  # of Gauss-Newton from a moved answer
 _POLISH_INNER = 100  # conjugate gradients in each step of the polish
 # Time of one of those in float64, in float32 gradients: a derivative of the
@@ -120,7 +120,7 @@ class Auto(Attack):
         does not, and an attack that runs then is stopped.
     """
     floor = noise_floor(problem.leak)
-    enough = np.maximum(self.certified, _UNTOLD * floor)
+    enough = np.maximum(self.certified, _WITHIN_NOISE * floor)
 
     def why_stop(spent: float, best: Outcome | None) -> str:
       if spent >= self.budget_seconds:
@@ -229,9 +229,10 @@ class Auto(Attack):
       floor: of the truth, by the errors that the defence made.
     """
     missed, room = _beyond(residual, floor), _beyond(grey, floor)
-    if room < _UNTOLD * floor:  # the defence's errors hide even a grey clip's
+    # The defence's errors may hide even a grey clip's.
+    if room < _WITHIN_NOISE * floor:
       return NOTHING
-    if missed <= max(self.certified, _UNTOLD * floor):
+    if missed <= max(self.certified, _WITHIN_NOISE * floor):
       return RECOVERED
     return PARTLY if missed < self.doubtful * room else NOTHING
 

@@ -37,7 +37,7 @@ class Response(NamedTuple):
     return float(self.weights.sum())
 
 
-def check_told(federated: FederatedSpec) -> None:
+def check_optimizer(federated: FederatedSpec) -> None:
   """Raises UserError where nobody could simulate the client."""
   if federated.algorithm == 'fedavg' and federated.optimizer == 'other':
     raise UserError(

@@ -29,7 +29,7 @@ def solve(
   """
   for problem in problems:
     _check_labels(problem)
-    local_training.check_told(problem.leak.public.federated)
+    local_training.check_optimizer(problem.leak.public.federated)
   if isinstance(attacks[0], Iterative):
     outcomes = iterative.solve(problems, attacks, effort, folder)
   else:
