@@ -80,6 +80,12 @@ def psnr(a: Array, b: Array) -> float:
   return -10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2))
 
 
+def small_clips(count: int) -> np.ndarray:
+  """Returns drawn clips [count, 2, 4, 4, 3] for `dense_victim`."""
+  return np.random.default_rng(0).uniform(
+      size=(count, 2, 4, 4, 3)).astype(np.float32)
+
+
 def dense_victim(clip_shape: tuple[int, ...] = (2, 4, 4, 3),
                  num_classes: int = 5, width: int = 32) -> Victim:
   """Returns two dense layers with a tanh between: compiles in a blink."""

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers import dense_victim, problem, run_attack
+from tests.helpers import dense_victim, problem, run_attack, small_clips
 from vidleak_jax.attacks import ATTACKS, Attack, Effort, Outcome, solve
 from vidleak_jax.attacks.auto import (
     NOTHING,
@@ -53,7 +53,7 @@ class Stub(Attack):
     RAN.append(self.called)
     if self.fails:
       raise UserError(self.fails)
-    clips = (1 - self.error) * truth() + self.error * 0.5
+    clips = (1 - self.error) * small_clips(2) + self.error * 0.5
     clips[list(self.blurred)] = 0.5
     if self.blind:
       clips = np.full_like(clips, np.nan)
@@ -65,11 +65,6 @@ class Stub(Attack):
                    {'note': self.called})
 
 
-def truth():
-  return np.random.default_rng(0).uniform(
-      size=(2, 2, 4, 4, 3)).astype(np.float32)
-
-
 @pytest.fixture(scope='module')
 def victim():
   return dense_victim()
@@ -77,7 +72,7 @@ def victim():
 
 @pytest.fixture(scope='module')
 def leak(victim):
-  return observe(victim, victim.init(None), truth(), LABELS[:, 0],
+  return observe(victim, victim.init(None), small_clips(2), LABELS[:, 0],
                  client=FedSGD(labels_known=True))
 
 
@@ -126,7 +121,7 @@ def test_a_certified_answer_ends_the_search(choose):
 
 def test_an_answer_within_the_noise_ends_the_search(victim):
   """Ranking what is left would rank by the noise."""
-  noisy = observe(victim, victim.init(None), truth(), LABELS[:, 0],
+  noisy = observe(victim, victim.init(None), small_clips(2), LABELS[:, 0],
                   client=FedSGD(labels_known=True),
                   defense=DefenseSpec(noise_std=0.01), key=jax.random.key(0))
   found = Auto(polish_steps=0).choose(
@@ -298,7 +293,8 @@ def test_a_polish_comes_closer_and_is_told(choose):
 def test_each_update_gets_the_answer_that_is_best_for_it(choose):
   found = choose(Stub('first', blurred=(1,)), Stub('second', blurred=(0,)))
   assert found.findings['attack_per_update'] == ['first', 'second']
-  np.testing.assert_allclose(found.recovery.clips[:, 0], truth(), atol=1e-6)
+  np.testing.assert_allclose(
+      found.recovery.clips[:, 0], small_clips(2), atol=1e-6)
   assert found.findings['verdict'] == RECOVERED
 
 

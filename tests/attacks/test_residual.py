@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.helpers import dense_victim
+from tests.helpers import dense_victim, small_clips
 from vidleak_jax.attacks import gradient_residual
 from vidleak_jax.attacks.residual import noise_floor
 from vidleak_jax.clients import FedAvg, FedSGD, observe
@@ -24,8 +24,7 @@ def victim():
 
 @pytest.fixture(scope='module')
 def clips():
-  return np.random.default_rng(0).uniform(
-      size=(NUM_CLIPS, 2, 4, 4, 3)).astype(np.float32)
+  return small_clips(NUM_CLIPS)
 
 
 @pytest.fixture

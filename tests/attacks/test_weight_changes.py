@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import vidleak_jax as vl
-from tests.helpers import dense_victim
+from tests.helpers import dense_victim, small_clips
 from vidleak_jax.attacks import gradient_residual
 from vidleak_jax.attacks.residual import best_orders, order_floor
 from vidleak_jax.clients import FedAvg, observe
@@ -20,8 +20,7 @@ def victim():
 
 @pytest.fixture(scope='module')
 def clips():
-  return np.random.default_rng(0).uniform(
-      size=(4, 2, 4, 4, 3)).astype(np.float32)
+  return small_clips(4)
 
 
 @pytest.fixture

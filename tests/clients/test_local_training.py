@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.helpers import dense_victim
+from tests.helpers import dense_victim, small_clips
 from vidleak_jax.clients import FedAvg, client_from, observe
 from vidleak_jax.leaks import load
 from vidleak_jax.specs import FederatedSpec
@@ -23,8 +23,7 @@ def victim():
 
 @pytest.fixture(scope='module')
 def clips():
-  return np.random.default_rng(0).uniform(
-      size=(5, 2, 4, 4, 3)).astype(np.float32)
+  return small_clips(5)
 
 
 def trained(victim, params, clips, batches, rule, decay=0.0, pull=0.0):
