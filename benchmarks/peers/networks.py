@@ -42,8 +42,10 @@ class Stack(nn.Module):
     self.convs = nn.ModuleList()
     for layer, following in itertools.pairwise(layers):
       *window, inputs, outputs = problem.params[layer.name]['kernel'].shape
-      strides = [-(-size // rest) for size, rest
-                 in zip(layer.in_shape, following.in_shape[:-1])]
+      # A kernel over frames' pixels alone leaves out the axis of the frames.
+      sizes, rests = (each.in_shape[-1 - len(window):-1]
+                      for each in (layer, following))
+      strides = [-(-size // rest) for size, rest in zip(sizes, rests)]
       make = nn.Conv2d if len(window) == 2 else nn.Conv3d
       self.convs.append(make(inputs, outputs, window, strides,
                              [taps // 2 for taps in window]))
