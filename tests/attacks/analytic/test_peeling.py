@@ -279,6 +279,21 @@ def test_gauss_newton_solves_a_curved_problem():
   assert shapes[0] == (2, 1, 1, 3) and shapes[-1] == SHAPE
 
 
+def test_searches_of_one_key_share_their_programs():
+  traced, start = [], np.full((1, 2, 2, 3), 0.5, np.float32)
+  for target in (0.2, 0.7):
+    def residual(pixels, data):
+      traced.append(data)
+      return pixels - data
+
+    found = gauss_newton.minimize(residual, np.float32(target), start,
+                                  key='searches of one key')
+    np.testing.assert_allclose(found.pixels, target, atol=1e-5)
+    count = len(traced)
+    traced.clear()
+  assert count == 0  # the second one compiles nothing
+
+
 def test_walk_knows_the_label_of_a_sure_network(problem):
   network = blocks_of(problem.victim.graph)
   kernel, bias = network.head.kernel, network.head.bias

@@ -8,13 +8,15 @@ as exact as they are (iterative refinement).
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.sparse.linalg
 import numpy as np
 
+from vidleak_jax.runtime import programs
 from vidleak_jax.types import Array
 
 Residual = Callable[[Array, Any], Any]  # (pixels, data) -> pytree of rows
@@ -66,7 +68,8 @@ class Result(NamedTuple):
 def minimize(
     residual: Residual, data: Any, start: np.ndarray,
     options: Options | None = None,
-    tell: Callable[[Progress], None] | None = None,
+    tell: Callable[[Progress], None] | None = None, *,
+    key: Hashable | None = None,
 ) -> Result:
   """Returns pixels that make the residual small, from coarse to fine.
 
@@ -79,13 +82,17 @@ def minimize(
     start: [..., T, H, W, C]; its precision is that of the result.
     options: how hard to search; None: the defaults.
     tell: called after each step.
+    key: what `residual` depends on besides its arguments: searches of equal
+      keys share their compiled programs. None: the function stands for it.
   """
   options = options or Options()
   pixels = jnp.asarray(start)
-  measure = jax.jit(functools.partial(_cost, residual))
+  measure, move = programs.default().get(
+      ('gauss_newton', options.fast, residual if key is None else key),
+      lambda: (jax.jit(functools.partial(_cost, residual)),
+               jax.jit(functools.partial(_move, residual, options.fast))))
   best, taken = float(measure(pixels, data)), 0
   light = _light(data) if options.fast else data
-  move = jax.jit(functools.partial(_move, residual, options.fast))
   for grid, steps in zip(grids(pixels.shape, len(options.steps)),
                          options.steps):
     axes = tuple(map(_enlarge, grid[-4:-1], pixels.shape[-4:-1]))
@@ -158,29 +165,10 @@ def _move(residual, fast, pixels, data, light, axes, damping, inner_steps):
   right, = pull(jax.tree.map(jnp.negative, now))
   # Scaled, since squares of late residuals leave float32's range.
   size = jnp.max(jnp.abs(right)) + jnp.finfo(pixels.dtype).tiny
-  z = _conjugate_gradients(
-      lambda d: pull(forward(d))[0] + damping * d, right / size, inner_steps)
+  z, _ = jax.scipy.sparse.linalg.cg(
+      lambda d: pull(forward(d))[0] + damping * d, right / size, tol=_SOLVED,
+      maxiter=inner_steps)
   return lift(z * size).astype(dtype)
-
-
-def _conjugate_gradients(apply, right, steps):
-  """Solves `apply(z) = right` from 0, in at most so many steps."""
-  first = jnp.sum(right ** 2)
-
-  def going_on(state):
-    step, gamma, *_ = state
-    return (step < steps) & (gamma > _SOLVED ** 2 * first)
-
-  def body(state):
-    step, gamma, z, rest, p = state
-    q = apply(p)
-    alpha = gamma / jnp.sum(p * q)
-    z, rest = z + alpha * p, rest - alpha * q
-    gamma, last = jnp.sum(rest ** 2), gamma
-    return step + 1, gamma, z, rest, rest + gamma / last * p
-
-  start = 0, first, jnp.zeros_like(right), right, right
-  return jax.lax.while_loop(going_on, body, start)[2]
 
 
 def _light(tree):

@@ -116,7 +116,8 @@ class Peeling(Analytic):
       result = pixels.recover(
           network.graph, network.num_clips, facts, params, options,
           lambda p: problem.session.tell('pixels', p.step + 1,
-                                         self.pixel_steps, cost=p.cost))
+                                         self.pixel_steps, cost=p.cost),
+          key=problem.victim.key)
       found = Found(result.pixels, labels, rows + partly,
                     _misfit(result, facts))
       if best is None or found.misfit < best.misfit:

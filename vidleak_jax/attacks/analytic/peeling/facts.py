@@ -1,7 +1,7 @@
 """What is known of a network's layers, as residuals of a clip."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +48,7 @@ class Shown(NamedTuple):
 
 
 Fact = Outputs | Shown
+Kind = tuple[type[Fact], str]  # of a fact, and its node
 
 
 def of_relu(graph: LayerGraph, name: str, value: np.ndarray, on: np.ndarray
@@ -96,18 +97,20 @@ def until(graph: LayerGraph, names: set[str]) -> LayerGraph:
   return dataclasses.replace(graph, nodes=nodes, output=nodes[-1].name)
 
 
-def residuals(values: dict[str, Array], facts: tuple[Fact, ...],
-              constants: tuple[dict[str, Array], ...]) -> list[Any]:
+def kinds_of(facts: tuple[Fact, ...]) -> tuple[Kind, ...]:
+  """Returns what of facts a compiled program depends on."""
+  return tuple((type(fact), fact.node) for fact in facts)
+
+
+def residuals(values: dict[str, Array], kinds: tuple[Kind, ...],
+              constants: tuple[dict[str, Array], ...]) -> list[Array]:
   """Returns one array for each fact.
 
   Args:
     values: outputs of nodes, [B, ..., C].
-    facts: what is known.
+    kinds: of the facts, see `kinds_of`.
     constants: their numbers, as arguments of a compiled program.
   """
-  found = []
-  for fact, numbers in zip(facts, constants):
-    value = values[fact.node]
-    found.append(fact.residual(
-        value.reshape(-1, value.shape[-1]), **numbers))
-  return found
+  return [kind.residual(
+      values[node].reshape(-1, values[node].shape[-1]), **numbers)
+          for (kind, node), numbers in zip(kinds, constants, strict=True)]
