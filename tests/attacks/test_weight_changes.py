@@ -48,6 +48,18 @@ def test_the_truth_has_no_residual_in_its_own_order(
   assert order_floor(victim, leak, clips[None], LABELS[None]) == [0]
 
 
+@pytest.mark.parametrize('sizes', [(3, 4), (4, 3)], ids=str)
+def test_the_truth_of_a_batch_of_another_size_has_no_residual(sizes, victim):
+  for size in sizes:  # their orders differ, so they share no program
+    clips = small_clips(size)
+    leak = observe(
+        victim, victim.init(None), clips, LABELS[:size],
+        client=FedAvg(per='batch', local_batch_size=2, local_epochs=1,
+                      local_learning_rate=0.05), key=jax.random.key(1))
+    assert gradient_residual(
+        victim, leak, clips[None], LABELS[None, :size])[0] < 1e-5
+
+
 def test_an_order_of_many_leaves_the_truth_about_its_floor(
     watch, victim, clips):
   leak = watch(local_epochs=4, optimizer='momentum')

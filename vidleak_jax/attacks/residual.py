@@ -55,9 +55,7 @@ def gradient_residual(
                     f'not fit a leak of updates and clips {shape}.')
   defense = leak.public.defense or DefenseSpec()
   structure, strengths = options.split(defense.replace(noise_std=0.0))
-  cache = programs_lib.default() if programs is None else programs
-  key = ('residual', victim.key, leak.public.federated, structure)
-  measure = cache.get(key, lambda: _program(victim, leak, structure))
+  measure = _program(victim, leak, structure, programs)
   squares = [[np.asarray(measure(
       one.params, trees.take(one.update, i), clips[i], labels[i],
       strengths), np.float32).min() ** 2 for i in range(leak.num_updates)]
@@ -82,7 +80,7 @@ def best_orders(
   tried = local_training.orders(leak.public.federated, leak.public.batch_size)
   if tried is None:
     return None
-  measure = jax.jit(_program(victim, leak, DefenseSpec()))
+  measure = _program(victim, leak, DefenseSpec())
   return np.stack([[tried[np.asarray(measure(
       one.params, trees.take(one.update, i), clips[i], labels[i], {})
   ).argmin()] for one in leak.rounds()] for i in range(leak.num_updates)])
@@ -107,20 +105,11 @@ def order_floor(
   if not local_training.order_note(leak) or (
       local_training.orders(federated, count) is not None):
     return np.zeros(leak.num_updates)
-  client = client_from(federated)
-
-  @jax.jit
-  def gaps(observed, clips, labels):
-    mean = client.update(victim.loss, leak.params, clips, labels)
-
-    def gap(key):
-      one = client.update(victim.loss, leak.params, clips, labels,
-                          order=client.draw_order(key, count))
-      return optax.tree.norm(jax.tree.map(jnp.subtract, one, mean))
-    return jax.lax.map(gap, jax.random.split(jax.random.key(0), _DRAWN)
-                       ) / optax.tree.norm(observed)
-  return np.array([float(gaps(trees.take(leak.update, i), clips[i],
-                              labels[i]).mean())
+  gaps = programs_lib.default().get(
+      ('order_floor', victim.key, federated, count),
+      lambda: _build_gaps(victim, federated, count))
+  return np.array([float(gaps(leak.params, trees.take(leak.update, i),
+                              clips[i], labels[i]).mean())
                    for i in range(leak.num_updates)])
 
 
@@ -154,10 +143,21 @@ def noise_floor(leak: Leak) -> np.ndarray:
   return np.sqrt(power / np.maximum(size, 1e-30))
 
 
-def _program(victim: Victim, leak: Leak, structure: DefenseSpec) -> Any:
-  federated = leak.public.federated
+def _program(
+    victim: Victim, leak: Leak, structure: DefenseSpec,
+    programs: programs_lib.ProgramCache | None = None,
+) -> Any:
+  """The measure, kept for leaks of the same shape."""
+  federated, count = leak.public.federated, leak.public.batch_size
+  cache = programs_lib.default() if programs is None else programs
+  return cache.get(('residual', victim.key, federated, count, structure),
+                   lambda: _build(victim, federated, count, structure))
+
+
+def _build(victim, federated, count, structure):
+  """(params, observed, clips, labels, strengths) -> [orders] residuals."""
   client = client_from(federated)
-  tried = local_training.orders(federated, leak.public.batch_size)
+  tried = local_training.orders(federated, count)
 
   def measure(params, observed, clips, labels, strengths):
     spec, key = options.bind(structure, strengths), jax.random.key(0)
@@ -174,3 +174,19 @@ def _program(victim: Victim, leak: Leak, structure: DefenseSpec) -> Any:
       return missed()[None] / size
     return jax.lax.map(lambda order: missed(order=order), tried) / size
   return jax.jit(measure)
+
+
+def _build_gaps(victim, federated, count):
+  """(params, observed, clips, labels) -> [_DRAWN] distances of orders."""
+  client = client_from(federated)
+
+  def gaps(params, observed, clips, labels):
+    mean = client.update(victim.loss, params, clips, labels)
+
+    def gap(key):
+      one = client.update(victim.loss, params, clips, labels,
+                          order=client.draw_order(key, count))
+      return optax.tree.norm(jax.tree.map(jnp.subtract, one, mean))
+    return jax.lax.map(gap, jax.random.split(jax.random.key(0), _DRAWN)
+                       ) / optax.tree.norm(observed)
+  return jax.jit(gaps)
