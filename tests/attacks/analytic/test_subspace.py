@@ -81,7 +81,7 @@ def test_networks_without_patches_are_refused():
   shape = (1, 8, 8, 3)
   lenet = victims.build('lenet', shape, 7)
   with jax.enable_x64(True), pytest.raises(UserError, match='as patches'):
-    constraints.layout(lenet.logits, lenet.init(jax.random.key(0)), shape)
+    constraints.layout(lenet, lenet.init(jax.random.key(0)), shape)
 
 
 @pytest.mark.parametrize('inputs', ['unit', 'imagenet'])
@@ -107,7 +107,7 @@ def test_truth_agrees_with_all_that_a_timesformer_shares():
   with jax.enable_x64(True):
     params, update = jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
-    layout = constraints.layout(victim.logits, params, SHORT)
+    layout = constraints.layout(victim, params, SHORT)
     known = constraints.gather(
         layout, params, jax.tree.map(lambda leaf: leaf[0], update), SHORT,
         smooth=True)
@@ -130,7 +130,7 @@ def test_a_flatter_clip_fits_the_spans_but_not_their_directions(videomae):
     params, update = jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
     update = jax.tree.map(lambda leaf: leaf[0], update)
-    layout = constraints.layout(videomae.logits, params, SHAPE)
+    layout = constraints.layout(videomae, params, SHAPE)
     known = constraints.gather(layout, params, update, SHAPE, smooth=True)
     # as where too few directions show: no sums, and spans that lack some
     known = known._replace(means=known.means[:, :0],

@@ -19,7 +19,6 @@ make it: `sharpened`.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.attacks.analytic.subspace import reading
-from vidleak_jax.types import Array, Params, UserError
+from vidleak_jax.runtime import programs
+from vidleak_jax.types import Params, UserError, Victim
 
 _GREY = 0.5
 _VARIANCE, _DISTANCE, _COLOURS = 0.0625, 12.0, 0.9  # of pixels, see `_likely`
@@ -63,10 +63,10 @@ class Layout(NamedTuple):
 
 
 def layout(
-    logits: Callable[[Params, Array], Array], params: Params,
-    shape: tuple[int, ...],
+    victim: Victim, params: Params, shape: tuple[int, ...]
 ) -> Layout:
   """Reads a network. Call it in float64."""
+  logits = victim.logits
   tiles = reading.tiling(logits, params, shape)
   noise = np.random.default_rng(0).uniform(size=shape)
   inputs = reading.read(logits, params, noise).inputs
@@ -77,7 +77,7 @@ def layout(
   grey = reading.read(logits, params, np.full(shape, _GREY)).inputs
   sizes = {paths: float(jnp.sqrt(jnp.mean(grey[paths] ** 2)))
            for paths in ranks}
-  return Layout(tiles, ranks, sizes, _members(logits, params, tiles, shape))
+  return Layout(tiles, ranks, sizes, _members(victim, params, tiles, shape))
 
 
 def gather(
@@ -201,18 +201,22 @@ def _noise(values, count):
   return max([_FLAT * values[0], *values[count:count + 1]])
 
 
-def _members(logits, params, tiles, shape):
+def _members(victim, params, tiles, shape):
   """{path: [N, rows]}, which of a parameter's rows each token adds."""
   width = _leaf(params, tiles.embedding)['kernel'].shape[1]
   rows = {path: leaf for path, leaf in _leaves(params)
           if leaf.shape[-1] == width and path[-1] != 'kernel'}
 
-  def first_channel(rows):
-    own = functools.reduce(lambda tree, item: _with(tree, *item), rows.items(),
-                           params)
-    return reading.read(logits, own, jnp.full(shape, _GREY)).tokens[:, 0]
+  def first_channel(rows, params):
+    params = functools.reduce(
+        lambda tree, item: _with(tree, *item), rows.items(), params)
+    clip = jnp.full(shape, _GREY)
+    return reading.read(victim.logits, params, clip).tokens[:, 0]
 
-  found = jax.jit(jax.jacrev(first_channel))(rows)
+  slopes = programs.default().get(
+      ('subspace members', victim.key, shape),
+      lambda: jax.jit(jax.jacrev(first_channel)))
+  found = slopes(rows, params)
   found = {path: np.asarray(slope)[..., 0].reshape(len(slope), -1)
            for path, slope in found.items()}
   return {path: slope for path, slope in found.items() if slope.any()}

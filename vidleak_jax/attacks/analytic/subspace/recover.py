@@ -116,7 +116,7 @@ def recover_spans(
   with backend.float64():
     params, updates = jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
-    layout = constraints.layout(victim.logits, params, shape)
+    layout = constraints.layout(victim, params, shape)
     program = search.build(victim.logits, layout, shape)
     check = _checker(victim, params)
     solved = []
