@@ -10,7 +10,7 @@ from typing import Any
 
 from vidleak_jax import files
 from vidleak_jax.evaluation import report
-from vidleak_jax.evaluation.report import page, pictures, settings
+from vidleak_jax.evaluation.report import page, pictures, settings, tables
 from vidleak_jax.types import Array, Row
 
 _MAX_FRAMES = 6
@@ -107,42 +107,23 @@ def _tag(row) -> str:
 
 def _attacks(result) -> str:
   has_truth = result['psnr'] is not None
-  columns = ['Attack', 'Gradient residual', *(
-      ['PSNR, dB', 'SSIM'] if has_truth else []), 'Seconds', 'Remark']
-  rows = []
-  for each in sorted(result['attacks'], key=lambda row: (
-      row['gradient_residual'] is None, row['gradient_residual'] or 0)):
-    cells = [_number(each['gradient_residual'], '.2g')]
-    if has_truth:
-      cells += [_number(each['psnr'], '.1f'), _number(each['ssim'], '.3f')]
-    cells.append(_number(each['seconds'] or None, '.0f'))
-    body = ''.join(f'<td class="number">{cell}</td>' for cell in cells)
-    rows.append(f'<tr><th class="name" scope="row">{escape(each["name"])}</th>'
-                f'{body}<td>{escape(each["why_not"])}</td></tr>')
+  rows = sorted(result['attacks'], key=lambda row: (
+      row['gradient_residual'] is None, row['gradient_residual'] or 0))
   floor = '' if not has_truth else (
       f'<p class="quiet">A guess without the update has '
       f'{result["floor"]:.1f} dB.</p>')
-  return floor + table(columns, rows)
-
-
-def table(columns: Sequence[str], rows: Sequence[str]) -> str:
-  """Returns a table; the rows are HTML."""
-  head = ''.join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-  return (f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
-          f'{"".join(rows)}</tbody></table></div>')
+  return floor + tables.attempts(rows, scored=has_truth)
 
 
 def _bounds(result) -> str:
   found: Mapping[str, Any] = result['bounds']
   parts = [f'<p>{escape(found["words"])}</p>']
-  measured = '' if result['psnr'] is None else (
-      '<tr><th class="name" scope="row">Measured here</th>'
-      f'<td class="number">{result["psnr"]:.1f} dB</td>'
-      '<td>the answer with the lowest residual; an attack with knowledge of '
-      'how videos look may pass the limits below</td></tr>')
+  measured = '' if result['psnr'] is None else tables.row(
+      'Measured here', [f'{result["psnr"]:.1f} dB'],
+      'the answer with the lowest residual; an attack with knowledge of how '
+      'videos look may pass the limits below')
   rows = [
-      f'<tr><th class="name" scope="row">{title}</th>'
-      f'<td class="number">{found[key]:.1f} dB</td><td>{words}</td></tr>'
+      tables.row(title, [f'{found[key]:.1f} dB'], words)
       for key, title, words in (
           ('cramer_rao_psnr', 'Cramér–Rao limit',
            'no unbiased attack on this update gets beyond'),
@@ -151,9 +132,10 @@ def _bounds(result) -> str:
            'nothing of videos'))
       if found.get(key) is not None]
   if rows:
-    parts.append(table(['Limit', 'PSNR', 'What it says'], [measured, *rows]))
+    parts.append(tables.table(
+        ['Limit', 'PSNR', 'What it says'], [measured, *rows]))
   if found.get('reconstruction'):
-    parts.append(table(
+    parts.append(tables.table(
         ['Chance of the right guess without the update',
          'With the update, at most'],
         [f'<tr><td>{each["guess"]:g}</td><td>{each["at_most"]:.3g}</td></tr>'
@@ -182,11 +164,8 @@ def _checks(rows) -> str:
   if not rows:
     return ('<p>Nothing speaks against it: no trace of a filter or of noise '
             'was found.</p>')
-  return table(['Check', 'Result', 'What was found'], [
-      f'<tr><th class="name" scope="row">{escape(row["name"])}</th>'
-      f'<td class="number">{escape(row["status"])}</td>'
-      f'<td>{escape(row["text"])}</td></tr>'
-      for row in rows])
+  return tables.table(['Check', 'Result', 'What was found'], [
+      tables.row(row['name'], [row['status']], row['text']) for row in rows])
 
 
 def _run(result, setup) -> str:
@@ -202,7 +181,3 @@ def _run(result, setup) -> str:
   return (spent + page.facts({k: v for k, v in shown.items() if v is not None})
           + f'<h3>To repeat it</h3><pre>{escape(line)}</pre><details><summary>'
           f'The whole configuration</summary>{page.facts(setup)}</details>')
-
-
-def _number(value, kind) -> str:
-  return '–' if value is None else f'{value:{kind}}'

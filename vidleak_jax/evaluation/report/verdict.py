@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from vidleak_jax.evaluation.metrics import CEILING
+from vidleak_jax.evaluation.report import tables
 
 FLOORS = {'unrelated': 'Unrelated clip', 'mean_frame': 'Mean colour',
           'reference': 'Reference copied'}
@@ -26,12 +27,12 @@ def headline(result: dict) -> tuple[str, list[str]]:
   if 'psnr' not in result:
     return 'Recovered from the leak alone', [
         'No truth was at hand: this page shows the recovery without a score.',
-        *_told(result)]
+        *_verdict(result)]
   margins = _margins(result)
   above, count = sum(m > 0 for m in margins), len(margins)
   lines = [f'PSNR {result["psnr"]:.1f} dB on average{_capped(result)}, against '
            f'{_best_floor(result):.1f} dB for the best floor, an answer that '
-           'needs no gradient.', *_told(result)]
+           'needs no gradient.', *_verdict(result)]
   if exact := result.get('num_exact'):
     lines.append(f'Exact to 8 bits: {exact} of {count}.')
   if above < count:
@@ -63,25 +64,13 @@ def tried(result: dict) -> str:
   attempts = result.get('attempts')
   if not attempts:
     return ''
-  rows = ''.join(
-      f'<tr><th scope="row">{escape(each["name"])}</th>'
-      f'<td>{_number(each["gradient_residual"])}</td>'
-      f'<td>{each["seconds"]:.0f}</td><td>{escape(each["why_not"])}</td></tr>'
-      for each in attempts)
   return ('<h2>Attacks</h2><p class="quiet">The gradient residual is the '
           'relative distance of the update that an answer would cause from the '
-          'one observed. It alone ranks attacks.</p><div class="scroll">'
-          '<table class="facts"><thead><tr><th scope="col">Attack</th>'
-          '<th scope="col">Gradient residual</th><th scope="col">Seconds</th>'
-          '<th scope="col">Why not</th></tr></thead>'
-          f'<tbody>{rows}</tbody></table></div>')
+          'one observed. It alone ranks attacks.</p>'
+          + tables.attempts(attempts, scored=False))
 
 
-def _number(value) -> str:
-  return '–' if value is None else f'{value:.2g}'
-
-
-def _told(result: dict) -> list[str]:
+def _verdict(result: dict) -> list[str]:
   """The verdict as sentences, where there is one."""
   if not result.get('verdict'):
     return []
