@@ -123,11 +123,11 @@ def unmix_head(
           np.asarray(kernel_update, float), np.asarray(kernel, float),
           np.zeros(num_classes) if bias is None else np.asarray(bias, float),
           batch_size))
-  found = _search(
+  solution = _search(
       factors, candidates, np.asarray(slope, float),
       labels is not None or estimate.certain, label_smoothing, num_starts,
       max_steps, np.random.default_rng(seed))
-  return _answer(factors, found, num_features)
+  return _answer(factors, solution, num_features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,33 +245,34 @@ def _differ(one, other, basis):
   return bool(np.any(gaps.min(1) > _SAME * size))
 
 
-def _answer(factors, found, num_features):
+def _answer(factors, solution, num_features):
   batch_size, num_classes = factors.problem.errors.shape
-  order = np.argsort(found.labels, kind='stable')
-  features = np.linalg.inv(found.mixing).T @ factors.features
+  order = np.argsort(solution.labels, kind='stable')
+  features = np.linalg.inv(solution.mixing).T @ factors.features
   surplus = (batch_size * (num_classes - 1 - batch_size)
              + batch_size * factors.has_bias)
   certified = False
-  if found.residual >= _CERTIFIED:
-    note = (f'Best fit only, residual {found.residual:.1e}: noise, a defence, '
-            'a batch size or scale that is not the client\'s, or no start '
-            'found the solution.')
+  if solution.residual >= _CERTIFIED:
+    note = (f'Best fit only, residual {solution.residual:.1e}: noise, a '
+            'defence, a batch size or scale that is not the client\'s, or no '
+            'start found the solution.')
   elif factors.visible < batch_size:
     note = (f'Only {factors.visible} of {batch_size} clips leave a trace that '
             'float32 shows; the others are not determined.')
   elif surplus <= 0:
     note = ('The equations hold, but none is left to verify them: the batch '
             'is as large as the number of classes allows.')
-  elif found.rivals:
+  elif solution.rivals:
     note = 'Two different answers fit to rounding: the batch is ambiguous.'
   else:
     certified = True
-    note = (f'{batch_size} clips separated, residual {found.residual:.1e} with '
-            f'{surplus} equations to spare.')
+    note = (f'{batch_size} clips separated, residual '
+            f'{solution.residual:.1e} with {surplus} equations to spare.')
   return UnmixedHead(
       features[order, :num_features],
-      (found.mixing @ factors.problem.errors)[order],
-      found.labels[order].astype(np.int32), found.residual, certified, note)
+      (solution.mixing @ factors.problem.errors)[order],
+      solution.labels[order].astype(np.int32), solution.residual, certified,
+      note)
 
 
 def _known_labels(labels, batch_size, num_classes):

@@ -101,7 +101,7 @@ def polished(
     return outcome
   began = time.perf_counter()
   recovery, cost = outcome.recovery, outcome.cost
-  found = polish(
+  result = polish(
       problem.victim.loss, problem.leak, recovery.clips, recovery.labels,
       num_steps=num_steps, inner_steps=inner_steps, key=problem.victim.key,
       orders=best_orders(
@@ -109,12 +109,12 @@ def polished(
   seconds = time.perf_counter() - began
   return Outcome(
       recovery._replace(
-          clips=np.clip(found.clips, 0.0, 1.0).astype(np.float32),
-          objective=found.after.astype(np.float32)),
+          clips=np.clip(result.clips, 0.0, 1.0).astype(np.float32),
+          objective=result.after.astype(np.float32)),
       cost._replace(seconds_attack=cost.seconds_attack + seconds),
       outcome.findings | {
-          'residual_before_polish': float(found.before.max()),
-          'residual_after_polish': float(found.after.max())})
+          'residual_before_polish': float(result.before.max()),
+          'residual_after_polish': float(result.after.max())})
 
 
 def _polish_one(send, num_steps, inner_steps, constants, message):
@@ -132,14 +132,14 @@ def _polish_one(send, num_steps, inner_steps, constants, message):
   first = gradient(clips)
   _, is_scaled = _share(first, update, weights)
 
-  def residual(found):
-    share, _ = _share(found, update, weights)
+  def residual(gradient):
+    share, _ = _share(gradient, update, weights)
     scale = jnp.where(is_scaled, share, 1.0)
     return jax.tree.map(
-        lambda w, g, t: w * (scale * g - t), weights, found, update)
+        lambda w, g, t: w * (scale * g - t), weights, gradient, update)
 
-  def size(found):
-    parts = [jnp.sum(r ** 2) for r in jax.tree.leaves(residual(found))]
+  def size(gradient):
+    parts = [jnp.sum(r ** 2) for r in jax.tree.leaves(residual(gradient))]
     return jnp.sqrt(sum(parts) / jnp.maximum(count, 1))
 
   def going_on(state):
@@ -172,15 +172,15 @@ def _polish_one(send, num_steps, inner_steps, constants, message):
   return clips, before, after
 
 
-def _share(found, update, weights):
+def _share(gradient, update, weights):
   """What the leak is of a gradient, and whether a defence has scaled it."""
   def dot(a, b):
     parts = jax.tree.map(
         lambda w, a, b: jnp.sum(w ** 2 * a * b), weights, a, b)
     return sum(jax.tree.leaves(parts))
 
-  across, own, all_of_it = (
-      dot(found, update), dot(found, found), dot(update, update))
-  scaled = all_of_it - across ** 2 / jnp.maximum(own, 1e-30)
-  plain = all_of_it - 2 * across + own
-  return across / jnp.maximum(own, 1e-30), scaled < plain / 4
+  across, square, all_of_it = (
+      dot(gradient, update), dot(gradient, gradient), dot(update, update))
+  scaled = all_of_it - across ** 2 / jnp.maximum(square, 1e-30)
+  plain = all_of_it - 2 * across + square
+  return across / jnp.maximum(square, 1e-30), scaled < plain / 4

@@ -188,8 +188,8 @@ def _labels(update, path, features, params):
   """
   answer = np.argmax(features @ params['kernel'] + params['bias'], -1)
   negative = np.any(trees.at(update, path)['bias'] < 0, -1)
-  found = dense.infer_label(update, path)
-  return np.where(negative, found, answer).astype(np.int32)
+  inferred = dense.infer_label(update, path)
+  return np.where(negative, inferred, answer).astype(np.int32)
 
 
 def _with_probe(messages):
@@ -311,7 +311,7 @@ def _row(
   within its range, as conjugate gradients saw it (`solve.condition`).
   """
   unknowns = int(np.prod(layer.in_shape))
-  arrived = min(int(jnp.sum(_arrived(own))) for own in update['kernel'])
+  arrived = min(int(jnp.sum(_arrived(kernel))) for kernel in update['kernel'])
   equations = int(np.prod(h.shape[1:])) + arrived
   return {
       'layer': layer.name,

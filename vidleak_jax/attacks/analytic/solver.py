@@ -48,12 +48,12 @@ class Analytic(Attack):
     began = time.perf_counter()
     return self.finish(problem, self.solve(problem), began)
 
-  def finish(self, problem: Problem, found: Solution,
+  def finish(self, problem: Problem, solution: Solution,
              began: float | None = None) -> Outcome:
     """Returns a solution rounded and polished; `began` is when it started."""
     began = time.perf_counter() if began is None else began
-    findings = {'closed_form': found.rows, 'closed_form_note': found.note}
-    clips, steps = found.clips, self.polish_steps
+    findings = {'closed_form': solution.rows, 'closed_form_note': solution.note}
+    clips, steps = solution.clips, self.polish_steps
     if self.whole_levels and problem.leak.public.eight_bit:
       rounded = rounding.to_levels(clips)
       findings |= {'on_levels': float(np.mean(rounded.on_levels)),
@@ -62,7 +62,7 @@ class Analytic(Attack):
       # What lies on levels is right or not: a polish could only fit rounding.
       steps = 0 if rounded.on_levels.all() else steps
     recovery = Recovery(np.clip(clips, 0.0, 1.0).astype(np.float32),
-                        found.labels.astype(np.int32),
+                        solution.labels.astype(np.int32),
                         np.full(len(clips), np.nan))
     cost = Cost(seconds_attack=time.perf_counter() - began)
     return polished(problem, Outcome(recovery, cost, findings), steps,
@@ -71,12 +71,12 @@ class Analytic(Attack):
 
 def doubts(rows: list[Row]) -> str:
   """Returns what the layers' equations leave open or contradict, or ''."""
-  found = [f'{row["layer"]} leaves {row["unknowns"] - row["rank"]} of '
-           f'{row["unknowns"]} directions open'
-           for row in rows if row['rank'] < row['unknowns']]
+  gaps = [f'{row["layer"]} leaves {row["unknowns"] - row["rank"]} of '
+          f'{row["unknowns"]} directions open'
+          for row in rows if row['rank'] < row['unknowns']]
   worst = max(rows, key=lambda row: row['residual'])
   if worst['residual'] > _DISAGREEMENT:
-    found.append(
+    gaps.append(
         f'the equations of {worst["layer"]} disagree by '
         f'{worst["residual"]:.0e} (noise, a defence, or an open layer above)')
-  return f'The closed form is not exact: {"; ".join(found)}.' * bool(found)
+  return f'The closed form is not exact: {"; ".join(gaps)}.' * bool(gaps)

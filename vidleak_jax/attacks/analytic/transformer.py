@@ -49,10 +49,10 @@ class TransformerEmbedding(Analytic):
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
-    found = recover_tokens(problem.victim, problem.leak, batch_size=1,
-                           whole_levels=self.whole_levels)
-    return Solution(found.clips, found.labels[:, None], found.report,
-                    found.note)
+    recovery = recover_tokens(problem.victim, problem.leak, batch_size=1,
+                              whole_levels=self.whole_levels)
+    return Solution(recovery.clips, recovery.labels[:, None], recovery.report,
+                    recovery.note)
 
 
 class TokenRecovery(NamedTuple):
@@ -176,9 +176,9 @@ def _weights(delta, rounding, noise):
   Rounding is in proportion to a column of delta; what is beyond is white.
   """
   sizes = np.linalg.norm(delta, axis=0)
-  own = rounding * sizes / np.sqrt(np.mean(sizes ** 2))
+  per_row = rounding * sizes / np.sqrt(np.mean(sizes ** 2))
   white = np.sqrt(max(noise ** 2 - rounding ** 2, 0))
-  return noise / np.hypot(np.maximum(own, 1e-3 * rounding), white)
+  return noise / np.hypot(np.maximum(per_row, 1e-3 * rounding), white)
 
 
 def _cross_validated(values, energies, outside, width):
@@ -197,13 +197,13 @@ def _whole(patches, covariance, scale, delta, kernel, noise):
   """The patches on whole levels, or None where they do not show."""
   black, white = scale
   step = (white - black) / rounding.TOP
-  found = rounding.decode((patches - black) / step,
-                        covariance / np.min(np.abs(step)) ** 2)
-  if found is None:
+  decoded = rounding.decode((patches - black) / step,
+                            covariance / np.min(np.abs(step)) ** 2)
+  if decoded is None:
     return None
-  found = black + step * found
-  missed = np.sqrt(np.mean((found.T @ delta - kernel) ** 2))
-  return found if missed < _SLACK * noise else None
+  decoded = black + step * decoded
+  missed = np.sqrt(np.mean((decoded.T @ delta - kernel) ** 2))
+  return decoded if missed < _SLACK * noise else None
 
 
 def _levels(tokens, shape):

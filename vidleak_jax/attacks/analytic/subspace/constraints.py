@@ -81,13 +81,13 @@ def layout(
 
 
 def gather(
-    found: Layout, params: Params, update: Params, shape: tuple[int, ...],
+    network: Layout, params: Params, update: Params, shape: tuple[int, ...],
     smooth: bool,
 ) -> Evidence:
   """The evidence of one message.
 
   Args:
-    found: of the network.
+    network: its layout.
     params: of it, float64.
     update: one message's gradient, float64.
     shape: (T, H, W, C) of its clip.
@@ -98,18 +98,18 @@ def gather(
     UserError: a gradient that is all zero, or no layer's inputs stand out of
       the noise.
   """
-  tiles = found.tiling
-  _check_alive(found, update)
-  own = _leaf(update, tiles.embedding)
+  tiles = network.tiling
+  _check_alive(network, update)
+  embedding = _leaf(update, tiles.embedding)
   grey = (tiles.black + _GREY * tiles.slope)[0]
-  kernel = own['kernel'] - np.outer(grey, own['bias'])
+  kernel = embedding['kernel'] - np.outer(grey, embedding['bias'])
   left, values, right = np.linalg.svd(kernel, full_matrices=False)
   rank = _above_noise(values, len(tiles.order))
-  spans = {paths: span for paths, n in found.ranks.items()
+  spans = {paths: span for paths, n in network.ranks.items()
            if (span := _span(update, paths, n)) is not None}
   # A span that lacks directions contradicts the truth itself, a little.
   spans = {paths: span for paths, span in spans.items()
-           if span.shape[1] == found.ranks[paths]} or spans
+           if span.shape[1] == network.ranks[paths]} or spans
   if not spans:
     raise UserError(
         'No layer shows the span of what it saw: more tokens than width, '
@@ -117,7 +117,7 @@ def gather(
   left = left[:, :rank]
   mix = _likely(tiles, shape, left) if smooth else np.eye(rank)
   means, members = [np.zeros((rank, 0))], [np.zeros((len(tiles.order), 0))]
-  for path, which in found.shared.items():
+  for path, which in network.shared.items():
     if rank == len(tiles.order):
       sums = _leaf(update, path).reshape(-1, right.shape[1])[which.any(0)]
       means.append(mix @ (sums @ right[:rank].T / values[:rank]).T)
@@ -126,10 +126,11 @@ def gather(
                   np.concatenate(members, 1), 1.0, {}, 0.0)
 
 
-def _check_alive(found, update):
+def _check_alive(network, update):
   """Refuses a message whose gradient is all zero where it is read."""
-  kernels = [(*path, 'kernel') for paths in found.ranks for path in paths]
-  for path in [(*found.tiling.embedding, 'kernel'), *kernels, *found.shared]:
+  kernels = [(*path, 'kernel') for paths in network.ranks for path in paths]
+  embedding = (*network.tiling.embedding, 'kernel')
+  for path in [embedding, *kernels, *network.shared]:
     if not np.any(_leaf(update, path)):
       raise UserError(
           f'The gradient of {"/".join(path)} is zero: a defence zeroed it '
@@ -138,13 +139,13 @@ def _check_alive(found, update):
 
 
 def sharpened(
-    known: Evidence, found: Layout, update: Params, cap: float, slack: float
+    known: Evidence, network: Layout, update: Params, cap: float, slack: float
 ) -> Evidence:
   """The evidence with the spans' directions weighed by how well they show.
 
   Args:
     known: of the message.
-    found: its network's layout.
+    network: its layout.
     update: the message's gradient, float64.
     cap: a direction's weight is its singular value over that of the noise, but
       no more than this.
@@ -153,7 +154,7 @@ def sharpened(
       inputs' whole size.
   """
   directions = {}
-  for paths, count in found.ranks.items():
+  for paths, count in network.ranks.items():
     left, values, noise = _decompose(update, paths, count)
     weights = np.minimum(values[:count] / noise, cap)
     directions[paths] = left[:, :count] * weights * (weights > 1)
@@ -216,10 +217,10 @@ def _members(victim, params, tiles, shape):
   slopes = programs.default().get(
       ('subspace members', victim.key, shape),
       lambda: jax.jit(jax.jacrev(first_channel)))
-  found = slopes(rows, params)
-  found = {path: np.asarray(slope)[..., 0].reshape(len(slope), -1)
-           for path, slope in found.items()}
-  return {path: slope for path, slope in found.items() if slope.any()}
+  rates = slopes(rows, params)
+  rates = {path: np.asarray(slope)[..., 0].reshape(len(slope), -1)
+           for path, slope in rates.items()}
+  return {path: slope for path, slope in rates.items() if slope.any()}
 
 
 def _rank(rows):

@@ -74,10 +74,10 @@ def tiling(
     UserError: its first dense layer does not see every pixel once.
   """
   ramp = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
-  found = [read(logits, params, clip).inputs
-           for clip in (np.zeros(shape), np.ones(shape), ramp)]
-  embedding = next(iter(found[0]))
-  black, white, ramp = (np.asarray(each[embedding]) for each in found)
+  readings = [read(logits, params, clip).inputs
+              for clip in (np.zeros(shape), np.ones(shape), ramp)]
+  embedding = next(iter(readings[0]))
+  black, white, ramp = (np.asarray(each[embedding]) for each in readings)
   slope = white - black
   with np.errstate(divide='ignore', invalid='ignore'):
     order = np.nan_to_num(np.rint((ramp - black) / slope)).astype(int)

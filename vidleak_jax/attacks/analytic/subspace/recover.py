@@ -63,13 +63,13 @@ class Subspace(Analytic):
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
     count = problem.leak.num_updates
-    found = recover_spans(
+    recovery = recover_spans(
         problem.victim, problem.leak, problem.leak.public.clip_shape,
         sharpen_steps=self.sharpen_steps, folder=problem.session.folder,
         report=lambda done, **values: problem.session.tell(
             'subspace attack', done, count, **values))
-    return Solution(found.clips, found.labels[:, None], found.report,
-                    found.note)
+    return Solution(recovery.clips, recovery.labels[:, None], recovery.report,
+                    recovery.note)
 
 
 class SpanRecovery(NamedTuple):
@@ -141,8 +141,8 @@ def _checker(victim, params):
   """How far a clip's gradient is from an update, relative to that."""
   @jax.jit
   def missed(clip, label, update):
-    found = jax.grad(victim.loss)(params, clip[None], label[None])
-    return (optax.tree.norm(jax.tree.map(jnp.subtract, found, update))
+    gradient = jax.grad(victim.loss)(params, clip[None], label[None])
+    return (optax.tree.norm(jax.tree.map(jnp.subtract, gradient, update))
             / optax.tree.norm(update))
   return missed
 

@@ -45,11 +45,11 @@ class Search(NamedTuple):
 
 
 def build(
-    logits: Callable[[Params, Array], Array], found: Layout,
+    logits: Callable[[Params, Array], Array], network: Layout,
     shape: tuple[int, ...],
 ) -> Search:
   """The search in one network, compiled once for all messages."""
-  tiles = found.tiling
+  tiles = network.tiling
   count = len(tiles.order)
 
   def clip(c, evidence):
@@ -63,7 +63,7 @@ def build(
     parts = {}
     for paths, span in evidence.spans.items():
       x = inputs[paths]
-      size = found.sizes[paths] * np.sqrt(x.size)
+      size = network.sizes[paths] * np.sqrt(x.size)
       parts[paths] = evidence.trust * (x - (x @ span) @ span.T) / size
     sums = c @ evidence.means - evidence.members
     sums *= evidence.trust / np.sqrt(max(sums.size, 1))
