@@ -99,9 +99,9 @@ def factor(view: View) -> float | None:
     return None
   error = scipy.special.softmax(features @ weights + offsets, axis=-1)
   error[np.argmin(bias)] -= 1
-  found = float(bias @ error / (error @ error))
-  left = np.linalg.norm(bias - found * error) / np.linalg.norm(bias)
-  return found if left < _EXACT and found > 0 else None
+  scale = float(bias @ error / (error @ error))
+  left = np.linalg.norm(bias - scale * error) / np.linalg.norm(bias)
+  return scale if left < _EXACT and scale > 0 else None
 
 
 def _mean_feature(kernel, bias):
@@ -115,21 +115,21 @@ def _batch(view) -> Finding:
   """The rank of the head's gradient against the batch size."""
   weights = view.head[0]
   batch_size = view.leak.public.batch_size
-  found = rank(view)
+  observed = rank(view)
   allowed = batch_size * view.num_steps
   possible = min(weights.shape[1] - 1, weights.shape[0])
-  text = (f"The head's gradient has rank {found}; batch_size {batch_size}"
+  text = (f"The head's gradient has rank {observed}; batch_size {batch_size}"
           + f' and {view.num_steps} steps' * (view.num_steps > 1)
           + f' allow at most {allowed}.')
   if view.is_defended:
     return Finding('batch_size', 'unknown', f'{text} With a defence the rank '
                    'says little.')
-  if found > allowed:
+  if observed > allowed:
     return Finding('batch_size', 'mismatch', f'{text} The batch was larger, '
                    'or more steps were taken: at least '
-                   f'{-(-found // view.num_steps)} clips a step.')
-  if found < min(batch_size, possible):
-    return Finding('batch_size', 'warn', f'{text} {found} clips would do: '
+                   f'{-(-observed // view.num_steps)} clips a step.')
+  if observed < min(batch_size, possible):
+    return Finding('batch_size', 'warn', f'{text} {observed} clips would do: '
                    'either the batch was smaller, or some clips are alike or '
                    'well classified already.')
   return Finding('batch_size', 'ok', text)
@@ -227,9 +227,9 @@ def _smoothing(view, features, onehot):
   weights, offsets, _, bias = view.head
   error = scipy.special.softmax(features @ weights + offsets, axis=-1) - onehot
   away = onehot - 1 / len(bias)
-  found = float(away @ (bias - error) / (away @ away))
-  left = np.linalg.norm(bias - error - found * away) / np.linalg.norm(bias)
-  return found, left
+  smoothing = float(away @ (bias - error) / (away @ away))
+  left = np.linalg.norm(bias - error - smoothing * away) / np.linalg.norm(bias)
+  return smoothing, left
 
 
 def _off_scale(view, factor, reason) -> Finding:
@@ -259,16 +259,16 @@ def _labels(view) -> Finding:
   if view.is_defended:
     return Finding('labels', 'unknown', 'A defence hides the label counts.')
   try:
-    found = label_inference.infer_labels(
+    estimate = label_inference.infer_labels(
         {'kernel': kernel, 'bias': bias},
         {'kernel': weights, 'bias': offsets}, public.batch_size)
   except UserError as error:
     return Finding('labels', 'unknown', str(error))
-  proven = found.at_least
-  if view.num_steps == 1 and 'more than the batch size' in found.note:
-    return Finding('labels', 'mismatch', found.note)
+  proven = estimate.at_least
+  if view.num_steps == 1 and 'more than the batch size' in estimate.note:
+    return Finding('labels', 'mismatch', estimate.note)
   if view.leak.labels is None:
-    return Finding('labels', 'ok', found.note)
+    return Finding('labels', 'ok', estimate.note)
   given = np.bincount(view.leak.labels[view.index], minlength=len(bias))
   if view.num_steps == 1 and np.any(proven > given):
     wrong = np.flatnonzero(proven > given)

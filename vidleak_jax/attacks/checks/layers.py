@@ -54,9 +54,9 @@ def _laws(view: View) -> list[Symmetry]:
   count = min(view.leak.public.batch_size, 2)
 
   def verified():
-    own = probe_gradient(victim, view.leak.params, count)
+    gradient = probe_gradient(victim, view.leak.params, count)
     return [law for law in symmetries.find(victim.graph)
-            if law.misfit(view.params, own) < _VERIFIED]
+            if law.misfit(view.params, gradient) < _VERIFIED]
   return programs.default().get(('laws', victim.key, count), verified)
 
 
@@ -169,7 +169,7 @@ def _swapped(view, laws, wrong) -> str | None:
            if view.params[pair[0]].shape == view.params[pair[1]].shape
            and pair[0][-1] == pair[1][-1]]
   broken = _total(view, laws, view.params, view.update)
-  best, found = _EXPLAINED * broken, None
+  best, swapped = _EXPLAINED * broken, None
   for one, other in pairs[:_MAX_SWAPS]:
     touched = [law for law in laws if {one, other} & set(law.paths)]
     before = _total(view, touched, view.params, view.update)
@@ -178,10 +178,10 @@ def _swapped(view, laws, wrong) -> str | None:
       params = _exchanged(view.params, one, other) if both else view.params
       change = _total(view, touched, params, update) - before
       if broken + change < best:
-        best, found = broken + change, (one, other, both)
-  if found is None:
+        best, swapped = broken + change, (one, other, both)
+  if swapped is None:
     return None
-  one, other, both = found
+  one, other, both = swapped
   where = 'the weights and the update' if both else 'the update'
   return (f'With {"/".join(one)} and {"/".join(other)} exchanged in {where} '
           'they hold: the layers were swapped.')
