@@ -52,22 +52,24 @@ class FrozenFeatures(Attack):
     victim, leak, public = problem.victim, problem.leak, problem.leak.public
     self.check(victim, leak)
     began = time.perf_counter()
-    found = features.recover_features(victim, leak, batch_size=1)
+    recovered = features.recover_features(victim, leak, batch_size=1)
     num_frames, size = public.clip_shape[:2]
     # Of a whole clip a classifier shows the mean: it stands for each frame.
-    values = np.repeat(found.values, num_frames // found.values.shape[1], 1)
+    values = np.repeat(
+        recovered.values, num_frames // recovered.values.shape[1], 1)
     frames = features.recover_frames(
         features.frame_extractor(victim),
         values.reshape(-1, public.frames_per_clip, values.shape[-1]), size,
         None if leak.references is None else resized(leak.references, size),
         path=self.weights,
         num_scenes=self.num_scenes, seed=self.seed)
-    clips = frames.reshape(len(found.values), 1, *public.clip_shape)
-    residual = max(row['residual'] for row in found.report)
-    recovery = Recovery(clips, found.labels[:, None],
+    clips = frames.reshape(len(recovered.values), 1, *public.clip_shape)
+    residual = max(row['residual'] for row in recovered.report)
+    recovery = Recovery(clips, recovered.labels[:, None],
                         np.full(len(clips), residual, np.float32),
-                        found.values)
+                        recovered.values)
     return Outcome(
         recovery, Cost(seconds_attack=time.perf_counter() - began),
-        {'closed_form': found.report, 'closed_form_note': doubts(found.report)})
+        {'closed_form': recovered.report,
+         'closed_form_note': doubts(recovered.report)})
 
