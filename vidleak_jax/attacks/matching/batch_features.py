@@ -83,9 +83,9 @@ def prepare(
     errors = np.asarray(grads['bias'], np.float64)
     features = np.asarray(grads['kernel'], np.float64) @ errors / (
         errors @ errors)
-    found = np.array([errors.argmin()]) if labels is None else labels
+    inferred = np.array([errors.argmin()]) if labels is None else labels
     target = from_features(
-        layers, params, update, features[None], errors[None], found,
+        layers, params, update, features[None], errors[None], inferred,
         error=error)
     return target, None
   unmixed = unmix_head(
@@ -220,9 +220,9 @@ def _check_layers(layers):
 
 
 def _affine(layer, params, x):
-  own = params[layer.name]
-  z = layer.linear(own['kernel'], x)
-  return z + by_channel(own['bias'], z)
+  leaves = params[layer.name]
+  z = layer.linear(leaves['kernel'], x)
+  return z + by_channel(leaves['bias'], z)
 
 
 def _rows(array):

@@ -198,14 +198,14 @@ def prepare(
   # Of what is small nearly all is negative: leaky units shrink it.
   likely = np.where(h.is_value, middle, 0) - 2.7 * h.std
   slope = np.asarray(params[top]['kernel'], np.float64) @ head.error
-  own = {name: {part: each.scaled(1 / head.scale)
-                for part, each in parts.items()}
-         for name, parts in seen.items()}
+  scaled = {name: {part: each.scaled(1 / head.scale)
+                   for part, each in parts.items()}
+            for name, parts in seen.items()}
   target = Target(
       _entries(h), _float32(np.sign(middle) * sure), _float32(likely),
       _float32(slope),
-      {each.name: _entries(own[each.name]['kernel']) for each in layers[:-1]},
-      {each.name: _entries(own[each.name]['bias']) for each in layers[:-1]})
+      *({each.name: _entries(scaled[each.name][part]) for each in layers[:-1]}
+        for part in ('kernel', 'bias')))
   return target, head, _notes(head, observed)
 
 

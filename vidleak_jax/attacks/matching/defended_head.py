@@ -61,13 +61,13 @@ def read_head(
         'No entry of the head\'s gradient is left by the defence: the defended '
         'attack starts there. Choose attack.name=ig.')
   label = infer_label(bias, kernel) if label is None else label
-  error, found = solver.solve(label, scale)
-  feature = solver.feature(error, found)
-  if scale is None and abs(found - 1) < _TRUSTED * _SCALE_STD:
-    error, found = solver.solve(label, 1.0)
-    feature = solver.feature(error, found)
-  return Head(feature, error, label, found,
-              solver.misfit(feature.middle, error, found))
+  error, fitted = solver.solve(label, scale)
+  feature = solver.feature(error, fitted)
+  if scale is None and abs(fitted - 1) < _TRUSTED * _SCALE_STD:
+    error, fitted = solver.solve(label, 1.0)
+    feature = solver.feature(error, fitted)
+  return Head(feature, error, label, fitted,
+              solver.misfit(feature.middle, error, fitted))
 
 
 class _Solver:
@@ -159,8 +159,8 @@ class _Solver:
   def _seen(self, scaled, tied, label, factor):
     """Each class' own factor from the values, their common scale apart."""
     count = scaled ** 2 @ self.weight
-    own = scaled @ (self.weight * self.values) / np.maximum(count, _TINY)
-    error = np.where(count > 0, own, tied)
+    factors = scaled @ (self.weight * self.values) / np.maximum(count, _TINY)
+    error = np.where(count > 0, factors, tied)
     others = np.arange(len(error)) != label
     error[others] = np.maximum(error[others], 1e-12)
     if self.sure.any():

@@ -74,7 +74,7 @@ def residuals(
   top = jnp.where(signs != 0, signs, open_signs)
   activate = layers[-2].activate
   spread = _still(_slope_for(activate, top, outputs[-1].reshape(-1)))
-  found = [_over(_beyond(feature, target.feature), jnp.hypot(
+  misses = [_over(_beyond(feature, target.feature), jnp.hypot(
       target.feature.std, fade.top * scale * spread))]
   z, signs = outputs[-1], signs.reshape(outputs[-1].shape)
   top = top.reshape(z.shape)
@@ -90,13 +90,13 @@ def residuals(
     weight = params[layer.name]['kernel']
     _, pull = jax.vjp(layer.linear, weight, inputs[i])
     kernel, down = pull(dz)
-    found.append(_kernel_residual(
+    misses.append(_kernel_residual(
         kernel, dz, inputs[i], variance, target.kernels[layer.name], tau,
         per_entry))
     if not all_leaves:
       break
     bias, axes = target.biases[layer.name], tuple(range(dz.ndim - 1))
-    found.append(_over(_beyond(dz.sum(axes), bias), jnp.sqrt(
+    misses.append(_over(_beyond(dz.sum(axes), bias), jnp.sqrt(
         bias.std ** 2 + (fade.lower * bias.rms) ** 2 + _still(
             variance.sum(axes)))))
     if i:
@@ -108,7 +108,7 @@ def residuals(
           inputs[i])(_still(variance))
       dz = down * slope
       variance = _still(down ** 2 * doubt + slope ** 2 * below)
-  return found
+  return misses
 
 
 def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:
@@ -120,8 +120,8 @@ def _forward(layers, params, clips):
   """([inputs of each layer and of the head], [outputs before activation])."""
   inputs, outputs = [clips.reshape(-1, *layers[0].in_shape)], []
   for layer in layers[:-1]:
-    own = params[layer.name]
-    outputs.append(layer.linear(own['kernel'], inputs[-1]) + own['bias'])
+    leaves = params[layer.name]
+    outputs.append(layer.linear(leaves['kernel'], inputs[-1]) + leaves['bias'])
     inputs.append(layer.activate(outputs[-1]))
   return inputs, outputs
 

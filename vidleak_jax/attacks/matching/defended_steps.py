@@ -71,10 +71,10 @@ def _misses(stage, params, target, clips, fade):
 
 
 def _objective(stage, params, target, clips, fade):
-  found = _misses(stage, params, target, clips, fade)
+  misses = _misses(stage, params, target, clips, fade)
   variation = sum(w * jnp.sum(_lengths(stage, d)) for w, d in zip(
       _weights(stage), _differences(clips)))
-  return sum(jnp.sum(r ** 2) for r in found) / 2 + variation
+  return sum(jnp.sum(r ** 2) for r in misses) / 2 + variation
 
 
 def adam(stage: Stage, params: Params, target: Target, clips: Array,
@@ -131,7 +131,7 @@ def newton_step(
     their residuals, and the trust for the next step.
   """
   fade = Fade(tau, jnp.float32(1))
-  found, forward = jax.linearize(
+  misses, forward = jax.linearize(
       lambda clips: _misses(stage, params, target, clips, fade), clips)
   backward = jax.linear_transpose(forward, clips)
   weights = [w / _lengths(stage, d) for w, d in zip(
@@ -143,7 +143,7 @@ def newton_step(
 
   move, _ = jax.scipy.sparse.linalg.cg(
       lambda v: backward(forward(v))[0] + smooth(v) + v / trust ** 2,
-      -backward(found)[0] - smooth(clips), maxiter=inner)
+      -backward(misses)[0] - smooth(clips), maxiter=inner)
   tries = jnp.stack([jnp.clip(clips + a * move, 0, 1) for a in _TRIES])
   values = lax.map(
       lambda clips: _objective(stage, params, target, clips, fade), tries)
@@ -164,5 +164,5 @@ def mean_square(
                        stage.fade(jnp.float32(stage.steps))))
 
 
-def _mean(found):
-  return sum(jnp.sum(r ** 2) for r in found) / sum(r.size for r in found)
+def _mean(misses):
+  return sum(jnp.sum(r ** 2) for r in misses) / sum(r.size for r in misses)

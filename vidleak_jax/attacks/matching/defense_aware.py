@@ -74,7 +74,7 @@ class DefenseAware(Attack):
     options = DefendedOptions(
         top_steps=self.top_steps, all_steps=self.all_steps,
         newton_steps=self.newton_steps)
-    found: list[DefendedResult] = []
+    results: list[DefendedResult] = []
     applied: tuple[Applied, ...] = ()
     cut: Row = {}
     for i in range(leak.num_updates):
@@ -88,7 +88,7 @@ class DefenseAware(Attack):
         latest[:] = [jax.block_until_ready(clips)]
         session.tell(stage, done, total)
       try:
-        found.append(recover_defended(
+        results.append(recover_defended(
             victim.layers, leak.params, update, seen, label,
             leak.public.clip_shape, jax.random.fold_in(problem.key, i),
             scale=1.0 if observation.scale_is_known(applied) else None,
@@ -97,12 +97,13 @@ class DefenseAware(Attack):
         if leak.num_updates > 1 or not latest:
           raise
         cut = {CUT: str(error)}
-        found.append(unfinished(latest[0], seen[victim.layers[-1].name], label))
+        results.append(unfinished(
+            latest[0], seen[victim.layers[-1].name], label))
     recovery = Recovery(
-        np.stack([each.clip for each in found])[:, None].astype(np.float32),
-        np.array([[each.label] for each in found], np.int32),
-        np.array([each.chi2 for each in found], np.float32))
-    notes = sorted({note for each in found for note in each.notes})
+        np.stack([each.clip for each in results])[:, None].astype(np.float32),
+        np.array([[each.label] for each in results], np.int32),
+        np.array([each.chi2 for each in results], np.float32))
+    notes = sorted({note for each in results for note in each.notes})
     return Outcome(
         recovery, Cost(seconds_attack=time.perf_counter() - began),
         {'defense_applied': [each.name for each in applied],

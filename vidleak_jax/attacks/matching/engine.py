@@ -275,10 +275,10 @@ def _unpacked(text, count):
 
 def _stack(trials) -> restarts.Trials:
   """What the trials have of their own, leaves [K, ...]."""
-  own = [restarts.Trials(t.target, t.numbers, jax.random.key_data(t.key))
-         for t in trials]
+  rows = [restarts.Trials(t.target, t.numbers, jax.random.key_data(t.key))
+          for t in trials]
   return jax.tree.map(
-      lambda *leaves: np.stack([_strong(leaf) for leaf in leaves]), *own)
+      lambda *leaves: np.stack([_strong(leaf) for leaf in leaves]), *rows)
 
 
 def _strong(leaf):
@@ -303,7 +303,7 @@ def _summaries(states, terms, tries) -> list[Row]:
 def _summary(states: AttackState, terms, message) -> Row:
   """Each term of each message's best try, averaged over messages."""
   loss = np.where(np.isfinite(states.best_loss), states.best_loss, np.inf)
-  own = [np.flatnonzero(message == each) for each in np.unique(message)]
-  rows = [rows[loss[rows].argmin()] for rows in own]
+  groups = [np.flatnonzero(message == each) for each in np.unique(message)]
+  rows = [rows[loss[rows].argmin()] for rows in groups]
   means = {name: float(np.mean(values[rows])) for name, values in terms.items()}
   return {**means, 'best_loss': float(loss[rows].mean())}

@@ -117,9 +117,9 @@ class FeatureMatching(Iterative):
     if isinstance(target.evidence, dict):
       return super().templates(problem, target)
     leak = problem.leak
-    found = getattr(target.evidence, 'target', target.evidence)
+    evidence = getattr(target.evidence, 'target', target.evidence)
     shape = leak.num_updates, leak.public.batch_size, *leak.public.clip_shape
-    return Guess(np.zeros(shape, np.float32), np.asarray(found.labels))
+    return Guess(np.zeros(shape, np.float32), np.asarray(evidence.labels))
 
   def term(self, victim: Victim, leak: Leak) -> Term:
     """See `Iterative.term`."""
@@ -175,9 +175,9 @@ def feature_match(layers: tuple[Layer, ...]) -> Term:
 
 
 def _affine(layer, params, x):
-  own = trees.named(params, layer.name)
-  z = layer.linear(own['kernel'], x)
-  return z + by_channel(own['bias'], z)
+  leaves = trees.named(params, layer.name)
+  z = layer.linear(leaves['kernel'], x)
+  return z + by_channel(leaves['bias'], z)
 
 
 def _slope(layer, z):

@@ -73,18 +73,18 @@ def targets(
   known = {i: jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(
       functools.partial(_above, layers[-1], leak.params))(leak.update))
            for i, leak in enumerate(leaks)}
-  depths, found = [len(layers) - 2] * len(leaks), dict(known)
+  depths, solved = [len(layers) - 2] * len(leaks), dict(known)
   for depth in range(len(layers) - 2, 0, -1):
     if known and not _determinable(layers[depth], leaks[0], known):
       break
     known = _descend(layers[depth], leaks, known, max_steps, key)
     for i, values in known.items():
-      found[i], depths[i] = _float32(values), depth - 1
+      solved[i], depths[i] = _float32(values), depth - 1
   if recurrent.is_recurrent(layers[-2]):
     return [UserError(_NO_FEATURES) if depths[i] == len(layers) - 2
-            else _target(layers[depths[i]], leak, found[i])
+            else _target(layers[depths[i]], leak, solved[i])
             for i, leak in enumerate(leaks)]
-  return [_target(layers[depths[i]], leak, found[i])
+  return [_target(layers[depths[i]], leak, solved[i])
           for i, leak in enumerate(leaks)]
 
 
@@ -95,7 +95,7 @@ def separated(problem: Problem) -> Target:
     UserError: where the head does not separate the clips.
   """
   victim, leak = problem.victim, problem.leak
-  public, found, notes = leak.public, [], True
+  public, prepared, notes = leak.public, [], True
   for i in range(leak.num_updates):
     params, gradient = leak.params, trees.take(leak.update, i)
     error = 0.0
@@ -106,10 +106,10 @@ def separated(problem: Problem) -> Target:
       notes &= near.one_step
       error = 0.0 if near.one_step else _ERROR
     labels = None if leak.labels is None else leak.labels[i]
-    found.append(batch_features.prepare(
+    prepared.append(batch_features.prepare(
         victim.layers, params, gradient, public.batch_size, labels=labels,
         error=error)[0])
-  stacked = trees.stack(found)
+  stacked = trees.stack(prepared)
   return Target(leak.params, stacked if notes else About(stacked))
 
 

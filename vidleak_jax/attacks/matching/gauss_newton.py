@@ -128,11 +128,11 @@ def grids(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
   [(4, 4, 4, 3), (4, 8, 8, 3), (8, 16, 16, 3), (8, 32, 32, 3)]
   """
   *lead, frames, height, width, colours = shape
-  found = []
+  shapes = []
   for level in range(count - 1, -1, -1):
-    found.append((*lead, max(1, frames // (2 if level > 1 else 1)),
+    shapes.append((*lead, max(1, frames // (2 if level > 1 else 1)),
                   max(1, height >> level), max(1, width >> level), colours))
-  return found
+  return shapes
 
 
 def _cost(residual, pixels, data):

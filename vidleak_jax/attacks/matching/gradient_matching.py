@@ -131,10 +131,11 @@ def _near(problem: Problem) -> Target:
   victim, leak = problem.victim, problem.leak
 
   def of_round(one):
-    found = [surrogate(one.params, trees.take(one.update, i), victim.head,
-                       leak.public.batch_size, leak.public.federated)
-             for i in range(leak.num_updates)]
-    return trees.stack([Seen(each.params, each.gradient) for each in found])
+    surrogates = [surrogate(one.params, trees.take(one.update, i), victim.head,
+                            leak.public.batch_size, leak.public.federated)
+                  for i in range(leak.num_updates)]
+    return trees.stack([
+        Seen(each.params, each.gradient) for each in surrogates])
   return Target(leak.params, Rounds(tuple(
       of_round(one) for one in leak.rounds())))
 

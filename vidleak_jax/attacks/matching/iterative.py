@@ -111,19 +111,19 @@ def solve(
     example = problems[rows[0]]
 
     def build(numbers, example=example):
-      own = options.bind(structure, numbers)
-      return recipe.build(own.term(example.victim, example.leak),
-                          budget.last_step, own)
+      bound = options.bind(structure, numbers)
+      return recipe.build(bound.term(example.victim, example.leak),
+                          budget.last_step, bound)
 
     evidence = trials[rows[0]].target.evidence
-    found, cost = engine.run(
+    results, cost = engine.run(
         build, [trials[i] for i in rows], budget, folder and folder / part,
         tensorboard=first.session.tensorboard, report=first.session.report,
         deadline=_deadline(first.session),
         key=(structure, budget.last_step, example.victim.key,
              example.leak.public.federated, jax.tree.structure(evidence)))
     cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
-    for i, each in zip(rows, found, strict=True):
+    for i, each in zip(rows, results, strict=True):
       outcomes[i] = (each if isinstance(each, UserError)
                      else Outcome(each, cost, _about_labels(
                          problems[i], attacks[i]) | _cut(
@@ -148,8 +148,8 @@ def _about_labels(problem: Problem, attack: Iterative) -> Row:
   """Whether inferred labels are proven, for result.json."""
   if attack.labels == 'joint' or problem.leak.labels is not None:
     return {}
-  found = labels.infer_all(problem.leak, problem.victim.head)
-  notes = sorted({each.note for each in found if not each.certain})
+  estimates = labels.infer_all(problem.leak, problem.victim.head)
+  notes = sorted({each.note for each in estimates if not each.certain})
   return {'labels_certified': not notes} | (
       {'labels_note': ' '.join(notes)} if notes else {})
 

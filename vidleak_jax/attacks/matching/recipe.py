@@ -89,10 +89,10 @@ def build(match: Term, num_steps: int, recipe: Recipe) -> inversion.Attack:
     weight = getattr(recipe.priors, name)
     if not is_off(weight):
       terms[name] = (falling(weight, num_steps), prior.term)
-  own, weight = recipe.priors.function, recipe.priors.function_weight
-  if own and not is_off(weight):
-    terms[own.rpartition(':')[2]] = (
-        falling(weight, num_steps), user_code.load(own, 'priors.function'))
+  function, weight = recipe.priors.function, recipe.priors.function_weight
+  if function and not is_off(weight):
+    terms[function.rpartition(':')[2]] = (
+        falling(weight, num_steps), user_code.load(function, 'priors.function'))
   return inversion.gradient_inversion(
       inversion.weighted_sum(num_steps, **terms),
       optimizers.build(

@@ -104,8 +104,8 @@ def runner(build: Build, batch_size: int) -> Callable:
           (state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), terms)))
 
     def batch(rows):
-      *own, steps = rows
-      return jax.vmap(one, (0, 0, 0, None))(*own, jnp.max(steps))
+      *arguments, steps = rows
+      return jax.vmap(one, (0, 0, 0, None))(*arguments, jnp.max(steps))
 
     def turn(rows):
       return batch(rows) if together > 1 else one(*rows)
@@ -162,13 +162,13 @@ def best(states: AttackState, tries: Tries, trial: int,
   loss = np.where(usable, states.best_loss, np.inf)
   rows = []
   for message in np.unique(tries.message):
-    own = np.where(
+    losses = np.where(
         (tries.trial == trial) & (tries.message == message), loss, np.inf)
-    if not np.isfinite(own).any():
+    if not np.isfinite(losses).any():
       raise UserError(
           f'All restarts of message {message} diverged: no finite objective. '
           'Lower the learning rate or look for Inf in the leak.')
-    rows.append(int(np.argmin(own)))
+    rows.append(int(np.argmin(losses)))
   clips, labels = (np.asarray(leaf)[rows] for leaf in states.best)
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     labels = labels.argmax(-1)
