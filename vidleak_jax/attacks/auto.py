@@ -169,8 +169,9 @@ class Auto(Attack):
     floor = np.hypot(floor, order_floor(
         problem.victim, problem.leak, best.recovery.clips,
         best.recovery.labels))
-    found = residuals(best)
-    each = [self.verdict(*map(float, row)) for row in zip(found, grey, floor)]
+    measured = residuals(best)
+    each = [self.verdict(*map(float, row))
+            for row in zip(measured, grey, floor)]
     hidden = self._hidden(problem, best, seconds_left) if (
         RECOVERED in each) else None
     if hidden is not None:
@@ -182,7 +183,7 @@ class Auto(Attack):
         None if np.isnan(share) else float(share) for share in hidden]}
     return shares | {
             'verdict': verdict, 'verdict_per_update': each,
-            'gradient_residual_per_update': found.tolist(),
+            'gradient_residual_per_update': measured.tolist(),
             'gradient_residual_grey': float(grey.mean()),
             'gradient_residual_floor': float(floor.mean())}
 

@@ -43,23 +43,23 @@ def detect(update: Params) -> list[Finding]:
     look exact.
   """
   names, leaves, _ = named_leaves(update)
-  found = []
+  findings = []
   empty = [n for n, leaf in zip(names, leaves) if not leaf.any()]
   if empty:
-    found.append(Finding(
+    findings.append(Finding(
         f'{len(empty)} of {len(names)} leaves are 0 throughout and say '
         f'nothing: {", ".join(empty)}.',
         Applied('exclude_vars', {'patterns': tuple(empty)})))
   leaves = [leaf for leaf in leaves if leaf.any()]
   if not leaves:
-    return found
+    return findings
   # A grid has zeros and a plateau of its own: it comes first.
   trace = _grid(leaves) or _plateau(leaves) or _zeros(leaves)
   if trace:
-    found.append(trace)
+    findings.append(trace)
   if not (trace and trace.applied):
-    found += _noise(leaves)
-  return found
+    findings += _noise(leaves)
+  return findings
 
 
 def as_spec(findings: Sequence[Finding]) -> DefenseSpec | None:

@@ -74,12 +74,12 @@ def rank_counts(
   best = lower.copy()
   for _ in range(batch_size - lower.sum()):  # optimal: convex and separable
     best[np.argmin(2 * (best - expected))] += 1
-  seen, found = {tuple(best)}, []
+  seen, ranked = {tuple(best)}, []
   heap = [(float(np.sum((best - expected) ** 2)), tuple(best))]
-  while heap and len(found) < limit:
+  while heap and len(ranked) < limit:
     cost, counts = heapq.heappop(heap)
     counts = np.array(counts)
-    found.append(counts)
+    ranked.append(counts)
     give = 2 * (expected - counts) + 1   # the cost of one less, of one more
     take = 2 * (counts - expected) + 1
     give[counts <= lower] = np.inf
@@ -95,7 +95,7 @@ def rank_counts(
       if tuple(other) not in seen:
         seen.add(tuple(other))
         heapq.heappush(heap, (cost + float(moves[i, j]), tuple(other)))
-  return found
+  return ranked
 
 
 def implied_bias_update(kernel, weights, offsets, batch_size):

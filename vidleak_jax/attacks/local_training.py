@@ -94,8 +94,8 @@ def mean_gradient(
   seen = response(training, batch_size)
 
   def undone(path, u, w):
-    own = 0.0 if trees.path_name(path).startswith(_STATISTICS) else seen.decay
-    return (u - own * w) / seen.gain
+    decay = 0.0 if trees.path_name(path).startswith(_STATISTICS) else seen.decay
+    return (u - decay * w) / seen.gain
   return jax.tree_util.tree_map_with_path(undone, update, params)
 
 

@@ -40,7 +40,7 @@ def self_check(victim: Victim, leak: Leak) -> tuple[Finding, ...]:
   parameters = _parameters(victim, leak)
   if parameters.status == 'mismatch':
     return (parameters,)
-  found = [parameters, _values(leak)]
+  findings = [parameters, _values(leak)]
   worst: dict[str, Finding] = {}
   for index in range(min(leak.num_updates, _MAX_UPDATES)):
     view = View(victim, leak, index)
@@ -50,7 +50,7 @@ def self_check(victim: Victim, leak: Leak) -> tuple[Finding, ...]:
       if before is None or (
           _ORDER.index(each.status) > _ORDER.index(before.status)):
         worst[each.name] = each
-  return (*found, *worst.values())
+  return (*findings, *worst.values())
 
 
 def _parameters(victim: Victim, leak: Leak) -> Finding:

@@ -49,13 +49,13 @@ def _check_labels(problem: Problem) -> None:
 
 def _measured(problem: Problem, outcome: Outcome) -> Outcome:
   """The outcome with its gradient residual, if it has none yet."""
-  found = outcome.recovery
+  recovery = outcome.recovery
   note = local_training.order_note(problem.leak)
   if note:
     outcome = outcome._replace(
         findings=outcome.findings | {'local_order': note})
-  if found.gradient_residual is not None:
+  if recovery.gradient_residual is not None:
     return outcome
-  return outcome._replace(recovery=found._replace(
+  return outcome._replace(recovery=recovery._replace(
       gradient_residual=gradient_residual(
-          problem.victim, problem.leak, found.clips, found.labels)))
+          problem.victim, problem.leak, recovery.clips, recovery.labels)))

@@ -59,9 +59,9 @@ class _Choice(Effort):
     attack = getattr(self, self.name)
     if self.name != 'auto':
       return attack
-    own = [self._own()] if self.factory else []
+    custom = [self._own()] if self.factory else []
     return AutoWith(**attack.to_dict(), attacks=(
-        *own, *(getattr(self, name) for name in ATTACKS)))
+        *custom, *(getattr(self, name) for name in ATTACKS)))
 
   def _own(self) -> Attack:
     """The attack that `factory` makes."""

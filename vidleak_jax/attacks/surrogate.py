@@ -183,12 +183,12 @@ def _many_clips(weights, moves, slopes, batch_size, most):
   """(a, s, residual) by un-mixing at a few points; the start weights first."""
 
   def fit(position, scale, num_starts):
-    found = unmix_head(
+    unmixed = unmix_head(
         weights['kernel'] - position * moves['kernel'],
         weights['bias'] - position * moves['bias'],
         scale * slopes['kernel'], scale * slopes['bias'],
         batch_size, num_starts=num_starts)
-    return found.residual, position, scale
+    return unmixed.residual, position, scale
 
   fits = [fit(0.0, most, 16)]
   if fits[0][0] > _SURE:
