@@ -81,11 +81,11 @@ def from_arrays(
                 {path: shape for path, shape in shapes.items()
                  if not path.startswith(mapping.STATISTICS)}, victim)
   if kind == 'after':
-    change = {path: start.found[path] - array
-              for path, array in sent.found.items()}
+    change = {path: start.matched[path] - array
+              for path, array in sent.matched.items()}
   else:
     sign = -1.0 if kind == 'difference' else 1.0
-    change = {path: sign * array for path, array in sent.found.items()}
+    change = {path: sign * array for path, array in sent.matched.items()}
   update = {path: change.get(path, np.zeros(shape, np.float32))
             for path, shape in shapes.items()}
   for path in update:  # running statistics are no part of a gradient
@@ -99,7 +99,7 @@ def from_arrays(
       batch_size='given', defense='given' if defense else 'unknown')
   tree = _like(victim)
   return Leak(
-      tree(start.found), tree(update),
+      tree(start.matched), tree(update),
       PublicInfo(
           clip_shape=victim.clip_shape, batch_size=batch_size,
           num_frames=victim.clip_shape[0], victim=victim.spec,
@@ -178,13 +178,13 @@ def mapped(
   if () not in shapes.values():  # torch counts batches, a number each
     listed = [each for each in listed if each.ndim]
   if names is None:
-    found = mapping.from_list(listed, _layers(victim), shapes)
-    if found is None:
+    mapped = mapping.from_list(listed, _layers(victim), shapes)
+    if mapped is None:
       raise UserError(
           f'A list of {len(listed)} arrays fits neither the order of the '
           "network's layers nor that of its tree. Give their names: "
           'list(model.state_dict()).')
-    return found, arrays
+    return mapped, arrays
   keys = [key for key in names if not key.endswith('num_batches_tracked')]
   if len(keys) != len(listed):
     raise UserError(f'There are {len(listed)} arrays and {len(keys)} names.')
@@ -192,15 +192,15 @@ def mapped(
                        _names_of(victim)), arrays
 
 
-def require_all(found: mapping.Mapped, what: str,
+def require_all(mapped: mapping.Mapped, what: str,
                 shapes: Mapping[str, tuple[int, ...]], victim: Victim) -> None:
   """Raises UserError where leaves have no array, naming what is left over."""
   missing = [f'{path} {shape}' for path, shape in shapes.items()
-             if path not in found.found]
+             if path not in mapped.matched]
   if not missing:
     return
   name = victim.spec.name if victim.spec else 'the network'
-  left = found.unmatched or ('nothing',)
+  left = mapped.unmatched or ('nothing',)
   raise UserError(
       f'{what[0].upper()}{what[1:]} lack {len(missing)} of {len(shapes)} '
       f'leaves of {name}: {_some(missing)}. Without a place are {_some(left)}. '

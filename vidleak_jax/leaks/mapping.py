@@ -25,11 +25,11 @@ class Mapped:
   """What of some arrays found its place in a network.
 
   Attributes:
-    found: path in the parameters -> the array, in the network's axes.
+    matched: path in the parameters -> the array, in the network's axes.
     unmatched: 'name (shape)' of each array without a place, and why.
     missing: 'path (shape)' of each leaf without an array.
   """
-  found: dict[str, np.ndarray]
+  matched: dict[str, np.ndarray]
   unmatched: tuple[str, ...]
   missing: tuple[str, ...]
 
@@ -47,7 +47,7 @@ def match(
   tables = (names, ()) if names else ((),)
   tried = [_match(stripped, shapes, table)
            for stripped in _without_prefixes(arrays) for table in tables]
-  return max(tried, key=lambda each: len(each.found))
+  return max(tried, key=lambda each: len(each.matched))
 
 
 def from_list(
@@ -65,11 +65,11 @@ def from_list(
     for paths in (order, [p for p in order if not p.startswith(STATISTICS)]):
       if len(paths) != len(arrays):
         continue
-      found = {path: leaf for path, array in zip(paths, arrays, strict=True)
-               if (leaf := fitted(array, path, shapes[path], native)
+      matched = {path: leaf for path, array in zip(paths, arrays, strict=True)
+                 if (leaf := fitted(array, path, shapes[path], native)
                    ) is not None}
-      if len(found) == len(arrays):
-        return Mapped(found, (), _lacking(found, shapes))
+      if len(matched) == len(arrays):
+        return Mapped(matched, (), _lacking(matched, shapes))
   return None
 
 
@@ -97,7 +97,7 @@ def path_of(key: str, ndim: int, names: Names) -> str:
 
 
 def _match(arrays, shapes, names) -> Mapped:
-  found: dict[str, np.ndarray] = {}
+  matched: dict[str, np.ndarray] = {}
   unmatched = []
   for key, array in weights.split_qkv(arrays).items():
     native = key if key in shapes else f'batch_stats/{key}'
@@ -110,13 +110,13 @@ def _match(arrays, shapes, names) -> Mapped:
     if leaf is None:
       unmatched.append(f'{key} {array.shape}: {path} has {shapes[path]}')
     else:
-      found[path] = leaf
-  return Mapped(found, tuple(unmatched), _lacking(found, shapes))
+      matched[path] = leaf
+  return Mapped(matched, tuple(unmatched), _lacking(matched, shapes))
 
 
-def _lacking(found, shapes) -> tuple[str, ...]:
+def _lacking(matched, shapes) -> tuple[str, ...]:
   return tuple(f'{path} {shape}' for path, shape in shapes.items()
-               if path not in found)
+               if path not in matched)
 
 
 def _without_prefixes(arrays):

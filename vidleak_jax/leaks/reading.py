@@ -95,18 +95,18 @@ def is_list(arrays: Mapping[str, Any]) -> bool:
 
 
 def _of_mapping(content) -> Arrays:
-  found: Arrays = {}
+  leaves: Arrays = {}
   for key, value in content.items():
     if key.rpartition('.')[2] in _COUNTERS or value is None:
       continue
     if isinstance(value, Mapping):
-      found |= {f'{key}/{name}': leaf
-                for name, leaf in _of_mapping(value).items()}
+      leaves |= {f'{key}/{name}': leaf
+                 for name, leaf in _of_mapping(value).items()}
     else:
       array = _array(key, value)
       if array.dtype == np.float32:
-        found[key] = array
-  return found
+        leaves[key] = array
+  return leaves
 
 
 def _array(name, value) -> np.ndarray:

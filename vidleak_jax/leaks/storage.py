@@ -100,11 +100,11 @@ def check(leak: Leak, params: Params) -> None:
     UserError: naming the first leaves that do not fit.
   """
   expected = {k: v.shape for k, v in trees.flatten(params).items()}
-  found = {k: v.shape for k, v in trees.flatten(leak.params).items()}
-  wrong = [f'{name}: leak {found.get(name, "absent")}, victim '
+  actual = {k: v.shape for k, v in trees.flatten(leak.params).items()}
+  wrong = [f'{name}: leak {actual.get(name, "absent")}, victim '
            f'{expected.get(name, "absent")}'
-           for name in sorted(expected.keys() | found.keys())
-           if expected.get(name) != found.get(name)]
+           for name in sorted(expected.keys() | actual.keys())
+           if expected.get(name) != actual.get(name)]
   if wrong:
     more = ' ...' * (len(wrong) > 4)
     raise UserError('The leak\'s parameters do not fit the victim named in '
@@ -125,7 +125,7 @@ def _facts(public: PublicInfo) -> Row:
 
 
 def _read(content: bytes, facts: bytes, source: str) -> Leak:
-  found = arrays(content, source)
+  stored = arrays(content, source)
   try:
     public = PublicInfo.from_dict(_json(facts, source))
   except TypeError as error:  # a field without a default is absent
@@ -136,7 +136,7 @@ def _read(content: bytes, facts: bytes, source: str) -> Leak:
   names = [f'{_prefix(i)}{part}' for i in range(public.federated.num_rounds)
            for part in Round._fields]
   groups: dict[str, dict[str, Array]] = {name: {} for name in names}
-  for name, array in found.items():
+  for name, array in stored.items():
     group = next((g for g in names if name.startswith(f'{g}/')), None)
     if group:
       groups[group][name.removeprefix(f'{group}/')] = array
@@ -157,8 +157,8 @@ def _read(content: bytes, facts: bytes, source: str) -> Leak:
           f'The {_prefix(i)}update of {source} has no first axis of updates; '
           f'give each {_prefix(i)}update/... array the shape [updates, ...].')
   try:
-    leak = Leak(*rounds[0], public, found.get('labels'),
-                found.get('references'), tuple(rounds[1:]))
+    leak = Leak(*rounds[0], public, stored.get('labels'),
+                stored.get('references'), tuple(rounds[1:]))
     _check_clips(leak)
   except UserError as error:
     raise UserError(f'{source}: {error}') from error
@@ -182,14 +182,15 @@ def _check_clips(leak: Leak) -> None:
         f'hold {frames} frames, which is no number of whole clips.')
   if leak.references is None:
     return
-  held = leak.references.shape
-  if held[0] != clips or held[4] != public.clip_shape[3] or held[2] != held[3]:
+  shape = leak.references.shape
+  if (shape[0] != clips or shape[4] != public.clip_shape[3]
+      or shape[2] != shape[3]):
     raise UserError(
-        f'references have shape {held}; they must be square frames of '
+        f'references have shape {shape}; they must be square frames of '
         f'{public.clip_shape[3]} colours for each of {clips} clips.')
-  if public.num_reference_frames not in (0, held[1]):
+  if public.num_reference_frames not in (0, shape[1]):
     raise UserError(f'num_reference_frames is {public.num_reference_frames}; '
-                    f'references have {held[1]} for each clip.')
+                    f'references have {shape[1]} for each clip.')
 
 
 def _axes(tree: Params) -> list[int]:
@@ -200,13 +201,13 @@ def _json(facts: bytes, source: str) -> Mapping[str, Any]:
   def refuse(constant):
     raise ValueError(f'{constant} is no number of JSON')
   try:
-    found = json.loads(facts, parse_constant=refuse)
+    content = json.loads(facts, parse_constant=refuse)
   except (ValueError, RecursionError) as error:
     raise UserError(f'The leak.json of {source} is torn or no JSON: '
                     f'{error}') from error
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     raise UserError(f'The leak.json of {source} must be one object of fields.')
-  return found
+  return content
 
 
 def arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
@@ -216,11 +217,11 @@ def arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
     UserError: for a torn file, or a type that NumPy lacks.
   """
   from safetensors import SafetensorError, deserialize
-  found = {}
+  leaves = {}
   try:
     for name, entry in deserialize(content):
       kind = pick(_DTYPES, entry['dtype'], f'type of {name}')
-      found[name] = np.frombuffer(
+      leaves[name] = np.frombuffer(
           entry['data'], kind).reshape(entry['shape'])
   except UserError as error:
     raise UserError(f'{source}: {error}') from error
@@ -228,4 +229,4 @@ def arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
           AttributeError, MemoryError, RecursionError) as error:
     raise UserError(f'{source} is torn or no safetensors file: '
                     f'{type(error).__name__}: {error}') from error
-  return found
+  return leaves
