@@ -183,10 +183,10 @@ def find_head(params: Params, num_classes: int) -> tuple[str, ...] | None:
   """
   shapes = {name: np.shape(leaf) for name, leaf in
             trees.flatten(params).items()}
-  found = [name.removesuffix('/kernel') for name, shape in shapes.items()
+  paths = [name.removesuffix('/kernel') for name, shape in shapes.items()
            if name.endswith('/kernel') and len(shape) == 2
            and shape[-1] == num_classes]
-  return tuple(found[0].split('/')) if len(found) == 1 else None
+  return tuple(paths[0].split('/')) if len(paths) == 1 else None
 
 
 def graph_of(victim: Victim) -> LayerGraph | None:
@@ -214,24 +214,24 @@ def tokens_of(victim: Victim) -> Tokens | None:
   if victim.graph is None:
     return None
   try:
-    found = tokens_lib.find(victim.graph)
+    tokens = tokens_lib.find(victim.graph)
   except UserError:  # no transformer over patches
     return None
-  kernel = victim.graph.leaf_shapes[found.embedding.op.kernel_path]
-  if found.positions is None or len(kernel) != 2:
+  kernel = victim.graph.leaf_shapes[tokens.embedding.op.kernel_path]
+  if tokens.positions is None or len(kernel) != 2:
     return None
-  shape, order = victim.clip_shape, found.order
+  shape, order = victim.clip_shape, tokens.order
 
   def patches(clips):
-    return found.black + found.slope * clips.reshape(len(clips), -1)[:, order]
+    return tokens.black + tokens.slope * clips.reshape(len(clips), -1)[:, order]
 
   def unpatch(values):
     flat = jnp.zeros((len(values), order.size), values.dtype)
-    pixels = ((values - found.black) / found.slope).reshape(len(values), -1)
+    pixels = ((values - tokens.black) / tokens.slope).reshape(len(values), -1)
     return flat.at[:, order.ravel()].set(pixels).reshape(len(values), *shape)
 
-  return Tokens(patches, unpatch, found.embedding.op.kernel_path[:-1],
-                found.positions, found.num_special)
+  return Tokens(patches, unpatch, tokens.embedding.op.kernel_path[:-1],
+                tokens.positions, tokens.num_special)
 
 
 def chain_of(victim: Victim) -> tuple[Layer, ...]:
@@ -262,13 +262,13 @@ def _check(victim: Victim, shapes: Params, name: str) -> None:
   clips = jax.ShapeDtypeStruct((2, *victim.clip_shape), jnp.float32)
   if victim.logits is None:
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
-    found = jax.eval_shape(victim.loss, shapes, clips, labels).shape
+    shape = jax.eval_shape(victim.loss, shapes, clips, labels).shape
     wanted: tuple[int, ...] = ()
   else:
-    found = jax.eval_shape(victim.logits, shapes, clips).shape
+    shape = jax.eval_shape(victim.logits, shapes, clips).shape
     wanted = (2, victim.num_classes)
-  if found != wanted:
+  if shape != wanted:
     raise UserError(
-        f'{name} maps clips {clips.shape} to {found}, not to {wanted}. '
+        f'{name} maps clips {clips.shape} to {shape}, not to {wanted}. '
         f'Check clip_shape={victim.clip_shape} and '
         f'num_classes={victim.num_classes}.')

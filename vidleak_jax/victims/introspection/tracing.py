@@ -60,11 +60,11 @@ class Trace:
   @functools.cached_property
   def consumers(self) -> dict[int, list[int]]:
     """value -> indices of the equations that read it."""
-    found = {v: [] for v in range(len(self.shapes))}
+    readers = {v: [] for v in range(len(self.shapes))}
     for i, equation in enumerate(self.equations):
       for value in dict.fromkeys(equation.inputs):
-        found[value].append(i)
-    return found
+        readers[value].append(i)
+    return readers
 
   @functools.cached_property
   def level(self) -> list[int]:
@@ -82,7 +82,7 @@ class Trace:
   @functools.cached_property
   def dominator(self) -> dict[int, int]:
     """value -> the nearest value that the clip must pass to reach it."""
-    found, depth = {self.clip: self.clip}, {self.clip: 0}
+    dominators, depth = {self.clip: self.clip}, {self.clip: 0}
     for equation in self.equations:
       inputs = self.data(equation)
       if not inputs:
@@ -92,10 +92,10 @@ class Trace:
         while common != other:
           if depth[common] < depth[other]:
             common, other = other, common
-          common = found[common]
+          common = dominators[common]
       for value in equation.outputs:
-        found[value], depth[value] = common, depth[common] + 1
-    return found
+        dominators[value], depth[value] = common, depth[common] + 1
+    return dominators
 
   def data(self, equation: Equation) -> list[int]:
     """The inputs of an equation that depend on the clip."""
@@ -108,10 +108,10 @@ class Trace:
 
   def sole_consumer(self, value: int) -> Equation | None:
     """The only equation that reads a value, if there is just one."""
-    found = self.consumers[value]
-    if len(found) != 1 or value in self.outputs:
+    consumers = self.consumers[value]
+    if len(consumers) != 1 or value in self.outputs:
       return None
-    return self.equations[found[0]]
+    return self.equations[consumers[0]]
 
   def is_identity(self, equation: Equation) -> bool:
     """Whether an equation hands its first input on unchanged."""
@@ -209,8 +209,8 @@ def apply(equation: Equation, arrays: list[Array]) -> list[Array]:
       return arrays
     if params.get('preferred_element_type') == jnp.float32:
       params['preferred_element_type'] = None
-  found = equation.primitive.bind(*arrays, **params)
-  return found if equation.primitive.multiple_results else [found]
+  results = equation.primitive.bind(*arrays, **params)
+  return results if equation.primitive.multiple_results else [results]
 
 
 def is_move(trace: Trace, value: int) -> bool:
@@ -268,35 +268,35 @@ def trace(
     raise UserError(
         f'The network answers with {len(closed.jaxpr.outvars)} arrays; logits '
         'must return one, [B, K]. Wrap it so that it returns the scores alone.')
-  found = Trace([], [], [], {}, {})
-  values = [_new(found, var.aval) for var in closed.jaxpr.invars]
-  *weights, found.clip = values
-  found.leaves = {v: path_of(keys) for v, (keys, _) in zip(weights, flat)}
-  found.outputs = tuple(_inline(found, closed.jaxpr, closed.consts, values))
-  return found
+  result = Trace([], [], [], {}, {})
+  values = [_new(result, var.aval) for var in closed.jaxpr.invars]
+  *weights, result.clip = values
+  result.leaves = {v: path_of(keys) for v, (keys, _) in zip(weights, flat)}
+  result.outputs = tuple(_inline(result, closed.jaxpr, closed.consts, values))
+  return result
 
 
-def _new(found, aval):
-  found.shapes.append(tuple(aval.shape))
-  found.dtypes.append(aval.dtype)
-  return len(found.shapes) - 1
+def _new(result, aval):
+  result.shapes.append(tuple(aval.shape))
+  result.dtypes.append(aval.dtype)
+  return len(result.shapes) - 1
 
 
-def _constant(found, value, aval):
-  index = _new(found, aval)
-  found.constants[index] = value
+def _constant(result, value, aval):
+  index = _new(result, aval)
+  result.constants[index] = value
   return index
 
 
-def _inline(found, jaxpr, consts, values):
+def _inline(result, jaxpr, consts, values):
   """Appends a jaxpr's equations; returns the values of its outputs."""
   env = dict(zip(jaxpr.invars, values))
   for var, const in zip(jaxpr.constvars, consts):
-    env[var] = _constant(found, const, var.aval)
+    env[var] = _constant(result, const, var.aval)
 
   def read(var):
     if isinstance(var, core.Literal):
-      return _constant(found, np.asarray(var.val, var.aval.dtype), var.aval)
+      return _constant(result, np.asarray(var.val, var.aval.dtype), var.aval)
     return env[var]
 
   for eqn in jaxpr.eqns:
@@ -304,11 +304,11 @@ def _inline(found, jaxpr, consts, values):
     if eqn.primitive.name in _CALLS:
       inner = eqn.params.get('jaxpr', eqn.params.get('call_jaxpr'))
       closed = isinstance(inner, core.ClosedJaxpr)
-      outputs = _inline(found, inner.jaxpr if closed else inner,
+      outputs = _inline(result, inner.jaxpr if closed else inner,
                         inner.consts if closed else (), inputs)
     else:
-      outputs = [_new(found, var.aval) for var in eqn.outvars]
-      found.equations.append(
+      outputs = [_new(result, var.aval) for var in eqn.outvars]
+      result.equations.append(
           Equation(eqn.primitive, eqn.params, tuple(inputs), tuple(outputs)))
     env |= zip(eqn.outvars, outputs)
   return [read(var) for var in jaxpr.outvars]
