@@ -55,12 +55,12 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
   if target.suffix not in _WRITERS:
     raise UserError(f'The output is {target.name!r}; it can be '
                     f'{", ".join(_WRITERS)}.')
-  found, held = read(source), _held(references)
+  video = read(source)
   net, _ = superres.load(weights, scale)
 
   enlarge = superres.scene(
-      held, weights=weights, scale=scale, noise=noise, adapt_steps=adapt_steps,
-      tile=tile, batch_size=batch_size,
+      _reference_frames(references), weights=weights, scale=scale, noise=noise,
+      adapt_steps=adapt_steps, tile=tile, batch_size=batch_size,
       devices=parallel.pick_devices(num_devices), progress=progress)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,15 +68,15 @@ def run(source: Path, target: Path, references: Sequence[Path] = (), *,
     raise UserError(f'There can be no folder {target.parent}: {error}. Choose '
                     'another output.') from error
   done, shape = 0, ()
-  with _WRITERS[target.suffix](target, found) as write:
-    for clip in found.clips:
+  with _WRITERS[target.suffix](target, video) as write:
+    for clip in video.clips:
       for frames, first, count in pieces(clip, _BLOCK, net.frames // 2):
         large = enlarge(frames[None])[0, first:first + count]
         write(large)
         done, shape = done + count, large.shape[1:]
         if progress:
-          progress('enhance', done, found.num_clips * found.num_frames)
-  return found.num_clips, done // found.num_clips, *shape
+          progress('enhance', done, video.num_clips * video.num_frames)
+  return video.num_clips, done // video.num_clips, *shape
 
 
 def pieces(frames: Iterable[np.ndarray], size: int, context: int
@@ -87,15 +87,15 @@ def pieces(frames: Iterable[np.ndarray], size: int, context: int
     (frames [F, H, W, C], first, count): the piece's own are `count` frames from
     `first`; up to `context` more stand before and after them.
   """
-  held, first = [], 0
+  buffer, first = [], 0
   for frame in frames:
-    held.append(frame)
-    if len(held) == first + size + context:
-      yield np.stack(held), first, size
+    buffer.append(frame)
+    if len(buffer) == first + size + context:
+      yield np.stack(buffer), first, size
       kept = min(context, first + size)
-      held, first = held[first + size - kept:], kept
-  if len(held) > first:
-    yield np.stack(held), first, len(held) - first
+      buffer, first = buffer[first + size - kept:], kept
+  if len(buffer) > first:
+    yield np.stack(buffer), first, len(buffer) - first
 
 
 def read(path: Path) -> Clips:
@@ -138,7 +138,7 @@ def _unusable(path, error):
                    'or an .npz with `clips`.')
 
 
-def _held(paths) -> np.ndarray | None:
+def _reference_frames(paths) -> np.ndarray | None:
   """All frames of the reference files, [R, H, W, C]."""
   if not paths:
     return None
@@ -152,16 +152,16 @@ def _held(paths) -> np.ndarray | None:
 
 
 @contextmanager
-def _npz_writer(target, found):
+def _npz_writer(target, video):
   blocks: list[np.ndarray] = []
   yield blocks.append
   frames = np.concatenate(blocks)
   files.write_arrays(target, enhanced=frames.reshape(
-      found.num_clips, -1, *frames.shape[1:]))
+      video.num_clips, -1, *frames.shape[1:]))
 
 
 @contextmanager
-def _png_writer(target, found):
+def _png_writer(target, video):
   from PIL import Image
   first: list[np.ndarray] = []
   yield lambda frames: first.extend(frames[:1 - len(first)])

@@ -201,9 +201,9 @@ def _in_mode(victim, norm) -> Victim:
 def _statistics_moved(victim, before, after, shapes) -> bool:
   """Whether running statistics changed in local training."""
   start, _ = importers.mapped(victim, before)
-  return any(not np.array_equal(start.found[path], after.found[path])
+  return any(not np.array_equal(start.matched[path], after.matched[path])
              for path in shapes if path.startswith(mapping.STATISTICS)
-             and path in start.found and path in after.found)
+             and path in start.matched and path in after.matched)
 
 
 def _leak(spec, victim, before, kind, arrays, known) -> Leak:
