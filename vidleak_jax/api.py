@@ -96,10 +96,11 @@ def attack(
         [Problem(victim, leak, key, where)], [chosen], effort, where.folder)
   if isinstance(outcome, UserError):
     raise outcome
-  found = outcome.recovery
-  clips = found.clips.reshape(-1, *leak.public.clip_shape)
+  recovery = outcome.recovery
+  clips = recovery.clips.reshape(-1, *leak.public.clip_shape)
   return AttackResult(
-      clips, found.labels.reshape(-1), np.asarray(found.gradient_residual),
+      clips, recovery.labels.reshape(-1),
+      np.asarray(recovery.gradient_residual),
       str(outcome.findings.get('attack', chosen.name)), outcome.findings,
       leak.num_updates)
 
@@ -172,9 +173,9 @@ def evaluate(
   accuracy = None
   if labels is not None:
     apart = (found.num_updates, -1)
-    own = found.labels.reshape(apart)[rows, order]
+    recovered = found.labels.reshape(apart)[rows, order]
     true = np.asarray(labels).reshape(apart)
-    accuracy = metrics.label_accuracy(own, true)
+    accuracy = metrics.label_accuracy(recovered, true)
   return Scores(
       np.asarray(scored['psnr_per_clip']),
       None if ssim is None or None in ssim else np.asarray(ssim),

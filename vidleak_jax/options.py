@@ -141,14 +141,14 @@ def check(value: Any, kind: Any, name: str,
   if isinstance(kind, type) and issubclass(kind, Options):
     return value if isinstance(value, kind) else kind.from_dict(
         value, f'{name}.')
-  found = _convert(value, typing.get_origin(kind) or kind,
-                   typing.get_args(kind))
-  if found is None or not _within(found, limits):
+  converted = _convert(value, typing.get_origin(kind) or kind,
+                       typing.get_args(kind))
+  if converted is None or not _within(converted, limits):
     raise UserError(f'{name} is {shown(value)}; it must be '
                     f'{_describe(kind, limits)}'
                     f'{" or None" * (type(None) in kinds)}.'
                     f'{nearest(value, limits.get("choices") or ())}')
-  return found
+  return converted
 
 
 def split(options: Options) -> tuple[Options, Numbers]:
@@ -162,9 +162,9 @@ def split(options: Options) -> tuple[Options, Numbers]:
   for field, _ in _fields(type(options)):
     value = getattr(options, field.name)
     if isinstance(value, Options):
-      value, own = split(value)
-      if own:
-        numbers[field.name] = own
+      value, inner = split(value)
+      if inner:
+        numbers[field.name] = inner
     elif field.metadata.get('traced') and value:
       numbers[field.name], value = value, _TRACED
     object.__setattr__(structure, field.name, value)
@@ -178,9 +178,10 @@ def bind(structure: Options, numbers: Numbers) -> Any:
   """
   bound = copy.copy(structure)
   for name, value in numbers.items():
-    own = getattr(structure, name)
-    object.__setattr__(
-        bound, name, bind(own, value) if isinstance(own, Options) else value)
+    inner = getattr(structure, name)
+    if isinstance(inner, Options):
+      value = bind(inner, value)
+    object.__setattr__(bound, name, value)
   return bound
 
 
@@ -188,9 +189,9 @@ def _filled(default: Options, values: Mapping[str, Any]) -> Numbers:
   """The values, with those of a default where there is none."""
   filled = default.to_dict() | dict(values)
   for name, value in values.items():
-    own = getattr(default, name, None)
-    if isinstance(own, Options) and isinstance(value, Mapping):
-      filled[name] = _filled(own, value)
+    inner = getattr(default, name, None)
+    if isinstance(inner, Options) and isinstance(value, Mapping):
+      filled[name] = _filled(inner, value)
   return filled
 
 
@@ -205,8 +206,8 @@ def _fields(cls):
 def _convert(value, kind, of):
   """The value as `kind`, or None where it is something else."""
   if typing.get_origin(kind) in (typing.Union, types.UnionType):
-    return next((found for each in typing.get_args(kind)
-                 if (found := _convert(value, each, ())) is not None), None)
+    return next((converted for each in typing.get_args(kind)
+                 if (converted := _convert(value, each, ())) is not None), None)
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if hasattr(value, 'item') and getattr(value, 'shape', None) == ():
     return _convert(value.item(), kind, of)  # a NumPy scalar

@@ -67,7 +67,7 @@ def from_list(
         continue
       matched = {path: leaf for path, array in zip(paths, arrays, strict=True)
                  if (leaf := fitted(array, path, shapes[path], native)
-                   ) is not None}
+                     ) is not None}
       if len(matched) == len(arrays):
         return Mapped(matched, (), _lacking(matched, shapes))
   return None
