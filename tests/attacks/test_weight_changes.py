@@ -9,6 +9,7 @@ from tests.helpers import dense_victim, small_clips
 from vidleak_jax.attacks import gradient_residual
 from vidleak_jax.attacks.residual import best_orders, order_floor
 from vidleak_jax.clients import FedAvg, observe
+from vidleak_jax.runtime import programs
 
 LABELS = np.array([1, 4, 0, 2])
 
@@ -58,6 +59,23 @@ def test_the_truth_of_a_batch_of_another_size_has_no_residual(sizes, victim):
                       local_learning_rate=0.05), key=jax.random.key(1))
     assert gradient_residual(
         victim, leak, clips[None], LABELS[None, :size])[0] < 1e-5
+
+
+@pytest.mark.slow  # it compiles the attack three times
+def test_a_batch_of_another_size_is_simulated_in_its_own_order(victim):
+  def attacked(size):
+    leak = observe(
+        victim, victim.init(None), small_clips(size), LABELS[:size],
+        client=FedAvg(per='batch', local_batch_size=2, local_epochs=1,
+                      local_learning_rate=0.05, labels_known=True),
+        key=jax.random.key(1))
+    return vl.attack(victim, leak, vl.attacks.ig(
+        num_steps=2, local_training='simulated'), key=jax.random.key(2)).clips
+
+  attacked(4)
+  after = attacked(3)
+  programs.default().clear()
+  np.testing.assert_array_equal(after, attacked(3))
 
 
 def test_an_order_of_many_leaves_the_truth_about_its_floor(

@@ -121,7 +121,8 @@ def solve(
         tensorboard=first.session.tensorboard, report=first.session.report,
         deadline=_deadline(first.session),
         key=(structure, budget.last_step, example.victim.key,
-             example.leak.public.federated, jax.tree.structure(evidence)))
+             example.leak.public.federated, example.leak.public.batch_size,
+             jax.tree.structure(evidence)))
     cost = cost._replace(seconds_attack=cost.seconds_attack + seconds)
     for i, each in zip(rows, results, strict=True):
       outcomes[i] = (each if isinstance(each, UserError)
