@@ -290,6 +290,27 @@ def test_a_polish_comes_closer_and_is_told(choose):
   assert tried(found) == {'far': '', 'polish': ''}
 
 
+def test_what_is_near_is_polished_before_dearer_attacks(choose):
+  """A dear attack would leave no budget for it, and gain less."""
+  found = choose(Stub('near', 0.1), Stub('dear', 0.2, seconds=1e4),
+                 polish_steps=3, near=0.5)
+  assert RAN == ['near']
+  assert list(tried(found)) == ['near', 'polish', 'dear']
+  assert found.findings['verdict'] == RECOVERED
+  far = choose(Stub('far', 0.1), Stub('other', 0.2), polish_steps=3, near=0.02)
+  assert list(tried(far)) == ['far', 'other', 'polish']
+
+
+def test_a_polish_that_does_not_certify_is_not_done_again(choose):
+  found = choose(Stub('near', 0.1), Stub('dear', 0.2), polish_steps=3,
+                 near=0.5, certified=0.0)
+  assert list(tried(found)) == ['near', 'polish', 'dear']
+  again = choose(Stub('far', 0.2), Stub('near', 0.001), polish_steps=1,
+                 near=0.5, certified=0.0)
+  assert RAN == ['far', 'near']
+  assert again.findings['attempts'][1]['name'] == 'polish'
+
+
 def test_each_update_gets_the_answer_that_is_best_for_it(choose):
   found = choose(Stub('first', blurred=(1,)), Stub('second', blurred=(0,)))
   assert found.findings['attack_per_update'] == ['first', 'second']

@@ -3,10 +3,11 @@
 Answers are kept in the workdir, a folder an attack, and found there again.
 """
 
+import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from vidleak_jax.attacks.residual import gradient_residual
 from vidleak_jax.types import Recovery, Row, UserError
 
 FOLDER = 'checkpoints'  # a folder an attack in here, with all it writes
+POLISH = 'polish'  # the name of that attempt
 
 
 class Attempt(NamedTuple):
@@ -36,25 +38,27 @@ class Attempt(NamedTuple):
   why_not: str  # '' where it ran to its end
 
 
+Refined = tuple[Outcome, Attempt]
+
+
 class Explored(NamedTuple):
   """What came of some attacks."""
   attempts: tuple[Attempt, ...]
-  outcomes: dict[str, Outcome]  # of those that answered, in order
+  # of those that answered, in order; POLISH: the best of them, polished
+  outcomes: dict[str, Outcome]
   seconds: float                # earlier runs of the same workdir included
 
   @property
   def best(self) -> Outcome | None:
     """The best answer to each update, in one outcome."""
-    best = None
-    for outcome in self.outcomes.values():
-      best = outcome if best is None else merged(best, outcome)
-    return best
+    return merged_all(self.outcomes)
 
 
 def explore(
     problem: Problem, effort: Effort, candidates: Sequence[Attack],
     why_stop: Callable[[float, Outcome | None], str],
     seconds: float | None = None,
+    polish: Callable[[Outcome, float], Refined | None] | None = None,
 ) -> Explored:
   """Tries attacks in order.
 
@@ -65,6 +69,8 @@ def explore(
     why_stop: why no other is begun, from the seconds spent and the best answer
       so far; '' to go on.
     seconds: after which the attack that runs is stopped, too; None: never.
+    polish: what becomes of the best answer, from it and the seconds spent,
+      asked after each attack that came closer; None, or no answer: nothing.
   """
   attempts: list[Attempt] = []
   outcomes: dict[str, Outcome] = {}
@@ -96,10 +102,18 @@ def explore(
       outcomes[attack.name] = outcome._replace(findings=outcome.findings | {
           'attack': attack.name,
           'attack_per_update': [attack.name] * problem.leak.num_updates})
-      best = outcomes[attack.name] if best is None else merged(
-          best, outcomes[attack.name])
     attempts.append(row)
     spent += row.seconds
+    if isinstance(outcome, UserError):
+      continue
+    before, best = best, merged_all(outcomes)
+    came_closer = before is None or np.any(residuals(best) < residuals(before))
+    if polish and came_closer and (refined := polish(best, spent)):
+      best, row = refined
+      if row.gradient_residual is not None:
+        outcomes[POLISH] = best
+      attempts.append(row)
+      spent += row.seconds
   return Explored(tuple(attempts), outcomes, spent)
 
 
@@ -129,6 +143,11 @@ def merged(best: Outcome, other: Outcome) -> Outcome:
           pick(one.objective, two.objective), features,
           pick(one.gradient_residual, two.gradient_residual)),
       findings=lead.findings | {'attack_per_update': names})
+
+
+def merged_all(outcomes: Mapping[str, Outcome]) -> Outcome | None:
+  """The best answer to each update of all outcomes; None of none."""
+  return functools.reduce(merged, outcomes.values()) if outcomes else None
 
 
 def answer(attack: Attack, problem: Problem, effort: Effort

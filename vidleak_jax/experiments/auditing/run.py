@@ -12,7 +12,7 @@ import numpy as np
 
 from vidleak_jax import files
 from vidleak_jax.attacks import Problem
-from vidleak_jax.attacks.attempts import Attempt, Explored
+from vidleak_jax.attacks.attempts import POLISH, Attempt, Explored
 from vidleak_jax.attacks.auto import NOTHING, Auto
 from vidleak_jax.attacks.self_check import self_check
 from vidleak_jax.clients import split
@@ -165,7 +165,8 @@ def _explored(job, search: Auto, seconds: float) -> Explored:
     rows = tuple(Attempt(each.name, None, 0.0, '; '.join(each.requires(
         problem.victim, problem.leak)) or why) for each in weaker)
     return first._replace(attempts=first.attempts + rows)
-  more = schedule.searcher(spec, left).explore(
+  # What is polished in the end is the best of all, not of the weaker ones.
+  more = schedule.searcher(spec, left).replace(polish_steps=0).explore(
       problem, spec.effort(), weaker, exhaustive=True)
   return Explored(first.attempts + more.attempts,
                   first.outcomes | more.outcomes,
@@ -193,7 +194,7 @@ def _judged(job, explored: Explored, outcome: Any) -> list[Row]:
   for each in attempts:
     row = each if isinstance(each, dict) else each._asdict()
     answer = explored.outcomes.get(row['name'])
-    if row['name'] == 'polish' and row['gradient_residual'] is not None:
+    if row['name'] == POLISH and row['gradient_residual'] is not None:
       answer = outcome
     scored = {'psnr': None, 'ssim': None}
     if answer is not None:
