@@ -7,9 +7,10 @@ deviation, and three stages follow each other:
   1. The head is solved for its input h and dL/dh (`defended_head`).
   2. Adam on h and the last kernel's gradient, while the assumed error tau of
      the guess's features falls (`defended_model`).
-  3. Where entries are noisy, Adam on all leaves; where they are exact or
-     clipped, Gauss-Newton on h and the last kernel, tau falling on: there
-     first-order steps stall, exact but in weak channels alone.
+  3. Where entries are noisy or intervals, Adam and then Gauss-Newton on all
+     leaves; where they are exact or clipped, Gauss-Newton on h and the last
+     kernel, tau falling on: there first-order steps stall, exact but in weak
+     channels alone.
 
 A prior of fixed weight, total variation over time, rows and columns, completes
 the likelihood; it is in natural units, so it does not depend on sizes.
@@ -25,6 +26,7 @@ import numpy as np
 from vidleak_jax.attacks.matching import defended_head
 from vidleak_jax.attacks.matching.defended_model import (
     Entries,
+    Fade,
     Target,
     features,
 )
@@ -42,6 +44,7 @@ from vidleak_jax.types import Array, Layer, Params, PRNGKey, UserError
 _FAR = 1e30        # stands for an infinite bound on the device
 _SURE = 5.0        # a sign is sure that many stds from 0
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
+_FIRST_TRUST = 0.1  # how far a pixel is expected to move after Adam
 _FALL = 0.5, 1.0   # bounds of how tau falls in a step of Gauss-Newton
 
 
@@ -58,11 +61,15 @@ class DefendedOptions:
   top_rate: float = 0.1       # of Adam, with cosine decay
   top_errors: tuple[float, float] = (1.0, 3e-3)    # tau, from and to
   top_weight: float = 60.0    # of total variation against -log likelihood
-  all_steps: int = 1600       # of Adam, on all leaves
+  all_steps: int = 600        # of Adam, on all leaves
   all_rate: float = 0.02
   all_errors: tuple[float, float] = (3e-3, 1e-3)   # of what the top shows
   lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
   all_weight: float = 30.0
+  finish_steps: int = 12      # of Gauss-Newton, on all leaves
+  finish_inner: int = 100     # conjugate gradients inside each step
+  finish_errors: tuple[float, float] = (3e-2, 1e-3)  # of all leaves
+  finish_weight: float = 10.0
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
@@ -140,7 +147,7 @@ def recover_defended(
                   options.all_errors, options.lower_errors)
     clips = adam(top, params, target, clips, options.chunk, report)
     clips = adam(every, params, target, clips, options.chunk, report)
-    chi2 = float(mean_square(every, params, target, clips))
+    clips, chi2 = _finish(every, params, target, clips, options, report)
     return DefendedResult(
         np.asarray(clips[0]), head.label, chi2, head.scale, notes)
   start, least = options.newton_errors
@@ -153,12 +160,34 @@ def recover_defended(
       target, head, notes = ready(
           np.asarray(features(layers, params, clips), np.float64))
     clips, chi2, trust = newton_step(
-        newton, options.newton_inner, params, target, clips, tau, trust)
+        newton, options.newton_inner, params, target, clips,
+        Fade(tau, jnp.float32(1)), trust)
     report(newton.name, step + 1, options.newton_steps, clips)
     # The error that is assumed falls as the guess comes to agree.
     tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)
   return DefendedResult(
       np.asarray(clips[0]), head.label, float(chi2), head.scale, notes)
+
+
+def _finish(every, params, target, clips, options, report):
+  """(clips, mean square of the residuals) after Gauss-Newton on all leaves.
+
+  Entries count one by one where some are intervals: the few that are exact then
+  say what they can, where whitening would blur them with the others.
+  """
+  last = target.kernels[every.layers[-2].name]
+  stage = every._replace(
+      name='Gauss-Newton on all leaves', steps=options.finish_steps,
+      weight=options.finish_weight, errors=options.finish_errors,
+      lower=options.finish_errors,
+      per_entry=bool(jnp.any(last.low < last.high)))
+  trust = jnp.float32(_FIRST_TRUST)
+  for step in range(stage.steps):
+    clips, _, trust = newton_step(
+        stage, options.finish_inner, params, target, clips,
+        stage.fade(jnp.float32(step)), trust)
+    report(stage.name, step + 1, stage.steps, clips)
+  return clips, float(mean_square(stage, params, target, clips))
 
 
 def unfinished(clips: Array, head: dict[str, Observed], label: int | None

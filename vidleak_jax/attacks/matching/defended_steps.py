@@ -109,7 +109,7 @@ def _adam_chunk(stage, chunk, params, target, clips, state, done):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def newton_step(
     stage: Stage, inner: int, params: Params, target: Target, clips: Array,
-    tau: Array, trust: Array,
+    fade: Fade, trust: Array,
 ) -> tuple[Array, Array, Array]:
   """One damped step of Gauss-Newton, total variation by reweighted squares.
 
@@ -123,14 +123,13 @@ def newton_step(
     params: the weights.
     target: what is observed.
     clips: [1, T, H, W, C].
-    tau: [] error of the guess' features.
+    fade: errors of the guess.
     trust: [] how far a pixel is expected to move.
 
   Returns:
     The clips after the best of some lengths of the step, the mean square of
     their residuals, and the trust for the next step.
   """
-  fade = Fade(tau, jnp.float32(1))
   misses, forward = jax.linearize(
       lambda clips: _misses(stage, params, target, clips, fade), clips)
   backward = jax.linear_transpose(forward, clips)

@@ -47,7 +47,9 @@ class DefenseAware(Attack):
   cost: ClassVar[int] = 60
   top_steps: int = option(600, 'of Adam, on features and the last kernel',
                           low=1, high=10**6)
-  all_steps: int = option(1600, 'of Adam, on all leaves', low=0, high=10**6)
+  all_steps: int = option(600, 'of Adam, on all leaves', low=0, high=10**6)
+  finish_steps: int = option(
+      12, 'of Gauss-Newton, on all leaves', low=0, high=10**4)
   newton_steps: int = option(
       40, 'of Gauss-Newton, where entries are exact', low=0, high=10**4)
 
@@ -73,7 +75,7 @@ class DefenseAware(Attack):
     began = time.perf_counter()
     options = DefendedOptions(
         top_steps=self.top_steps, all_steps=self.all_steps,
-        newton_steps=self.newton_steps)
+        finish_steps=self.finish_steps, newton_steps=self.newton_steps)
     results: list[DefendedResult] = []
     applied: tuple[Applied, ...] = ()
     cut: Row = {}
