@@ -70,6 +70,17 @@ def test_a_smooth_clip_is_recovered(victim, clip, applied):
   assert np.isfinite(result.chi2) and result.notes
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('applied', [
+    (Applied('quantize', {'bits': 8}),),
+    (Applied('prune', {'fraction': 0.9}),)], ids=['rounded', 'pruned'])
+def test_gauss_newton_at_the_end_comes_closer(victim, clip, applied):
+  rough, fine = (error(recover(victim, clip, applied, options), clip)
+                 for options in (dataclasses.replace(QUICK, finish_steps=0),
+                                 QUICK))
+  assert fine < 0.8 * rough
+
+
 def test_a_second_clip_does_not_compile(victim, clip):
   recover(victim, clip, [])
   programs = defended_steps._adam_chunk, defended_steps.newton_step
