@@ -188,6 +188,25 @@ def test_known_outputs_close_what_a_kernel_leaves_open():
   assert np.abs(closed.x - x).max() < 1e-5 < np.abs(alone.x - x).max()
 
 
+def test_few_outputs_rule_only_what_kernels_hardly_show():
+  rng = np.random.default_rng(0)
+  geometry = Geometry((60,), (1,), (1,), ((0, 0),), (1,))
+  left, right = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (60, 120))
+  dz = left * np.geomspace(1e-5, 1, 60) @ right[:60]
+  x, kernel = rng.normal(size=(60, 4)), rng.normal(size=(1, 4, 8))
+  source = equations.Source(geometry, dz, np.float64(np.float32(
+      geometry.kernel_gradient(x, dz))))
+  known = rng.uniform(size=(60, 8)) < 0.25
+  outputs = equations.Outputs(
+      lambda v: geometry.forward(v, kernel),
+      lambda y: geometry.pull_back(y, kernel),
+      geometry.forward(x, kernel) + 1e-6 * rng.normal(size=known.shape),
+      1e6 * known)
+  found = equations.solve([source], [outputs], max_steps=80)
+  assert found.rank < 60
+  assert np.abs(found.x - x).max() < 3e-4
+
+
 def test_few_rows_show_what_they_show_of_many_unknowns():
   rng = np.random.default_rng(0)
   x, dz = rng.normal(size=(40, 2)), rng.normal(size=(24, 4))

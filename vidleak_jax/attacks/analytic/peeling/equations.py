@@ -21,6 +21,7 @@ _FAINT = 0.1   # of the median channel, below which one weighs less
 _RIDGE = 1e-12 # of the mean square, against patches that are alike
 _CONVERGED = 1e-8  # of the preconditioned residual
 SURPLUS = 1.25    # known outputs for each direction that the kernels leave
+_AMPLE = 8.0       # and for each that known outputs rule instead of kernels
 
 
 class Undetermined(UserError):
@@ -96,13 +97,16 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   x = spectrum.apply(inverse, _normal_rest(sources, 0.0))
   x = x + spectrum.apply(inverse, _normal_rest(sources, x))  # refinement
   steps, ridge = 0, 0.0
-  if outputs and not strong.all():
-    count = sum(np.count_nonzero(o.weight) for o in outputs)
-    if count < SURPLUS * (~strong).sum() * x.shape[1]:
+  num_open = int((~strong).sum())
+  if outputs and num_open:
+    share = sum(np.count_nonzero(o.weight) for o in outputs) / x.shape[1]
+    if share < SURPLUS * num_open:
       raise Undetermined(
-          f'{count} known outputs are too few for the {(~strong).sum()} '
-          'directions of each channel that the kernels do not show')
-    x, steps, ridge = _close(x, sources, outputs, spectrum, max_steps)
+          f'{share:.0f} known outputs a channel are too few for the '
+          f'{num_open} directions that the kernels do not show')
+    ruled = min(max(num_open, int(share / _AMPLE)), len(values) - 1)
+    x, steps, ridge = _close(
+        x, sources, outputs, spectrum, values[ruled], max_steps)
     if steps == max_steps:
       raise Undetermined('conjugate gradients on the known outputs have not '
                          f'converged in {max_steps} steps')
@@ -195,13 +199,14 @@ def _normal_rest(sources, x):
   return sum(s.geometry.pull_back(s.dz, _rest(s, x)) for s in sources)
 
 
-def _close(x, sources, outputs, spectrum, max_steps):
+def _close(x, sources, outputs, spectrum, most, max_steps):
   """Conjugate gradients on kernels' and known outputs' equations together.
 
   They move the directions that the kernels show badly. All rows are divided by
   their standard deviations; the eigenvalues of the kernels' part precondition.
-  Returns (x, steps, ridge): what the outputs add to the eigenvalues, on the
-  average.
+  Outputs add `most` to the eigenvalues, on the average, though they may be
+  more precise: what they determine badly is then left to the kernels, and the
+  search converges. Returns (x, steps, what they add).
   """
   weak = spectrum.values < _DIM ** 2 * spectrum.values[-1]
   values = np.maximum(spectrum.values[weak], 0.0)[:, None]
@@ -216,10 +221,15 @@ def _close(x, sources, outputs, spectrum, max_steps):
     return basis.T @ sum(
         o.pull_back(o.weight ** 2 * o.forward(v)) for o in outputs)
 
+  probe = np.random.default_rng(0).choice(
+      [-1.0, 1.0], (len(values), x.shape[1]))
+  ridge = float((from_outputs(probe) * probe).mean() / precision)
+  if ridge > most:
+    fainter = np.sqrt(most / ridge)
+    outputs = [o._replace(weight=o.weight * fainter) for o in outputs]
+    ridge = float(most)
   rest = basis.T @ (precision * _normal_rest(sources, x) + sum(
       o.pull_back(o.weight ** 2 * (o.target - o.forward(x))) for o in outputs))
-  probe = np.random.default_rng(0).choice([-1.0, 1.0], rest.shape)
-  ridge = float((from_outputs(probe) * probe).mean() / precision)
   factors = 1 / (precision * (values + ridge))
   move, z = np.zeros_like(rest), factors * rest
   p, gamma, step = z, (rest * z).sum(), 0
