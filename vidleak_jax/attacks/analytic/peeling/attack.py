@@ -23,11 +23,20 @@ from vidleak_jax.attacks.base import Problem, needs_fedsgd
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
-from vidleak_jax.types import Leak, UserError, Victim
+from vidleak_jax.types import Leak, Round, UserError, Victim
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
 _MARGIN = 1.2   # known outputs for each pixel, at least
 _EXACT = 1e-3  # error of the known layer's outputs, relative
+
+
+class Walked(NamedTuple):
+  """One round of one update, down to its lowest solved block."""
+  network: Network  # `num_peeled`: as many as the walk solved
+  params: Leaves
+  update: Leaves
+  known: walk.Known
+  rows: list[walk.Row]
 
 
 class Found(NamedTuple):
@@ -62,30 +71,34 @@ class Peeling(Analytic):
       network = blocks_of(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
-    return reasons + shortages(network)
+    return reasons + shortages(network, len(_rounds(leak)))
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
     network = blocks_of(problem.victim.graph,
                         problem.leak.public.batch_size)
-    params = _float64(leaves_of(problem.leak.params))
-    update = _float64(leaves_of(problem.leak.update))
+    rounds = [(_float64(leaves_of(each.params)),
+               _float64(leaves_of(each.update)))
+              for each in _rounds(problem.leak)]
     found = []
     with backend.float64():
       for m in range(problem.leak.num_updates):
-        one = {path: leaf[m] for path, leaf in update.items()}
-        found.append(self._one(problem, network, params, one, m))
+        found.append(self._one(problem, [
+            self._walk(problem, network, params,
+                       {path: leaf[m] for path, leaf in update.items()},
+                       f'update{m}' + f'_round{i}' * (i > 0))
+            for i, (params, update) in enumerate(rounds)]))
     rows = [dataclasses.asdict(row) | {'update': m}
             for m, each in enumerate(found) for row in each.rows]
     return Solution(np.stack([each.clips for each in found]),
                     np.stack([each.labels for each in found]), rows,
                     _note(found))
 
-  def _one(self, problem: Problem, network: Network, params: Leaves,
-           update: Leaves, m: int) -> Found:
+  def _walk(self, problem: Problem, network: Network, params: Leaves,
+            update: Leaves, name: str) -> Walked:
     folder = problem.session.folder
     if folder:
-      folder = folder / f'update{m}'
+      folder = folder / name
       folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     total, known = network.num_peeled + 1, None
     rows: list[walk.Row] = []
@@ -108,18 +121,25 @@ class Peeling(Analytic):
       rows += found
       problem.session.tell('layer peeling', i + 1, total,
                            residual=max(row.residual for row in found))
+    assert known  # at least one block is peeled
+    return Walked(network, params, update, known, rows)
+
+  def _one(self, problem: Problem, walks: list[Walked]) -> Found:
+    network = walks[0].network
+    total = network.num_peeled + 1
     options = gauss_newton.Options(
         steps=(2, 2, 3, self.pixel_steps), inner_steps=self.inner_steps)
-    labels = walk.read_head(network, params, update).labels
+    labels = walk.read_head(network, walks[0].params, walks[0].update).labels
     best = None
-    for facts, partly in _known_facts(network, known, params, update):
+    for parts, partly in _known_facts(walks):
       result = pixels.recover(
-          network.graph, network.num_clips, facts, params, options,
+          network.graph, network.num_clips, parts, options,
           lambda p: problem.session.tell('pixels', p.step + 1,
                                          self.pixel_steps, cost=p.cost),
           key=problem.victim.key)
-      found = Found(result.pixels, labels, rows + partly,
-                    _misfit(result, facts))
+      found = Found(result.pixels, labels,
+                    [row for each in walks for row in each.rows] + partly,
+                    _misfit(result, parts))
       if best is None or found.misfit < best.misfit:
         best = found
       if best.misfit <= _EXACT:
@@ -129,23 +149,48 @@ class Peeling(Analytic):
     return best
 
 
-def _known_facts(network: Network, known: walk.Known, params: Leaves,
-                 update: Leaves) -> Iterator[tuple[tuple, list[walk.Row]]]:
-  """Yields (facts about the clip, rows of the report), the surest first.
+def _rounds(leak: Leak) -> tuple[Round, ...]:
+  """The rounds that are used; which clip is which is known of one alone."""
+  return leak.rounds() if leak.public.batch_size == 1 else leak.rounds()[:1]
+
+
+def _known_facts(walks: list[Walked]
+                 ) -> Iterator[tuple[list[pixels.Part], list[walk.Row]]]:
+  """Yields (facts about the clip by round, rows of the report), surest first.
 
   The output of the lowest block that is solved has been checked layer by layer.
   What the block below shows has not: fewer equations than unknowns agree with
-  any signs, wrong ones too. It is used where the output does not suffice.
+  any signs, wrong ones too. It is used where the outputs do not suffice.
   """
-  index = len(network.blocks) - network.num_peeled - 1
-  suffices = index < 0 or _num_outputs(network) >= _MARGIN * math.prod(
-      network.graph.clip_shape)
+  unknowns = math.prod(walks[0].network.graph.clip_shape)
+  outputs = sum(_num_outputs(each.network) for each in walks)
+  bottom = all(_index(each) < 0 for each in walks)
+  suffices = bottom or outputs >= _MARGIN * unknowns
   if suffices:
-    yield (facts_lib.of_relu(
-        network.graph, network.bottom, known.value, known.on),), []
-  if index >= 0:
+    yield [_outputs(each) for each in walks], []
+  if not bottom:
     with contextlib.suppress(*([UserError] if suffices else [])):
-      yield walk.peel_partly(network, index, known, params, update)
+      parts, rows = zip(*map(_partly, walks))
+      yield list(parts), sum(rows, [])
+
+
+def _index(walked: Walked) -> int:
+  """The index of the block below the solved ones; -1 where none is."""
+  return len(walked.network.blocks) - walked.network.num_peeled - 1
+
+
+def _outputs(walked: Walked) -> pixels.Part:
+  network, known = walked.network, walked.known
+  return (facts_lib.of_relu(network.graph, network.bottom, known.value,
+                            known.on),), walked.params
+
+
+def _partly(walked: Walked) -> tuple[pixels.Part, list[walk.Row]]:
+  if _index(walked) < 0:
+    return _outputs(walked), []
+  facts, rows = walk.peel_partly(walked.network, _index(walked), walked.known,
+                                 walked.params, walked.update)
+  return (facts, walked.params), rows
 
 
 def _num_outputs(network: Network) -> float:
@@ -153,13 +198,13 @@ def _num_outputs(network: Network) -> float:
   return math.prod(network.graph.by_name[network.bottom].shape) / 2
 
 
-def _misfit(result: gauss_newton.Result, facts: tuple) -> float:
-  count = sum(fact.value.size for fact in facts)
+def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
+  count = sum(fact.value.size for facts, _ in parts for fact in facts)
   return float(np.sqrt(result.cost / count))
 
 
-def shortages(network: Network) -> list[str]:
-  """Returns what is not determined, by count."""
+def shortages(network: Network, num_rounds: int = 1) -> list[str]:
+  """Returns what is not determined, by count, in so many rounds."""
   reasons = []
   unit = network.blocks[-1].main[-1]
   mixed, positions = top.max_mixed(unit.geometry), unit.geometry.num_out
@@ -178,17 +223,19 @@ def shortages(network: Network) -> list[str]:
   graph, left = network.graph, network.blocks[:-network.num_peeled]
   names = [block.source for block in left] or [network.bottom]
   outputs, name = min(
-      (count * math.prod(graph.by_name[name].shape), name) for name in names)
+      (num_rounds * count * math.prod(graph.by_name[name].shape), name)
+      for name in names)
   if outputs / 2 < _MARGIN * unknowns:  # about half of them are on
     reasons.append(
         f'the {unknowns} pixels must be found from about half of the {outputs} '
-        f'outputs of {name}: too few; a wider network or a smaller clip would '
-        'do')
-  elif left and left[-1].num_shown < _MARGIN * unknowns:
+        f'outputs of {name}: too few; a wider network, a smaller clip or '
+        'more rounds would do')
+  elif left and num_rounds * left[-1].num_shown < _MARGIN * unknowns:
     reasons.append(
-        f'the {unknowns} pixels must be found from {left[-1].num_shown} '
-        f'equations that {left[-1].name} has: too few; a wider network or a '
-        'smaller clip would do')
+        f'the {unknowns} pixels must be found from '
+        f'{num_rounds * left[-1].num_shown} '
+        f'equations that {left[-1].name} has: too few; a wider network, a '
+        'smaller clip or more rounds would do')
   return reasons
 
 

@@ -1,6 +1,6 @@
 """From what is known of some layers to the pixels, by Gauss-Newton."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from vidleak_jax.victims.introspection.graph import LayerGraph, run
 
 _GREY = 0.5
 
+Part = tuple[tuple[facts_lib.Fact, ...], Leaves]  # with the weights they are of
+
 
 def recover(
-    graph: LayerGraph, num_clips: int, facts: tuple[facts_lib.Fact, ...],
-    leaves: Leaves,
+    graph: LayerGraph, num_clips: int, parts: Sequence[Part],
     options: gauss_newton.Options | None = None,
     tell: Callable[[gauss_newton.Progress], None] | None = None, *,
     key: Hashable,
@@ -26,23 +27,25 @@ def recover(
   Args:
     graph: the network.
     num_clips: B.
-    facts: about its nodes.
-    leaves: the parameters by path, float64.
+    parts: facts about its nodes, and the parameters by path, float64; one for
+      each round, in which the parameters differ.
     options: of Gauss-Newton.
     tell: called after each step.
     key: of the network, `Victim.key`: equal networks share their programs.
   """
-  below = facts_lib.until(graph, {fact.node for fact in facts})
-  used = {path for node in below.nodes for path in node.paths}
-  kinds = facts_lib.kinds_of(facts)
-  constants = jax.tree.map(
-      jnp.asarray, tuple(fact.constants for fact in facts))
+  kinds = tuple(facts_lib.kinds_of(facts) for facts, _ in parts)
+  belows = [facts_lib.until(graph, {node for _, node in each})
+            for each in kinds]
+  data = []
+  for below, (facts, leaves) in zip(belows, parts):
+    used = {path for node in below.nodes for path in node.paths}
+    data.append(({path: leaves[path] for path in used}, jax.tree.map(
+        jnp.asarray, tuple(fact.constants for fact in facts))))
 
   def residual(clips, data):
-    leaves, constants = data
-    return facts_lib.residuals(run(below, leaves, clips), kinds, constants)
+    return [facts_lib.residuals(run(below, leaves, clips), each, constants)
+            for below, each, (leaves, constants) in zip(belows, kinds, data)]
 
-  data = {path: leaves[path] for path in used}, constants
   grey = np.full((num_clips, *graph.clip_shape), _GREY)
   return gauss_newton.minimize(
       residual, data, grey, options, tell, key=(key, kinds))
