@@ -150,6 +150,19 @@ def test_the_clips_of_a_batch_come_back():
   assert psnr(found.clips[0, 1], clips[0]) > 40
 
 
+def test_two_rounds_suffice_where_one_does_not():
+  victim = residual_network(
+      size=SIZE._replace(stem_width=16, widths=(16, 32)))
+  params, clip = victim.init(jax.random.key(0)), smooth_clip()
+  attack = Peeling()
+  assert attack.requires(victim, vl.observe(victim, params, clip, [3])) != []
+  leak = vl.observe(victim, params, clip, [3], num_rounds=2,
+                    server_learning_rate=0.1)
+  assert attack.requires(victim, leak) == []
+  found = attack.solve(Problem(victim, leak, jax.random.key(1), session()))
+  assert psnr(found.clips[0, 0], clip[0]) > psnr(clip.mean(), clip[0]) + 5
+
+
 def test_geometry_is_the_convolution():
   rng = np.random.default_rng(0)
   x, kernel = rng.normal(size=(40, 2)), rng.normal(size=(9, 2, 3))

@@ -111,12 +111,13 @@ def minimize(
         damping *= _MORE
         continue
       pixels, last, best, taken = trial, best, cost, taken + 1
-      damping *= _LESS
+      # A step that had to be shortened went beyond where the model holds.
+      damping *= _LESS if length == 1.0 else _MORE
       if grid == pixels.shape and best > _SLOW * last:
         inner_steps = min(int(inner_steps * _GROWTH), options.most_inner_steps)
       if tell:
         tell(Progress(grid, step, best))
-      if best > _STALLED * last:
+      if length == 1.0 and best > _STALLED * last:
         break
   return Result(np.asarray(pixels), best, taken)
 

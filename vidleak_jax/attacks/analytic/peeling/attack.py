@@ -28,6 +28,8 @@ from vidleak_jax.victims.introspection.tracing import leaves_of
 
 _MARGIN = 1.2   # known outputs for each pixel, at least
 _EXACT = 1e-3  # error of the known layer's outputs, relative
+# From one colour a frame: a clip of high contrast is far from grey.
+_COARSE_STEPS = (4,) * 5
 
 
 class Walked(NamedTuple):
@@ -59,7 +61,7 @@ class Peeling(Analytic):
   polish_steps: int = option(0, 'of Gauss-Newton in float64 on the whole '
                              'gradient; hours for a wide network', low=0,
                              high=1000)
-  pixel_steps: int = option(16, 'of Gauss-Newton on the pixels', low=1)
+  pixel_steps: int = option(24, 'of Gauss-Newton on the pixels', low=1)
   inner_steps: int = option(60, 'conjugate gradients in each', low=1)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
@@ -128,7 +130,8 @@ class Peeling(Analytic):
     network = walks[0].network
     total = network.num_peeled + 1
     options = gauss_newton.Options(
-        steps=(2, 2, 3, self.pixel_steps), inner_steps=self.inner_steps)
+        steps=(*_COARSE_STEPS, self.pixel_steps),
+        inner_steps=self.inner_steps)
     labels = walk.read_head(network, walks[0].params, walks[0].update).labels
     best = None
     for parts, partly in _known_facts(walks):
@@ -171,7 +174,7 @@ def _known_facts(walks: list[Walked]
   if not bottom:
     with contextlib.suppress(*([UserError] if suffices else [])):
       parts, rows = zip(*map(_partly, walks))
-      yield list(parts), sum(rows, [])
+      yield list(parts), [row for each in rows for row in each]
 
 
 def _index(walked: Walked) -> int:
