@@ -137,6 +137,16 @@ def test_a_chain_and_a_large_batch_are_refused(problem):
   assert any('5 clips of an update' in reason for reason in reasons)
 
 
+def test_a_network_of_group_norms_falls():
+  victim = residual_network('group')
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), smooth_clip(), [3])
+  attack = Peeling()
+  assert attack.requires(victim, leak) == []
+  found = attack.solve(Problem(victim, leak, jax.random.key(1), session()))
+  assert psnr(found.clips[0, 0], smooth_clip()[0]) > 60
+  assert all(row['residual'] < 1e-6 for row in found.rows)
+
+
 def test_the_clips_of_a_batch_come_back():
   victim = residual_network()
   clips = np.concatenate([smooth_clip(1), smooth_clip(2)])

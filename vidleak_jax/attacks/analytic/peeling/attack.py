@@ -13,11 +13,8 @@ import numpy as np
 from vidleak_jax import files
 from vidleak_jax.attacks.analytic.peeling import equations, pixels, top, walk
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
-from vidleak_jax.attacks.analytic.peeling.blocks import (
-  Leaves,
-  Network,
-  blocks_of,
-)
+from vidleak_jax.attacks.analytic.peeling.blocks import Network, blocks_of
+from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_fedsgd
 from vidleak_jax.attacks.matching import gauss_newton
@@ -218,6 +215,9 @@ def shortages(network: Network, num_rounds: int = 1) -> list[str]:
     reasons.append(f'{unit.name} has {positions} positions, and the ReLUs of '
                    f'up to {min(unit.width_in, unit.width)} can be told apart')
   count = network.num_clips
+  if not unit.is_affine and mixed > 1:
+    reasons.append(f'{unit.norm.form} norms mix {mixed} positions that no tap '
+                   f'of {unit.name} tells apart')
   classes = network.graph.leaf_shapes[network.head.kernel][-1]
   if count > 1 and count > classes - 1:
     reasons.append(f'{count} clips of an update cannot be separated by a head '

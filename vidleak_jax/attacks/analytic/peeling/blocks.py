@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,66 +11,15 @@ from vidleak_jax.attacks.analytic.peeling.geometry import (
     Geometry,
     rank_bound,
 )
+from vidleak_jax.attacks.analytic.peeling.units import Unit
 from vidleak_jax.types import UserError
 from vidleak_jax.victims.introspection import operations as ops
 from vidleak_jax.victims.introspection import structure
 from vidleak_jax.victims.introspection.graph import Head, LayerGraph, Node
 
-Leaves = Mapping[tuple[str, ...], np.ndarray]  # float64
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unit:
-  """A convolution and its norm, `z = conv(x) * scale + shift`.
-
-  Attributes:
-    name: of the convolution.
-    conv: the operation.
-    norm: with running statistics, or None.
-    geometry: of the convolution.
-    width_in: channels of the input.
-    width: channels of the output.
-    source: name of the node that answers its input.
-    output: name of the node that answers z.
-  """
-  name: str
-  conv: ops.Conv
-  norm: ops.Norm | None
-  geometry: Geometry
-  width_in: int
-  width: int
-  source: str
-  output: str
-
-  @property
-  def num_rows(self) -> int:
-    """Equations of the kernel's gradient for each channel of the input."""
-    return self.geometry.num_taps * self.width
-
-  def kernel(self, leaves: Leaves) -> np.ndarray:
-    """Returns the kernel, or of an update its gradient, [taps, Cin, Cout]."""
-    value = np.asarray(leaves[self.conv.kernel_path], np.float64)
-    return value.reshape(-1, *value.shape[-2:])
-
-  def affine(self, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (scale, shift), [Cout] each."""
-    width = leaves[self.conv.kernel_path].shape[-1]
-    bias = (np.zeros(width) if self.conv.bias_path is None
-            else leaves[self.conv.bias_path])
-    if self.norm is None:
-      return np.ones(width), bias
-    norm = self.norm
-    mean = leaves[norm.mean] if norm.mean else 0.0
-    scale = leaves[norm.scale] if norm.scale else np.ones(width)
-    if norm.var:
-      scale = scale / np.sqrt(leaves[norm.var] + norm.eps)
-    shift = leaves[norm.bias] if norm.bias else 0.0
-    return scale, (bias - mean) * scale + shift
-
-  def sums(self, update: Leaves) -> np.ndarray | None:
-    """Returns dL/dz summed over positions [Cout], or None without a bias."""
-    path = self.norm.bias if self.norm else self.conv.bias_path
-    return None if path is None else np.asarray(update[path], np.float64)
+# Of norms. With the batch's statistics a strided layer answers the same for
+# inputs that differ by a constant in all its windows.
+_FORMS = 'fixed', 'group'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -260,10 +208,11 @@ def _unit(graph: LayerGraph, unit: structure.Unit, num_clips: int,
     raise UserError(f'the kernel of {node.name} is computed')
   norm = unit.norm.op if unit.norm else None
   if norm is not None and not (
-      isinstance(norm, ops.Norm) and norm.form == 'fixed'):
+      isinstance(norm, ops.Norm) and norm.form in _FORMS
+      and (norm.form == 'fixed' or norm.channel_axis == len(node.shape))):
     form = norm.form if isinstance(norm, ops.Norm) else norm.kind
-    raise UserError(f'{unit.norm.name} is a norm of the form {form}; running '
-                    'statistics (fixed) are needed')
+    raise UserError(f'{unit.norm.name} is a norm of the form {form}; it must '
+                    f'be one of {", ".join(_FORMS)}, with channels last')
   # Clips, and a 2-D network's frames, are axes in front that no tap crosses.
   in_shape = (num_clips, *graph.by_name[node.inputs[0]].shape[:-1])
   extra = len(in_shape) - ndim

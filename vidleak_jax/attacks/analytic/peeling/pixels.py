@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
-from vidleak_jax.attacks.analytic.peeling.blocks import Leaves
+from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.victims.introspection.graph import LayerGraph, run
 

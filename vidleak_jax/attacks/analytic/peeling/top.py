@@ -1,23 +1,25 @@
-"""Which units of the last block are on, from one kernel's gradient.
+"""What one kernel's gradient says of the last block: which units are on.
 
-Under mean pooling dL/dz of channel c is the same number at every position of a
-clip where c is on. The gradient of the last kernel, tap by tap, is
+The gradient of a kernel, tap by tap, is
 
   K_t = (S_t X)^T dZ,
 
-with X [positions, Cin] the convolution's input, dZ [positions, C] and S_t the
-matrix that shifts positions by tap t. Of dZ only the row space is seen: with V
-its basis, K_t V^T = (S_t X)^T R for an unknown R. The kernel sees one X at all
-taps, so T_t = (K_0 V^T)^+ K_t V^T = A S_t^T A^-1 with A = R^-1, and column p of
-A, a_p, obeys
+with X [positions, Cin] the convolution's input, dZ [positions, C] the cotangent
+of its output and S_t the matrix that shifts positions by tap t. With bases of
+both sides, X^T = Y E and dZ = R V, E and R unknown, the known numbers are
 
-  T_t a_p = a_q where tap t leads from p to q;  T_t a_p = 0 where it leads out.
+  H_t = Y^T K_t V^T = E S_t^T R.
 
-A corner is the null vector of all taps that lead out there, and the taps lead
-from it everywhere: A by linear algebra, however many positions there are. What
-no tap tells apart, clips of a batch and frames that no kernel crosses, stays
-mixed by a matrix of that size; it falls to the fact that a row of dZ, divided
-by its clip's slope, is 0 or 1.
+Row p of F = E^-1 therefore obeys f_p H_t = r_q where tap t of output q sees
+input p, and f_p H_t = 0 where none does: a corner is the null vector of all
+taps that leave it, and the taps lead from it everywhere. Linear algebra,
+however many positions there are. What no tap tells apart, clips of a batch and
+frames that no kernel crosses, stays mixed by a matrix of that size.
+
+Under mean pooling dL/dz of channel c is the same number at all positions of a
+clip where c is on. So a row of dZ, divided by its clip's slope, is 0 or 1,
+which undoes the mixture. Norms of the data's own statistics take their means
+off first.
 """
 
 import itertools
@@ -56,12 +58,9 @@ def masks_of(gradient: np.ndarray, geometry: Geometry, slopes: np.ndarray,
   Raises:
     UserError: the masks do not separate.
   """
-  norms = np.sqrt((gradient ** 2).sum((0, 1)))
-  live = (norms > 0) & (slopes != 0).all(0)
-  basis, views = _row_space(gradient[..., live] / norms[live], geometry.num_out)
-  groups, columns = _columns(views, geometry)
-  mixed = np.linalg.solve(columns, basis) * norms[live]
-  mixed = mixed.reshape(len(groups), groups.shape[1], -1)  # [G, n, C]
+  live = (slopes != 0).all(0)
+  groups, _, dz = _factors(gradient, geometry)
+  mixed = dz[..., live]  # [G, n, C]
   per_clip = []
   share = groups.shape[1] // len(slopes)
   for slope in slopes[:, live]:
@@ -81,65 +80,125 @@ def masks_of(gradient: np.ndarray, geometry: Geometry, slopes: np.ndarray,
     yield masks
 
 
+def factors(gradient: np.ndarray, geometry: Geometry
+            ) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (X [P, Cin], dZ [P, C]) of a kernel's gradient, but for a scalar.
+
+  X is taken as the output of ReLUs, so the scalar is positive.
+
+  Args:
+    gradient: [taps, Cin, C] the kernel's.
+    geometry: of the convolution; its taps must tell all positions apart.
+
+  Raises:
+    UserError: the positions cannot be told apart.
+  """
+  groups, x, dz = _factors(gradient, geometry)
+  if groups.shape[1] != 1:
+    raise UserError("a norm of the data's own statistics needs taps that tell "
+                    f'apart {groups.shape[1]} positions of the last block')
+  order = np.argsort(groups[:, 0])
+  sign = np.sign(x.sum())
+  return x[order, 0] * sign, dz[order, 0] * sign
+
+
+def rounded(masks: np.ndarray) -> np.ndarray:
+  """Returns masks [P, C] bool from numbers that are 0 or 1.
+
+  Raises:
+    UserError: a tenth of them is neither.
+  """
+  if (np.abs(masks - (masks > 0.5)) > 5 * _BINARY).mean() > 0.1:
+    raise UserError('the ReLUs of the last block do not separate')
+  return masks > 0.5
+
+
 def max_mixed(geometry: Geometry) -> int:
   """Returns how many positions no tap tells apart."""
   return len(_corner(geometry)[0])
 
 
-def _row_space(gradient, num_positions):
-  """(V [N, C], K_t V^T [taps, Cin, N]): of dZ, and the views through it."""
-  matrix = gradient.reshape(-1, gradient.shape[-1])
-  if num_positions > min(gradient.shape[1:]):
-    raise UserError(
-        f'the last block has {num_positions} positions and '
-        f'{min(gradient.shape[1:])} channels; more channels than positions are '
-        'needed')
-  values, vectors = np.linalg.eigh(matrix.T @ matrix)
-  if values[-num_positions] < _RANK ** 2 * values[-1]:
-    raise UserError(_ALIKE)
-  basis = vectors[:, -num_positions:]
-  return basis.T, gradient @ basis
+def _factors(gradient, geometry):
+  """(groups [G, n] of positions, X [G, n, Cin], dZ [G, n, C]).
 
-
-def _columns(views, geometry):
-  """(groups [G, n] of positions, A [N, N], the columns of group after group).
-
-  Columns of a group's n positions are known up to one n x n matrix, the same
-  for all groups.
+  Each group's n rows of X and dZ are mixed, by one matrix and its inverse
+  transposed that are the same for all groups.
   """
-  centre = next((
-      tap for tap, (out, into) in enumerate(geometry.taps)
-      if np.array_equal(out, into) and len(out) == geometry.num_in), None)
-  if centre is None:
-    raise UserError('the last convolution has a stride or no centre, so its '
-                    'positions cannot be told apart')
-  moves = np.linalg.lstsq(
-      views[centre], np.hstack(views), rcond=None)[0]
   size = geometry.num_out
-  moves = moves.reshape(size, -1, size).swapaxes(0, 1)  # T_t
+  if size > min(gradient.shape[1:]):
+    raise UserError(
+        f'the last block has {size} positions and {min(gradient.shape[1:])} '
+        'channels; more channels than positions are needed')
+  norms = np.sqrt((gradient ** 2).sum((0, 1)))
+  norms = np.where(norms > 0, norms, 1.0)
+  right = _basis(np.vstack(gradient / norms), size)
+  views = gradient / norms @ right  # [taps, Cin, N]
+  left = _basis(np.hstack(views).T, size)
+  groups, f, r = _spread(left.T @ views, geometry)
+  inverse = np.linalg.inv(np.vstack(f))  # E
+  x = (left @ inverse).T.reshape(*groups.shape, -1)
+  return groups, x, np.stack(r) @ right.T * norms
+
+
+def _basis(matrix, size):
+  """[N, size] orthonormal, of the row space."""
+  values, vectors = np.linalg.eigh(matrix.T @ matrix)
+  if not values[-size] > _RANK ** 2 * values[-1]:
+    raise UserError(_ALIKE)
+  return vectors[:, -size:]
+
+
+def _spread(views, geometry):
+  """(groups [G, n], rows of F [n, N] of each, rows of R [n, N] of each)."""
+  _centre(geometry)
   group, outside = _corner(geometry)
-  stacked = np.vstack([np.zeros((1, size)), *moves[outside]])
-  found = {tuple(group): np.linalg.svd(stacked)[2][-len(group):].T}
-  tables = [dict(zip(*tap)) for tap in geometry.taps]
-  pending = [tuple(group)]
+  tables = [dict(zip(into, out)) for out, into in geometry.taps]
+
+  def seen_by(positions):
+    """For each tap the group of outputs that see these inputs, or None."""
+    return [None if None in found else found for found in (
+        tuple(table.get(p) for p in positions) for table in tables)]
+
+  stacked = np.hstack([np.zeros((len(views[0]), 1)), *views[outside]])
+  corner = np.linalg.svd(stacked)[0][:, -len(group):].T
+  f, r, pending = {}, {}, [tuple(group)]
   while pending:
     here = pending.pop(0)
-    for move, table in zip(moves, tables):
-      there = tuple(table.get(position) for position in here)
-      if None not in there and there not in found:
-        found[there] = move @ found[here]
-        pending.append(there)
-  if len(found) * len(group) != size:
+    there = seen_by(here)
+    if f:
+      sure = [(view, r[q] if q else 0 * r[here])
+              for view, q in zip(views, there) if q is None or q in r]
+      f[here] = np.linalg.solve(
+          sum(view @ view.T for view, _ in sure),
+          sum(view @ row.T for view, row in sure)).T
+    else:
+      f[here] = corner
+    for view, q in zip(views, there):
+      if q and q not in r:
+        r[q] = f[here] @ view
+        pending += [q] * (q not in f)
+  if len(f) * len(group) != geometry.num_out:
     raise UserError('the taps of the last convolution do not lead from one '
                     'position to all others')
-  return np.array(list(found)), np.hstack(list(found.values()))
+  return np.array(list(f)), list(f.values()), [r[here] for here in f]
+
+
+def _centre(geometry):
+  """The tap that sees each position where it is."""
+  for tap, (out, into) in enumerate(geometry.taps):
+    if np.array_equal(out, into) and len(out) == geometry.num_in:
+      return tap
+  raise UserError('the last convolution has a stride or no centre, so its '
+                  'positions cannot be told apart')
 
 
 def _corner(geometry):
-  """(the smallest group of positions that the same taps leave, these taps)."""
-  best = None
-  for outside in np.unique(~geometry.inside, axis=0):
-    group = np.flatnonzero(~geometry.inside[:, outside].any(1))
+  """(the smallest group of inputs that the same taps miss, these taps)."""
+  best, met = None, np.zeros((geometry.num_in, geometry.num_taps), bool)
+  for tap, (_, into) in enumerate(geometry.taps):
+    met[into, tap] = True
+  for outside in np.unique(~met, axis=0):
+    group = np.flatnonzero(~met[:, outside].any(1))
     if best is None or len(group) < len(best[0]):
       best = group, outside
   return best

@@ -4,31 +4,31 @@ Block `a = relu(n1(conv1 x))`, `y = relu(n2(conv2 a) + skip(x))`, from y and
 dL/dy: the mask y > 0 gives dL/d of conv2's output; conv2's gradient is linear
 in a; its mask gives dL/d of conv1's output, and conv1's gradient gives x; both
 branches pulled back give dL/dx. Least squares only, without steps on pixels.
+Norms of the data's own statistics make it a few rounds of least squares.
 """
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
 from vidleak_jax.attacks.analytic.peeling import equations, facts, top
-from vidleak_jax.attacks.analytic.peeling.blocks import (
-    Block,
-    Leaves,
-    Network,
-    Unit,
-    below,
-)
+from vidleak_jax.attacks.analytic.peeling.blocks import Block, Network, below
 from vidleak_jax.attacks.analytic.peeling.equations import Outputs, Source
 from vidleak_jax.attacks.analytic.peeling.signs import active, repaired
+from vidleak_jax.attacks.analytic.peeling.units import Leaves, Moments, Unit
 from vidleak_jax.types import UserError
 
 _MAX_ORDERS = 200  # of positions of the last block that are tried
 _REPAIRS = 3       # rounds in which ReLUs may change
 _FINE = 2e-6       # residual of right equations of a float32 gradient
 _WRONG = 1e-3      # residual of equations that do not hold
+_ROUNDS = 40       # of least squares, at most
+_STILL = 1e-9      # relative change of a round that is the last
+_RELATIVE_ZERO = 1e-5  # of the largest input
 
 
 class Known(NamedTuple):
@@ -51,6 +51,13 @@ class Row:
   steps: int         # of conjugate gradients on known outputs
   toggled: int       # ReLUs that the bias's gradient settled
   doubtful: int      # channels whose ReLUs it contradicts
+
+
+class Reader(NamedTuple):
+  """A unit that reads an unknown input."""
+  unit: Unit
+  known: Known   # the ReLU behind it
+  forward: bool  # whether the values there are its outputs
 
 
 class Head(NamedTuple):
@@ -94,22 +101,40 @@ def peel_top(network: Network, leaves: Leaves, update: Leaves
   unit = network.blocks[-1].main[-1]
   slopes = read_head(network, leaves, update).slopes
   slopes = slopes * network.num_clips / unit.geometry.num_out
-  scale, _ = unit.affine(leaves)
-  sums = unit.sums(update)
-  counts = None  # the sums of a batch are of several slopes
-  if sums is not None and len(slopes) == 1:
-    counts = np.round(sums / np.where(slopes[0] == 0, np.inf, slopes[0]))
   slope = np.repeat(slopes, unit.geometry.num_out // len(slopes), axis=0)
   wrong = UserError('the ReLUs of the last block do not separate')
-  for on in itertools.islice(
-      top.masks_of(unit.kernel(update), unit.geometry, slopes * scale, counts),
-      _MAX_ORDERS):
+  for on in itertools.islice(_masks(unit, slopes, leaves, update), _MAX_ORDERS):
     try:
       return peel(network, len(network.blocks) - 1,
                   Known(None, None, slope, on), leaves, update)
     except UserError as error:
       wrong = error
   raise wrong
+
+
+def _masks(unit: Unit, slopes: np.ndarray, leaves: Leaves, update: Leaves
+           ) -> Iterator[np.ndarray]:
+  """The masks of the last block in every order that is possible."""
+  sums = unit.sums(update)
+  if unit.is_affine:
+    counts = None  # the sums of a batch are of several slopes
+    if sums is not None and len(slopes) == 1:
+      counts = np.round(sums / np.where(slopes[0] == 0, np.inf, slopes[0]))
+    scale, _ = unit.affine(leaves)
+    yield from top.masks_of(
+        unit.kernel(update), unit.geometry, slopes * scale, counts)
+    return
+  count = unit.geometry.num_out
+  x, dz = top.factors(unit.kernel(update), unit.geometry)
+  moments = unit.moments(unit.geometry.forward(x, unit.kernel(leaves)))
+  # Both means of the norm's cotangent are sums that the client has sent.
+  gamma = unit.gamma(leaves)
+  shown = dz * moments.sigma + unit.shared_mean(
+      np.broadcast_to(gamma * sums / count, dz.shape)
+  ) + moments.whitened * unit.shared_mean(np.broadcast_to(
+      gamma * update[unit.norm.scale] / count, dz.shape))
+  full = np.where(gamma * slopes == 0, np.inf, gamma * slopes)
+  yield top.rounded(shown / full)
 
 
 def peel(network: Network, index: int, out: Known, leaves: Leaves,
@@ -133,10 +158,25 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
   block = network.blocks[index]
   out, inner, known, rows = _peel_units(
       block, out, len(block.main) - 1, leaves, update)
-  first = block.main[0]
-  solved, slope = _solve_input(block, out, inner, known, leaves, update)
+  first, last, shortcut = block.main[0], block.main[-1], block.shortcut
   unit = below(network, index)
-  known, found = _known(solved, slope, unit and unit.sums(update))
+  sums = unit and unit.sums(update)
+  skipped = None  # what the shortcut answers where the block's output is on
+  if out.value is not None and inner is not None:
+    skipped = out._replace(value=out.value - _branch(last, inner, leaves))
+  readers = [Reader(first, known, inner is not None)]
+  beside = np.zeros((first.geometry.num_in, first.width_in))
+  if shortcut:
+    readers.append(Reader(shortcut, skipped or out, skipped is not None))
+  else:
+    beside = out.slope * out.on
+  _, solved, slope = _solve(readers, sums, leaves, update, beside)
+  if skipped and not shortcut:  # the identity shows the input as it is
+    sigma = np.sqrt(np.mean(out.sigma ** 2)) + np.zeros_like(solved.sigma)
+    solved = solved._replace(
+        x=np.where(out.on, skipped.value, solved.x),
+        sigma=np.where(out.on, sigma, solved.sigma))
+  known, found = _known(solved, slope, sums)
   rows.append(_row(first.name, block.first_units, solved, found))
   return known, rows
 
@@ -150,16 +190,23 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
     index: of the block.
     out: its output.
     leaves: the parameters by path, float64.
-    update: the mean gradient of the clips by path, float64.
+    update: one clip's gradient by path, float64.
 
   Returns:
     (facts about what it computes, a row for each layer solved).
 
   Raises:
-    UserError: the equations disagree.
+    UserError: the equations disagree, or a norm's statistics are not known.
   """
   block = network.blocks[index]
   count = min(block.num_solvable, len(block.main) - 1)
+  unit = block.main[-1 - count]
+  units = [unit]
+  if count == len(block.main) - 1 and block.shortcut:
+    units.append(block.shortcut)
+  if not all(each.is_affine for each in units):
+    raise UserError(f'{unit.name} has more unknowns than equations, so the '
+                    'statistics of its norm are not known')
   out, inner, known, rows = _peel_units(block, out, count, leaves, update)
   graph = network.graph
   if inner is None:
@@ -169,15 +216,13 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
         facts.of_relu(graph, block.main[-count].source, known.value, known.on),
         facts.of_sum(block.shortcut.output if block.shortcut else block.source,
                      out.value, out.on, _branch(block.main[-1], inner, leaves))]
-  unit = block.main[-1 - count]
-  sources = [_source(unit, known, leaves, update)]
-  if count == len(block.main) - 1 and block.shortcut:
-    sources.append(_source(block.shortcut, out, leaves, update))
-  shown = equations.shown(sources)
+  shown = equations.shown([
+      _source(Reader(each, behind, False), None, leaves, update)
+      for each, behind in zip(units, (known, out))])
   found.append(facts.Shown(unit.source, shown.basis, shown.value))
   _check(unit.name, shown.residual)
   rows.append(Row(unit.name, unit.geometry.num_in,
-                  sum(source.gradient[:, 0].size for source in sources),
+                  sum(each.num_rows for each in units),
                   shown.basis.shape[1], shown.condition, shown.residual, 0, 0,
                   0))
   return tuple(found), rows
@@ -193,77 +238,117 @@ def _peel_units(block: Block, out: Known, count: int, leaves: Leaves,
   known, inner, rows = out, None, []  # `known`: the ReLU behind `above`
   uppers = block.main[:0:-1][:count]
   for unit, above in zip(block.main[-2::-1], uppers):
-    known, solved, dz = _solve_unit(above, known, [], leaves, update,
-                                    forward=known is not out)
-    out = out if inner else known
-    slope = above.geometry.pull_back(dz, above.kernel(leaves))
-    known, found = _known(solved, slope, unit.sums(update))
+    sums = unit.sums(update)
+    reader = Reader(above, known, known is not out)
+    (reader, *_), solved, slope = _solve([reader], sums, leaves, update)
+    out = out if inner else reader.known
+    known, found = _known(solved, slope, sums)
     rows.append(_row(above.name, [above], solved, found))
     inner = inner or known
   return out, inner, known, rows
 
 
-def _source(unit: Unit, known: Known, leaves: Leaves, update: Leaves) -> Source:
-  """The equations of a kernel's gradient, from the ReLU behind the unit."""
-  dz = known.slope * known.on * unit.affine(leaves)[0]
-  return Source(unit.geometry, dz, unit.kernel(update))
-
-
 def _branch(last: Unit, inner: Known, leaves: Leaves) -> np.ndarray:
   """What a block's main branch answers, [P, C]."""
-  scale, shift = last.affine(leaves)
-  return last.geometry.forward(
-      inner.value, last.kernel(leaves)) * scale + shift
+  z = last.geometry.forward(inner.value, last.kernel(leaves))
+  scale, shift = last.affine(leaves, last.moments(z))
+  return z * scale + shift
 
 
-def _solve_unit(unit: Unit, known: Known, more: list[Source], leaves: Leaves,
-                update: Leaves, *, forward: bool = True,
-                outputs: tuple[Outputs, ...] = ()
-                ) -> tuple[Known, equations.Solved, np.ndarray]:
-  """(the ReLU behind a unit, repaired; the unit's input; dL/d of its output).
+def _solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
+           update: Leaves, beside: np.ndarray | float = 0.0
+           ) -> tuple[list[Reader], equations.Solved, np.ndarray]:
+  """Solves for an input from the units that read it.
 
-  The input shows in turn which cotangents the kernel's gradient was made of.
+  The equations are linear once the moments of the readers' norms are known, and
+  these depend on the input: a fixed point, whose errors shrink by the root of
+  the numbers that share their moments in each round. Kernels' gradients are the
+  same for all multiples of the input; the sums of the norm below tell which.
+
+  The input shows in turn which cotangents a kernel's gradient was made of.
+
+  Args:
+    readers: the first one's ReLUs are repaired.
+    sums: [Cin] dL/dz of the unit below, over the positions, if known.
+    leaves: the parameters by path.
+    update: the gradient by path.
+    beside: [Pin, Cin] dL/d of the input past the readers.
+
+  Returns:
+    (the readers repaired, the input, dL/d of it).
   """
-  full = known.slope * unit.affine(leaves)[0]
-  for _ in range(_REPAIRS):
-    source = Source(unit.geometry, full * known.on, unit.kernel(update))
-    rows = (_active_outputs(unit, known, leaves),) if forward else ()
-    solved = equations.solve([source, *more], [*rows, *outputs])
-    if solved.residual < _FINE:
+  states = [_first_moments(reader, leaves) for reader in readers]
+  repairs, last = 0, 0.0
+  for _ in range(_ROUNDS):
+    solved, slope = _solve_once(readers, states, leaves, update)
+    if states[0] is not None:  # the same for all readers
+      on = solved.x > _RELATIVE_ZERO * solved.x.max()
+      share = _multiple(slope * on, sums - (beside * on).sum(0))
+      solved = solved._replace(x=solved.x / share, sigma=solved.sigma / share)
+      slope = slope * share
+      states = [reader.unit.moments(reader.unit.geometry.forward(
+          np.maximum(solved.x, 0.0), reader.unit.kernel(leaves)))
+                for reader in readers]
+      change, last = np.abs(solved.x - last).max(), solved.x
+      if change > _STILL * solved.x.max():
+        continue
+    if solved.residual < _FINE or repairs == _REPAIRS - 1:
       break
-    on = repaired(known.on, full, equations.cotangents(source, solved.x))
+    reader = readers[0]
+    unit, known = reader.unit, reader.known
+    source = _source(reader, states[0], leaves, update)
+    on = repaired(known.on, *unit.scaled_slope(
+        leaves, known.slope, equations.cotangents(source, solved.x),
+        states[0]))
     if (on == known.on).all():
       break
-    known = known._replace(on=on)
-  return known, solved, source.dz
+    readers = [reader._replace(known=known._replace(on=on)), *readers[1:]]
+    repairs += 1
+  return readers, solved, slope + beside
 
 
-def _solve_input(block: Block, out: Known, inner: Known | None, known: Known,
-                 leaves: Leaves, update: Leaves
-                 ) -> tuple[equations.Solved, np.ndarray]:
-  """(the block's input before its ReLUs are settled, dL/d of it)."""
-  first, last, shortcut = block.main[0], block.main[-1], block.shortcut
-  more, outputs = [], []
-  skipped = None  # what the shortcut answers where the block's output is on
-  if out.value is not None and inner is not None:
-    skipped = out._replace(value=out.value - _branch(last, inner, leaves))
-  slope = cotangent = out.slope * out.on
-  if shortcut:
-    dzs = cotangent * shortcut.affine(leaves)[0]
-    more = [Source(shortcut.geometry, dzs, shortcut.kernel(update))]
-    slope = shortcut.geometry.pull_back(dzs, shortcut.kernel(leaves))
-    if skipped:
-      outputs = [_active_outputs(shortcut, skipped, leaves)]
-  known, solved, dz = _solve_unit(first, known, more, leaves, update,
-                                  forward=inner is not None,
-                                  outputs=tuple(outputs))
-  slope = slope + first.geometry.pull_back(dz, first.kernel(leaves))
-  if skipped and not shortcut:  # the identity shows the input as it is
-    sigma = np.sqrt(np.mean(out.sigma ** 2)) + np.zeros_like(solved.sigma)
-    solved = solved._replace(
-        x=np.where(out.on, skipped.value, solved.x),
-        sigma=np.where(out.on, sigma, solved.sigma))
+def _solve_once(readers, states, leaves, update):
+  """(the input, dL/d of it through the readers) at these moments."""
+  sources = [_source(reader, state, leaves, update)
+             for reader, state in zip(readers, states)]
+  outputs = [_active_outputs(reader, state, leaves)
+             for reader, state in zip(readers, states) if reader.forward]
+  solved = equations.solve(sources, outputs)
+  slope = sum(
+      source.geometry.pull_back(source.dz, reader.unit.kernel(leaves))
+      for source, reader in zip(sources, readers))
   return solved, slope
+
+
+def _first_moments(reader: Reader, leaves: Leaves) -> Moments | None:
+  """Where a ReLU is on its value tells them, but for their scale."""
+  unit, known = reader.unit, reader.known
+  if unit.is_affine:
+    return None
+  shape = known.slope.shape
+  whitened = np.zeros(shape)
+  if reader.forward:
+    gamma = unit.gamma(leaves)
+    shift = leaves[unit.norm.bias] if unit.norm.bias else 0.0
+    whitened = np.where(known.on, (known.value - shift) / np.where(
+        gamma == 0, np.inf, gamma), 0.0)
+  return Moments(whitened, np.zeros(shape), np.ones(shape))
+
+
+def _multiple(slope: np.ndarray, sums: np.ndarray) -> float:
+  """What dL/dx must be multiplied with to have these sums [C]."""
+  found = slope.sum(0)
+  return float(found @ sums / (found @ found))
+
+
+def _source(reader: Reader, moments: Moments | None, leaves: Leaves,
+            update: Leaves) -> Source:
+  """The equations of a kernel's gradient, from the ReLU behind the unit."""
+  unit, known = reader.unit, reader.known
+  return Source(
+      unit.geometry,
+      unit.cotangent(leaves, known.slope * known.on, moments),
+      unit.kernel(update))
 
 
 def _known(solved, slope, sums):
@@ -272,9 +357,11 @@ def _known(solved, slope, sums):
   return Known(value, solved.sigma, slope, found.on), found
 
 
-def _active_outputs(unit: Unit, known: Known, leaves: Leaves) -> Outputs:
+def _active_outputs(reader: Reader, moments: Moments | None, leaves: Leaves
+                    ) -> Outputs:
   """The outputs of a unit where the ReLU behind it is on."""
-  kernel, (scale, shift) = unit.kernel(leaves), unit.affine(leaves)
+  unit, known = reader.unit, reader.known
+  kernel, (scale, shift) = unit.kernel(leaves), unit.affine(leaves, moments)
   # Errors of neighbours are alike; one small estimate must not rule.
   sigma = np.sqrt(np.mean(known.sigma ** 2))
   return Outputs(
