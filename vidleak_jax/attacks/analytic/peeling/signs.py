@@ -12,6 +12,8 @@ import numpy as np
 _THRESHOLD = 6e-6  # of the largest output, below which a unit counts as off
 _SIGMAS = 5.0      # of an output's error, below which it counts as off
 _TOLERANCE = 2e-6  # of the sums, relative to a channel's largest term
+_ERRORS = 4.0      # of a cotangent, within which a sum holds
+_SURELY_ON = 4.6   # log of an output over the threshold
 _CLEAR = 20.0     # noise of a channel within a cotangent that can be told
 _CANDIDATES = 40   # units of a channel, the nearest to the threshold
 
@@ -24,7 +26,7 @@ class Active(NamedTuple):
 
 
 def active(a: np.ndarray, sigma: np.ndarray, da: np.ndarray,
-           sums: np.ndarray | None) -> Active:
+           sums: np.ndarray | None, error: float = 0.0) -> Active:
   """Returns which ReLUs are on.
 
   Args:
@@ -32,6 +34,7 @@ def active(a: np.ndarray, sigma: np.ndarray, da: np.ndarray,
     sigma: [P, C] standard deviations of the errors.
     da: [P, C] dL/da.
     sums: [C] dL/da summed over the units that are on; None: not known.
+    error: of `da`, relative.
   """
   threshold = np.maximum(_SIGMAS * sigma, _THRESHOLD * a.max())
   on = a > threshold
@@ -39,11 +42,13 @@ def active(a: np.ndarray, sigma: np.ndarray, da: np.ndarray,
     return Active(on, 0, 0)
   toggled = doubtful = 0
   rests = sums - (da * on).sum(0)
-  limits = _TOLERANCE * np.abs(da).max(0) * np.sqrt(on.sum(0) + 1.0)
+  limits = max(_TOLERANCE, _ERRORS * error) * np.abs(da).max(0) * np.sqrt(
+      on.sum(0) + 1.0)
   for c in np.flatnonzero(np.abs(rests) > limits):
-    distance = np.abs(np.log(np.maximum(a[:, c], 1e-3 * threshold[:, c])
-                             / threshold[:, c]))
-    near = np.argsort(distance)[:_CANDIDATES]
+    above = np.log(np.maximum(a[:, c], 1e-3 * threshold[:, c])
+                   / threshold[:, c])
+    near = np.argsort(np.abs(above))[:_CANDIDATES]
+    near = near[above[near] < _SURELY_ON]
     chosen = _explain(np.where(on[near, c], -1, 1) * da[near, c],
                       rests[c], limits[c])
     on[near[chosen], c] ^= True
@@ -54,6 +59,8 @@ def active(a: np.ndarray, sigma: np.ndarray, da: np.ndarray,
 
 def _explain(gains, rest, limit) -> list[int]:
   """The one or two gains that make up for the rest, or none."""
+  if not len(gains):
+    return []
   single = np.abs(gains - rest)
   if single.min() <= limit:
     return [int(single.argmin())]

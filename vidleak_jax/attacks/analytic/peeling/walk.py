@@ -27,7 +27,9 @@ _REPAIRS = 3       # rounds in which ReLUs may change
 _FINE = 2e-6       # residual of right equations of a float32 gradient
 _WRONG = 1e-3      # residual of equations that do not hold
 _ROUNDS = 40       # of least squares, at most
-_STILL = 1e-9      # relative change of a round that is the last
+_STILL = 1e-7      # relative change of a round that is the last
+_TRIMS = 4         # of channels that do not agree with the others
+_OUTLYING = 5.0    # of the median disagreement
 _RELATIVE_ZERO = 1e-5  # of the largest input
 
 
@@ -336,9 +338,16 @@ def _first_moments(reader: Reader, leaves: Leaves) -> Moments | None:
 
 
 def _multiple(slope: np.ndarray, sums: np.ndarray) -> float:
-  """What dL/dx must be multiplied with to have these sums [C]."""
-  found = slope.sum(0)
-  return float(found @ sums / (found @ found))
+  """What dL/dx must be multiplied with to have these sums [C].
+
+  A ReLU that is taken for on, or off, by mistake spoils its channel alone.
+  """
+  shown, agreeing = slope.sum(0), np.ones(len(sums), bool)
+  for _ in range(_TRIMS):
+    share = shown[agreeing] @ sums[agreeing] / (shown[agreeing] ** 2).sum()
+    rest = np.abs(sums - share * shown)
+    agreeing = rest <= _OUTLYING * np.median(rest)
+  return float(share)
 
 
 def _source(reader: Reader, moments: Moments | None, leaves: Leaves,
@@ -352,7 +361,7 @@ def _source(reader: Reader, moments: Moments | None, leaves: Leaves,
 
 
 def _known(solved, slope, sums):
-  found = active(solved.x, solved.sigma, slope, sums)
+  found = active(solved.x, solved.sigma, slope, sums, solved.residual)
   value = np.where(found.on, np.maximum(solved.x, 0.0), 0.0)
   return Known(value, solved.sigma, slope, found.on), found
 
