@@ -27,6 +27,8 @@ _REPAIRS = 3       # rounds in which ReLUs may change
 _FINE = 2e-6       # residual of right equations of a float32 gradient
 _WRONG = 1e-3      # residual of equations that do not hold
 _ROUNDS = 40       # of least squares, at most
+_SHRINKS = 0.5     # of the residual,
+_PATIENCE = 3      # in so many rounds
 _STILL = 1e-7      # relative change of a round that is the last
 _TRIMS = 4         # of channels that do not agree with the others
 _OUTLYING = 5.0    # of the median disagreement
@@ -198,17 +200,11 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
     (facts about what it computes, a row for each layer solved).
 
   Raises:
-    UserError: the equations disagree, or a norm's statistics are not known.
+    UserError: the equations disagree.
   """
   block = network.blocks[index]
   count = min(block.num_solvable, len(block.main) - 1)
   unit = block.main[-1 - count]
-  units = [unit]
-  if count == len(block.main) - 1 and block.shortcut:
-    units.append(block.shortcut)
-  if not all(each.is_affine for each in units):
-    raise UserError(f'{unit.name} has more unknowns than equations, so the '
-                    'statistics of its norm are not known')
   out, inner, known, rows = _peel_units(block, out, count, leaves, update)
   graph = network.graph
   if inner is None:
@@ -218,6 +214,11 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
         facts.of_relu(graph, block.main[-count].source, known.value, known.on),
         facts.of_sum(block.shortcut.output if block.shortcut else block.source,
                      out.value, out.on, _branch(block.main[-1], inner, leaves))]
+  units = [unit]
+  if count == len(block.main) - 1 and block.shortcut:
+    units.append(block.shortcut)
+  if not all(each.is_affine for each in units):
+    return tuple(found), rows  # without the moments, kernels show nothing
   shown = equations.shown([
       _source(Reader(each, behind, False), None, leaves, update)
       for each, behind in zip(units, (known, out))])
@@ -278,11 +279,20 @@ def _solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
 
   Returns:
     (the readers repaired, the input, dL/d of it).
+
+  Raises:
+    equations.Undetermined: the equations do not suffice, or are too badly
+      conditioned for the rounds to converge.
   """
   states = [_first_moments(reader, leaves) for reader in readers]
-  repairs, last = 0, 0.0
+  repairs, last, residuals = 0, 0.0, []
   for _ in range(_ROUNDS):
     solved, slope = _solve_once(readers, states, leaves, update)
+    residuals.append(solved.residual)
+    if _WRONG < solved.residual > _SHRINKS * min(residuals[:-_PATIENCE],
+                                                 default=np.inf):
+      raise equations.Undetermined(
+          f'least squares and moments of {readers[0].unit.name} do not agree')
     if states[0] is not None:  # the same for all readers
       on = solved.x > _RELATIVE_ZERO * solved.x.max()
       share = _multiple(slope * on, sums - (beside * on).sum(0))
