@@ -13,7 +13,7 @@ import numpy as np
 from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
 from vidleak_jax.types import UserError
 
-_WEAK = 1e-4   # singular values below this share of the largest count as open
+WEAK = 1e-4    # singular values below this share of the largest count as open
 _DIM = 3e-2    # below this share the known outputs have a say
 _CLEAR = 1e-2  # singular values above this share of the largest are shown
 _ROUNDING = 1e-7  # of a float32 gradient, relative; the least noise assumed
@@ -71,7 +71,7 @@ class _Spectrum(NamedTuple):
 
 
 def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
-          max_steps: int = 1000) -> Solved:
+          weak: float = WEAK, max_steps: int = 1000) -> Solved:
   """Returns the input of a layer from the gradients of kernels that see it.
 
   Every output channel counts alike, however little it moved the loss, since
@@ -82,6 +82,7 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   Args:
     sources: the convolutions; each adds rows for the same unknowns.
     outputs: used only where the kernels leave directions open.
+    weak: singular values below this share of the largest count as open.
     max_steps: of conjugate gradients on `outputs`.
 
   Raises:
@@ -92,7 +93,7 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   sources = [_balanced(source) for source in sources]
   spectrum = _spectrum(sources)
   values = spectrum.values
-  strong = values > _WEAK ** 2 * values[-1]
+  strong = values > weak ** 2 * values[-1]
   inverse = np.where(strong, 1 / np.where(strong, values, 1.0), 0.0)
   x = spectrum.apply(inverse, _normal_rest(sources, 0.0))
   x = x + spectrum.apply(inverse, _normal_rest(sources, x))  # refinement
@@ -136,7 +137,7 @@ def shown(sources: Sequence[Source]) -> Shown:
   rows = sum(s.gradient[:, 0].size for s in sources)
   values, basis = _row_spectrum(sources) if (
       rows < sources[0].geometry.num_in) else _spectrum(sources)
-  strong = values > _WEAK ** 2 * values[-1]
+  strong = values > WEAK ** 2 * values[-1]
   basis, values = basis[:, strong], values[strong]
   value = basis.T @ _normal_rest(sources, 0.0) / values[:, None]
   rest = basis.T @ _normal_rest(sources, basis @ value) / values[:, None]
@@ -173,7 +174,7 @@ def _row_spectrum(sources):
   """As `_spectrum`, within the rank, where rows are fewer than unknowns."""
   matrix = np.vstack([s.geometry.matrix(s.dz) for s in sources])
   values, vectors = np.linalg.eigh(matrix @ matrix.T)
-  within = values > _WEAK ** 2 * values[-1]
+  within = values > WEAK ** 2 * values[-1]
   values, vectors = values[within], vectors[:, within]
   return _Spectrum(values, matrix.T @ vectors / np.sqrt(values))
 
