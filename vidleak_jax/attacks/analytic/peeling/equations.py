@@ -124,11 +124,12 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
       steps)
 
 
-def shown(sources: Sequence[Source]) -> Shown:
+def shown(sources: Sequence[Source], clear: float = _CLEAR) -> Shown:
   """Returns what the gradients of kernels that see an input show of it.
 
   Args:
     sources: the convolutions; each adds rows for the same unknowns.
+    clear: share of the largest singular value above which others are shown.
 
   Raises:
     UserError: no unit of the convolutions has a cotangent.
@@ -144,10 +145,41 @@ def shown(sources: Sequence[Source]) -> Shown:
   value = value + rest  # refinement
   rests = sum((_rest(s, basis @ value) ** 2).sum() for s in sources)
   size = sum((s.gradient ** 2).sum() for s in sources)
-  clear = values > _CLEAR ** 2 * values[-1]
-  return Shown(np.ascontiguousarray(basis[:, clear]), value[clear],
-               float(np.sqrt(values[-1] / values[clear][0])),
+  within = values > clear ** 2 * values[-1]
+  return Shown(np.ascontiguousarray(basis[:, within]), value[within],
+               float(np.sqrt(values[-1] / values[within][0])),
                float(np.sqrt(rests / max(size, 1e-300))))
+
+
+def scales(sources: Sequence[Source], groups: Sequence[np.ndarray],
+           weak: float) -> list[np.ndarray]:
+  """Returns what cotangents must be divided by, [Cout] for each source.
+
+  Where cotangents are known up to one factor for each group of channels, the
+  kernels agree on an input at one choice of the factors alone, but for a common
+  one: the smallest eigenvector of what they disagree by.
+
+  Args:
+    sources: the convolutions, at factors of 1.
+    groups: [Cout] of each, the number of a channel's group.
+    weak: singular values below this share of the largest do not count.
+  """
+  sources = [_balanced(source) for source in sources]
+  spectrum = _spectrum(sources)
+  strong = spectrum.values > weak ** 2 * spectrum.values[-1]
+  basis = spectrum.vectors[:, strong] / np.sqrt(spectrum.values[strong])
+  seen, sizes = [], []
+  for source, group in zip(sources, groups):
+    for i in range(group.max() + 1):
+      dz, part = (a[..., group == i] for a in (source.dz, source.gradient))
+      seen.append((basis.T @ source.geometry.pull_back(dz, part)).ravel())
+      sizes.append(np.sqrt((part ** 2).sum()))
+  relative = np.array(seen) / np.array(sizes)[:, None]
+  factors = np.linalg.eigh(relative @ relative.T)[1][:, -1] / sizes
+  factors = np.abs(factors) / np.sqrt((factors ** 2).mean())
+  ends = np.cumsum([group.max() + 1 for group in groups])
+  return [each[group] for each, group in zip(
+      np.split(factors, ends[:-1]), groups)]
 
 
 def cotangents(source: Source, x: np.ndarray) -> np.ndarray:

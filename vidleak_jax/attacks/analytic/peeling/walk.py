@@ -30,6 +30,7 @@ _ROUNDS = 40       # of least squares, at most
 _SHRINKS = 0.5     # of the residual,
 _PATIENCE = 3      # in so many rounds
 _STILL = 1e-7      # relative change of a round that is the last
+_ROUGH = (0.1,) * 5 + (0.06, 0.04)  # singular values used, round by round
 _TRIMS = 4         # of channels that do not agree with the others
 _OUTLYING = 5.0    # of the median disagreement
 _RELATIVE_ZERO = 1e-5  # of the largest input
@@ -217,13 +218,20 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
   units = [unit]
   if count == len(block.main) - 1 and block.shortcut:
     units.append(block.shortcut)
-  if not all(each.is_affine for each in units):
-    return tuple(found), rows  # without the moments, kernels show nothing
-  shown = equations.shown([
-      _source(Reader(each, behind, False), None, leaves, update)
-      for each, behind in zip(units, (known, out))])
-  found.append(facts.Shown(unit.source, shown.basis, shown.value))
-  _check(unit.name, shown.residual)
+  behind = known, out._replace(value=found[-1].value) if inner else out
+  readers = [Reader(each, one, inner is not None)
+             for each, one in zip(units, behind)]
+  if all(each.is_affine for each in units):
+    shown = equations.shown([
+        _source(reader, None, leaves, update) for reader in readers])
+    found.append(facts.Shown(unit.source, shown.basis, shown.value))
+    _check(unit.name, shown.residual)
+  else:
+    states = _rough_moments(readers, leaves, update)
+    shown = equations.shown([
+        _source(reader, state, leaves, update)
+        for reader, state in zip(readers, states)], _ROUGH[0])
+    found.append(facts.Proportions(unit.source, shown.basis, shown.value))
   rows.append(Row(unit.name, unit.geometry.num_in,
                   sum(each.num_rows for each in units),
                   shown.basis.shape[1], shown.condition, shown.residual, 0, 0,
@@ -345,6 +353,35 @@ def _first_moments(reader: Reader, leaves: Leaves) -> Moments | None:
     whitened = np.where(known.on, (known.value - shift) / np.where(
         gamma == 0, np.inf, gamma), 0.0)
   return Moments(whitened, np.zeros(shape), np.ones(shape))
+
+
+def _rough_moments(readers: list[Reader], leaves: Leaves, update: Leaves
+                   ) -> list[Moments]:
+  """Moments that the clear directions of badly conditioned kernels agree on.
+
+  Known outputs stay as they are; what is off follows from the input so far.
+  """
+  states = [_first_moments(reader, leaves) for reader in readers]
+  known = [state.whitened for state in states]
+  for weak in _ROUGH:
+    sources = [
+        _source(reader, state._replace(sigma=np.ones_like(state.sigma)),
+                leaves, update) for reader, state in zip(readers, states)]
+    factors = equations.scales(
+        sources, [reader.unit.groups for reader in readers], weak)
+    shown = equations.shown([
+        source._replace(dz=source.dz / factor)
+        for source, factor in zip(sources, factors)], weak)
+    x = np.maximum(shown.basis @ shown.value, 0.0)
+    states = []
+    for reader, before, factor in zip(readers, known, factors):
+      unit = reader.unit
+      state = unit.moments(unit.geometry.forward(x, unit.kernel(leaves)))
+      states.append(state._replace(
+          whitened=np.where(reader.known.on & reader.forward, before,
+                            state.whitened),
+          sigma=np.broadcast_to(factor, state.sigma.shape)))
+  return states
 
 
 def _multiple(slope: np.ndarray, sums: np.ndarray) -> float:
