@@ -209,10 +209,13 @@ def _unit(graph: LayerGraph, unit: structure.Unit, num_clips: int,
   norm = unit.norm.op if unit.norm else None
   if norm is not None and not (
       isinstance(norm, ops.Norm) and norm.form in _FORMS
-      and (norm.form == 'fixed' or norm.channel_axis == len(node.shape))):
+      and (norm.form == 'fixed' or (
+          norm.scale and norm.bias
+          and norm.channel_axis == len(node.shape)))):
     form = norm.form if isinstance(norm, ops.Norm) else norm.kind
     raise UserError(f'{unit.norm.name} is a norm of the form {form}; it must '
-                    f'be one of {", ".join(_FORMS)}, with channels last')
+                    f'be one of {", ".join(_FORMS)}, with channels last, a '
+                    'scale and a bias')
   # Clips, and a 2-D network's frames, are axes in front that no tap crosses.
   in_shape = (num_clips, *graph.by_name[node.inputs[0]].shape[:-1])
   extra = len(in_shape) - ndim

@@ -293,6 +293,9 @@ def _solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
       conditioned for the rounds to converge.
   """
   states = [_first_moments(reader, leaves) for reader in readers]
+  if states[0] is not None and sums is None:
+    raise equations.Undetermined(
+        f'no sums tell the scale of what {readers[0].unit.name} reads')
   repairs, last, residuals = 0, 0.0, []
   for _ in range(_ROUNDS):
     solved, slope = _solve_once(readers, states, leaves, update)
