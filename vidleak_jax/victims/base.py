@@ -57,11 +57,11 @@ def from_flax(
   >>> class Net(nn.Module):
   ...   @nn.compact
   ...   def __call__(self, clips):
-  ...     x = nn.tanh(nn.Conv(4, (3, 3, 3), strides=(2, 2, 2))(clips))
-  ...     return nn.Dense(5)(x.reshape(x.shape[0], -1))
+  ...     x = nn.tanh(nn.Dense(16)(clips.reshape(clips.shape[0], -1)))
+  ...     return nn.Dense(5)(x)
   >>> victim = vl.Victim.from_flax(Net(), (4, 8, 8, 3), 5)
   >>> victim.head
-  ('Dense_0',)
+  ('Dense_1',)
   """
   clip_shape = _clip_shape(clip_shape)
   if isinstance(module, nn.Module):

@@ -152,7 +152,6 @@ class Peeling(Analytic):
     assert best  # `_known_facts` yields or raises
     return best
 
-
   def _pixels(self, problem: Problem, network: Network,
               parts: list[pixels.Part], options: gauss_newton.Options,
               start: np.ndarray | None = None) -> gauss_newton.Result:

@@ -10,11 +10,12 @@ both sides, X^T = Y E and dZ = R V, E and R unknown, the known numbers are
 
   H_t = Y^T K_t V^T = E S_t^T R.
 
-Row p of F = E^-1 therefore obeys f_p H_t = r_q where tap t of output q sees
-input p, and f_p H_t = 0 where none does: a corner is the null vector of all
-taps that leave it, and the taps lead from it everywhere. Linear algebra,
-however many positions there are. What no tap tells apart, clips of a batch and
-frames that no kernel crosses, stays mixed by a matrix of that size.
+The tap of the centre shifts nothing, so H_0 = E R. Row p of F = E^-1 obeys
+f_p H_t H_0^-1 = f_q where tap t of output q sees input p, and 0 where none
+does: a corner is the null vector of all taps that leave it, and the taps lead
+from it everywhere. Linear algebra, however many positions there are. What no
+tap tells apart, clips of a batch and frames that no kernel crosses, stays mixed
+by a matrix of that size.
 
 Under mean pooling dL/dz of channel c is the same number at all positions of a
 clip where c is on. So a row of dZ, divided by its clip's slope, is 0 or 1,
@@ -134,10 +135,11 @@ def _factors(gradient, geometry):
   right = _basis(np.vstack(gradient / norms), size)
   views = gradient / norms @ right  # [taps, Cin, N]
   left = _basis(np.hstack(views).T, size)
-  groups, f, r = _spread(left.T @ views, geometry)
-  inverse = np.linalg.inv(np.vstack(f))  # E
-  x = (left @ inverse).T.reshape(*groups.shape, -1)
-  return groups, x, np.stack(r) @ right.T * norms
+  seen = left.T @ views  # H
+  centre = seen[_centre(geometry)]
+  groups, f = _spread(seen @ np.linalg.inv(centre), geometry)
+  x = (left @ np.linalg.inv(np.vstack(f))).T.reshape(*groups.shape, -1)
+  return groups, x, f @ centre @ right.T * norms
 
 
 def _basis(matrix, size):
@@ -148,39 +150,24 @@ def _basis(matrix, size):
   return vectors[:, -size:]
 
 
-def _spread(views, geometry):
-  """(groups [G, n], rows of F [n, N] of each, rows of R [n, N] of each)."""
-  _centre(geometry)
+def _spread(moves, geometry):
+  """(groups [G, n] of positions, rows of F [G, n, N])."""
   group, outside = _corner(geometry)
+  stacked = np.hstack([np.zeros((len(moves[0]), 1)), *moves[outside]])
+  f = {tuple(group): np.linalg.svd(stacked)[0][:, -len(group):].T}
   tables = [dict(zip(into, out)) for out, into in geometry.taps]
-
-  def seen_by(positions):
-    """For each tap the group of outputs that see these inputs, or None."""
-    return [None if None in found else found for found in (
-        tuple(table.get(p) for p in positions) for table in tables)]
-
-  stacked = np.hstack([np.zeros((len(views[0]), 1)), *views[outside]])
-  corner = np.linalg.svd(stacked)[0][:, -len(group):].T
-  f, r, pending = {}, {}, [tuple(group)]
+  pending = [tuple(group)]
   while pending:
     here = pending.pop(0)
-    there = seen_by(here)
-    if f:
-      sure = [(view, r[q] if q else 0 * r[here])
-              for view, q in zip(views, there) if q is None or q in r]
-      f[here] = np.linalg.solve(
-          sum(view @ view.T for view, _ in sure),
-          sum(view @ row.T for view, row in sure)).T
-    else:
-      f[here] = corner
-    for view, q in zip(views, there):
-      if q and q not in r:
-        r[q] = f[here] @ view
-        pending += [q] * (q not in f)
+    for move, table in zip(moves, tables):
+      there = tuple(table.get(position) for position in here)
+      if None not in there and there not in f:
+        f[there] = f[here] @ move
+        pending.append(there)
   if len(f) * len(group) != geometry.num_out:
     raise UserError('the taps of the last convolution do not lead from one '
                     'position to all others')
-  return np.array(list(f)), list(f.values()), [r[here] for here in f]
+  return np.array(list(f)), np.stack(list(f.values()))
 
 
 def _centre(geometry):
