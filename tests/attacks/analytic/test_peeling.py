@@ -297,6 +297,7 @@ def test_a_kernels_gradient_shows_wrong_units():
 
 @pytest.mark.parametrize('clips, shape, window', [
     (1, (1, 2, 2), (3, 3, 3)),
+    (1, (2, 7, 7), (3, 3, 3)),   # as of 16x112x112
     (3, (2, 3, 3), (3, 3, 3)),   # clips stay mixed by the taps
     (1, (3, 2, 2), (1, 3, 3)),   # frames do
     (1, (1, 2, 2), (1, 1, 1)),   # all do
@@ -305,11 +306,11 @@ def test_masks_of_the_last_block(clips, shape, window):
   rng = np.random.default_rng(0)
   geometry = Geometry((clips, *shape), (1, *window), (1,) * 4, (
       (0, 0), *((size // 2, size // 2) for size in window)), (1,) * 4)
-  on = rng.uniform(size=(geometry.num_out, 70)) > 0.5
-  slopes = rng.normal(size=(clips, 70))
+  on = rng.uniform(size=(geometry.num_out, 130)) > 0.5
+  slopes = rng.normal(size=(clips, 130))
   on[:, 3] = False  # a dead channel has no gradient
   gradient = geometry.kernel_gradient(
-      rng.uniform(size=(geometry.num_in, 60)),
+      rng.uniform(size=(geometry.num_in, 120)),
       on * np.repeat(slopes, geometry.num_out // clips, axis=0))
   found = top.masks_of(np.float32(gradient), geometry, slopes,
                        on.sum(0) if clips == 1 else None)
