@@ -132,15 +132,11 @@ class Peeling(Analytic):
     labels = walk.read_head(network, walks[0].params, walks[0].update).labels
     best = None
     for parts, partly in _known_facts(walks):
-      result = self._pixels(problem, network, parts, options)
-      sure = [(tuple(fact for fact in facts
-                     if not isinstance(fact, facts_lib.Proportions)), leaves)
-              for facts, leaves in parts]
-      if any(len(a) < len(b) for (a, _), (b, _) in zip(sure, parts)):
-        parts = sure  # from near, what is exact leads on by itself
-        result = self._pixels(
-            problem, network, parts, dataclasses.replace(
-                options, steps=(self.pixel_steps,)), result.pixels)
+      result = pixels.recover(
+          network.graph, network.num_clips, parts, options,
+          lambda p: problem.session.tell('pixels', p.step + 1,
+                                         self.pixel_steps, cost=p.cost),
+          key=problem.victim.key)
       found = Found(result.pixels, labels,
                     [row for each in walks for row in each.rows] + partly,
                     _misfit(result, parts))
@@ -151,15 +147,6 @@ class Peeling(Analytic):
     problem.session.tell('layer peeling', total, total)
     assert best  # `_known_facts` yields or raises
     return best
-
-  def _pixels(self, problem: Problem, network: Network,
-              parts: list[pixels.Part], options: gauss_newton.Options,
-              start: np.ndarray | None = None) -> gauss_newton.Result:
-    return pixels.recover(
-        network.graph, network.num_clips, parts, options,
-        lambda p: problem.session.tell('pixels', p.step + 1,
-                                       self.pixel_steps, cost=p.cost),
-        key=problem.victim.key, start=start)
 
 
 def _rounds(leak: Leak) -> tuple[Round, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
 from vidleak_jax.types import UserError
 
-WEAK = 1e-4    # singular values below this share of the largest count as open
+_WEAK = 1e-4    # singular values below this share of the largest count as open
 _DIM = 3e-2    # below this share the known outputs have a say
 _CLEAR = 1e-2  # singular values above this share of the largest are shown
 _ROUNDING = 1e-7  # of a float32 gradient, relative; the least noise assumed
@@ -71,7 +71,7 @@ class _Spectrum(NamedTuple):
 
 
 def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
-          weak: float = WEAK, max_steps: int = 1000) -> Solved:
+          max_steps: int = 1000) -> Solved:
   """Returns the input of a layer from the gradients of kernels that see it.
 
   Every output channel counts alike, however little it moved the loss, since
@@ -82,7 +82,6 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   Args:
     sources: the convolutions; each adds rows for the same unknowns.
     outputs: used only where the kernels leave directions open.
-    weak: singular values below this share of the largest count as open.
     max_steps: of conjugate gradients on `outputs`.
 
   Raises:
@@ -93,7 +92,7 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   sources = [_balanced(source) for source in sources]
   spectrum = _spectrum(sources)
   values = spectrum.values
-  strong = values > weak ** 2 * values[-1]
+  strong = values > _WEAK ** 2 * values[-1]
   inverse = np.where(strong, 1 / np.where(strong, values, 1.0), 0.0)
   x = spectrum.apply(inverse, _normal_rest(sources, 0.0))
   x = x + spectrum.apply(inverse, _normal_rest(sources, x))  # refinement
@@ -124,12 +123,11 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
       steps)
 
 
-def shown(sources: Sequence[Source], clear: float = _CLEAR) -> Shown:
+def shown(sources: Sequence[Source]) -> Shown:
   """Returns what the gradients of kernels that see an input show of it.
 
   Args:
     sources: the convolutions; each adds rows for the same unknowns.
-    clear: share of the largest singular value above which others are shown.
 
   Raises:
     UserError: no unit of the convolutions has a cotangent.
@@ -138,48 +136,17 @@ def shown(sources: Sequence[Source], clear: float = _CLEAR) -> Shown:
   rows = sum(s.gradient[:, 0].size for s in sources)
   values, basis = _row_spectrum(sources) if (
       rows < sources[0].geometry.num_in) else _spectrum(sources)
-  strong = values > WEAK ** 2 * values[-1]
+  strong = values > _WEAK ** 2 * values[-1]
   basis, values = basis[:, strong], values[strong]
   value = basis.T @ _normal_rest(sources, 0.0) / values[:, None]
   rest = basis.T @ _normal_rest(sources, basis @ value) / values[:, None]
   value = value + rest  # refinement
   rests = sum((_rest(s, basis @ value) ** 2).sum() for s in sources)
   size = sum((s.gradient ** 2).sum() for s in sources)
-  within = values > clear ** 2 * values[-1]
-  return Shown(np.ascontiguousarray(basis[:, within]), value[within],
-               float(np.sqrt(values[-1] / values[within][0])),
+  clear = values > _CLEAR ** 2 * values[-1]
+  return Shown(np.ascontiguousarray(basis[:, clear]), value[clear],
+               float(np.sqrt(values[-1] / values[clear][0])),
                float(np.sqrt(rests / max(size, 1e-300))))
-
-
-def scales(sources: Sequence[Source], groups: Sequence[np.ndarray],
-           weak: float) -> list[np.ndarray]:
-  """Returns what cotangents must be divided by, [Cout] for each source.
-
-  Where cotangents are known up to one factor for each group of channels, the
-  kernels agree on an input at one choice of the factors alone, but for a common
-  one: the smallest eigenvector of what they disagree by.
-
-  Args:
-    sources: the convolutions, at factors of 1.
-    groups: [Cout] of each, the number of a channel's group.
-    weak: singular values below this share of the largest do not count.
-  """
-  sources = [_balanced(source) for source in sources]
-  spectrum = _spectrum(sources)
-  strong = spectrum.values > weak ** 2 * spectrum.values[-1]
-  basis = spectrum.vectors[:, strong] / np.sqrt(spectrum.values[strong])
-  seen, sizes = [], []
-  for source, group in zip(sources, groups):
-    for i in range(group.max() + 1):
-      dz, part = (a[..., group == i] for a in (source.dz, source.gradient))
-      seen.append((basis.T @ source.geometry.pull_back(dz, part)).ravel())
-      sizes.append(np.sqrt((part ** 2).sum()))
-  relative = np.array(seen) / np.array(sizes)[:, None]
-  factors = np.linalg.eigh(relative @ relative.T)[1][:, -1] / sizes
-  factors = np.abs(factors) / np.sqrt((factors ** 2).mean())
-  ends = np.cumsum([group.max() + 1 for group in groups])
-  return [each[group] for each, group in zip(
-      np.split(factors, ends[:-1]), groups)]
 
 
 def cotangents(source: Source, x: np.ndarray) -> np.ndarray:
@@ -206,7 +173,7 @@ def _row_spectrum(sources):
   """As `_spectrum`, within the rank, where rows are fewer than unknowns."""
   matrix = np.vstack([s.geometry.matrix(s.dz) for s in sources])
   values, vectors = np.linalg.eigh(matrix @ matrix.T)
-  within = values > WEAK ** 2 * values[-1]
+  within = values > _WEAK ** 2 * values[-1]
   values, vectors = values[within], vectors[:, within]
   return _Spectrum(values, matrix.T @ vectors / np.sqrt(values))
 

@@ -47,18 +47,6 @@ class Shown(NamedTuple):
     return (basis.T @ x - value) / size
 
 
-class Proportions(Shown):
-  """Projections of a node up to a common factor, and not quite right."""
-  __slots__ = ()
-
-  @staticmethod
-  def residual(x: Array, basis: Array, value: Array, size: Array) -> Array:
-    """What of the projections is not along the values, relative."""
-    z, value = basis.T @ x, value / size
-    z = z / jnp.sqrt(jnp.mean(z ** 2))
-    return z - value * jnp.mean(z * value)
-
-
 Fact = Outputs | Shown
 Kind = tuple[type[Fact], str]  # of a fact, and its node
 

@@ -17,7 +17,6 @@ from vidleak_jax.attacks.analytic.peeling.signs import (
 )
 from vidleak_jax.attacks.analytic.peeling.units import Leaves, Moments, Unit
 
-ROUGH = (0.1,) * 5 + (0.06, 0.04)  # singular values used, round by round
 WRONG = 1e-3       # residual of equations that do not hold
 _REPAIRS = 3       # rounds in which ReLUs may change
 _FINE = 2e-6       # residual of right equations of a float32 gradient
@@ -142,35 +141,6 @@ def _first_moments(reader: Reader, leaves: Leaves) -> Moments | None:
     whitened = np.where(known.on, (known.value - shift) / np.where(
         gamma == 0, np.inf, gamma), 0.0)
   return Moments(whitened, np.zeros(shape), np.ones(shape))
-
-
-def rough_moments(readers: list[Reader], leaves: Leaves, update: Leaves
-                  ) -> list[Moments]:
-  """Returns moments that badly conditioned kernels' clear directions agree on.
-
-  Known outputs stay as they are; what is off follows from the input so far.
-  """
-  states = [_first_moments(reader, leaves) for reader in readers]
-  known = [state.whitened for state in states]
-  for weak in ROUGH:
-    sources = [
-        source(reader, state._replace(sigma=np.ones_like(state.sigma)),
-                leaves, update) for reader, state in zip(readers, states)]
-    factors = equations.scales(
-        sources, [reader.unit.groups for reader in readers], weak)
-    shown = equations.shown([
-        each._replace(dz=each.dz / factor)
-        for each, factor in zip(sources, factors)], weak)
-    x = np.maximum(shown.basis @ shown.value, 0.0)
-    states = []
-    for reader, before, factor in zip(readers, known, factors):
-      unit = reader.unit
-      state = unit.moments(unit.geometry.forward(x, unit.kernel(leaves)))
-      states.append(state._replace(
-          whitened=np.where(reader.known.on & reader.forward, before,
-                            state.whitened),
-          sigma=np.broadcast_to(factor, state.sigma.shape)))
-  return states
 
 
 def _multiple(slope: np.ndarray, sums: np.ndarray) -> float:

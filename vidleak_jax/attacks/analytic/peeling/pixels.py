@@ -20,7 +20,7 @@ def recover(
     graph: LayerGraph, num_clips: int, parts: Sequence[Part],
     options: gauss_newton.Options | None = None,
     tell: Callable[[gauss_newton.Progress], None] | None = None, *,
-    key: Hashable, start: np.ndarray | None = None,
+    key: Hashable,
 ) -> gauss_newton.Result:
   """Returns the clips [B, T, H, W, C] of which the facts are true.
 
@@ -32,7 +32,6 @@ def recover(
     options: of Gauss-Newton.
     tell: called after each step.
     key: of the network, `Victim.key`: equal networks share their programs.
-    start: [B, T, H, W, C]; None: grey.
   """
   kinds = tuple(facts_lib.kinds_of(facts) for facts, _ in parts)
   belows = [facts_lib.until(graph, {node for _, node in each})
@@ -47,7 +46,6 @@ def recover(
     return [facts_lib.residuals(run(below, leaves, clips), each, constants)
             for below, each, (leaves, constants) in zip(belows, kinds, data)]
 
-  if start is None:
-    start = np.full((num_clips, *graph.clip_shape), _GREY)
+  grey = np.full((num_clips, *graph.clip_shape), _GREY)
   return gauss_newton.minimize(
-      residual, data, start, options, tell, key=(key, kinds))
+      residual, data, grey, options, tell, key=(key, kinds))

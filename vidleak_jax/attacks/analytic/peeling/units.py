@@ -91,12 +91,6 @@ class Unit:
       return np.ones(self.width)
     return leaves[self.norm.scale]
 
-  @property
-  def groups(self) -> np.ndarray:
-    """Number of the norm's group of each channel, [Cout]."""
-    return np.repeat(np.arange(self.norm.groups),
-                     self.width // self.norm.groups)
-
   def moments(self, z: np.ndarray) -> Moments | None:
     """Returns those of the convolution's output [P, Cout]; None: not needed.
 

@@ -179,11 +179,18 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
     (facts about what it computes, a row for each layer solved).
 
   Raises:
-    UserError: the equations disagree.
+    UserError: the equations disagree, or a norm's moments are not known.
   """
   block = network.blocks[index]
   count = min(block.num_solvable, len(block.main) - 1)
   unit = block.main[-1 - count]
+  units = [unit]
+  if count == len(block.main) - 1 and block.shortcut:
+    units.append(block.shortcut)
+  if not all(each.is_affine for each in units):
+    raise UserError(f'The kernels of {unit.name} do not determine its input, '
+                    'so the moments of its norm are not known. Choose '
+                    'attack.name=ig.')
   out, inner, known, rows = _peel_units(block, out, count, leaves, update)
   graph = network.graph
   if inner is None:
@@ -194,23 +201,11 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
         facts.of_relu(graph, block.main[-count].source, known.value, known.on),
         facts.of_sum(block.shortcut.output if block.shortcut else block.source,
                      out.value, out.on, beside)]
-  units = [unit]
-  if count == len(block.main) - 1 and block.shortcut:
-    units.append(block.shortcut)
-  behind = known, out._replace(value=found[-1].value) if inner else out
-  readers = [Reader(each, one, inner is not None)
-             for each, one in zip(units, behind)]
-  if all(each.is_affine for each in units):
-    shown = equations.shown([
-        inputs.source(reader, None, leaves, update) for reader in readers])
-    found.append(facts.Shown(unit.source, shown.basis, shown.value))
-    _check(unit.name, shown.residual)
-  else:
-    states = inputs.rough_moments(readers, leaves, update)
-    shown = equations.shown([
-        inputs.source(reader, state, leaves, update)
-        for reader, state in zip(readers, states)], inputs.ROUGH[0])
-    found.append(facts.Proportions(unit.source, shown.basis, shown.value))
+  shown = equations.shown([
+      inputs.source(Reader(each, behind, False), None, leaves, update)
+      for each, behind in zip(units, (known, out))])
+  found.append(facts.Shown(unit.source, shown.basis, shown.value))
+  _check(unit.name, shown.residual)
   rows.append(Row(unit.name, unit.geometry.num_in,
                   sum(each.num_rows for each in units),
                   shown.basis.shape[1], shown.condition, shown.residual, 0, 0,
