@@ -11,11 +11,11 @@ import pytest
 import vidleak_jax as vl
 from vidleak_jax.attacks.analytic.peeling import equations, signs, top, walk
 from vidleak_jax.attacks.analytic.peeling.attack import Peeling
-from vidleak_jax.attacks.analytic.peeling.blocks import blocks_of
 from vidleak_jax.attacks.analytic.peeling.geometry import (
-    Geometry,
-    rank_bound,
+  Geometry,
+  rank_bound,
 )
+from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.base import Effort, Problem
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.models.resnet import ResNet, Size, Style

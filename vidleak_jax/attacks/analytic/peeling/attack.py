@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -11,9 +12,15 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from vidleak_jax import files
-from vidleak_jax.attacks.analytic.peeling import equations, pixels, top, walk
-from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
-from vidleak_jax.attacks.analytic.peeling.blocks import Network, blocks_of
+from vidleak_jax.attacks.analytic.peeling import (
+    equations,
+    frames,
+    pixels,
+    top,
+    walk,
+)
+from vidleak_jax.attacks.analytic.peeling.blocks import Network
+from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_fedsgd
@@ -27,15 +34,17 @@ _MARGIN = 1.2   # known outputs for each pixel, at least
 _EXACT = 1e-3  # error of the known layer's outputs, relative
 # From one colour a frame: a clip of high contrast is far from grey.
 _COARSE_STEPS = (4,) * 5
+_MAX_ORDERS = 16  # of frames that no kernel has told apart
 
 
 class Walked(NamedTuple):
   """One round of one update, down to its lowest solved block."""
-  network: Network  # `num_peeled`: as many as the walk solved
+  network: Network  # `num_peeled`: as many as can be solved
   params: Leaves
   update: Leaves
-  known: walk.Known
-  rows: list[walk.Row]
+  known: walk.Known | None = None  # the input of the lowest
+  rows: tuple[walk.Row, ...] = ()
+  depth: int = 0  # blocks that are solved
 
 
 class Found(NamedTuple):
@@ -44,6 +53,7 @@ class Found(NamedTuple):
   labels: np.ndarray  # [B]
   rows: list[walk.Row]
   misfit: float     # of the known layer's outputs, relative
+  notes: tuple[str, ...] = ()  # what is open besides, for the user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Peeling(Analytic):
       network = blocks_of(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
-    return reasons + shortages(network, len(_rounds(leak)))
+    return reasons + shortages(network, len(_rounds(leak, network)))
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
@@ -78,31 +88,55 @@ class Peeling(Analytic):
                         problem.leak.public.batch_size)
     rounds = [(_float64(leaves_of(each.params)),
                _float64(leaves_of(each.update)))
-              for each in _rounds(problem.leak)]
+              for each in _rounds(problem.leak, network)]
     found = []
     with backend.float64():
       for m in range(problem.leak.num_updates):
-        found.append(self._one(problem, [
-            self._walk(problem, network, params,
-                       {path: leaf[m] for path, leaf in update.items()},
-                       f'update{m}' + f'_round{i}' * (i > 0))
-            for i, (params, update) in enumerate(rounds)]))
+        walks = [Walked(network, params,
+                        {path: leaf[m] for path, leaf in update.items()})
+                 for params, update in rounds]
+        found.append(self._one(problem, walks, f'update{m}'))
     rows = [dataclasses.asdict(row) | {'update': m}
             for m, each in enumerate(found) for row in each.rows]
     return Solution(np.stack([each.clips for each in found]),
                     np.stack([each.labels for each in found]), rows,
                     _note(found))
 
-  def _walk(self, problem: Problem, network: Network, params: Leaves,
-            update: Leaves, name: str) -> Walked:
+  def _one(self, problem: Problem, walks: list[Walked], name: str) -> Found:
+    """One update's clips, in the order of their frames that explains most."""
+    loose = walks[0].network.num_loose
+    walks = [self._descend(problem, each, loose, name + f'_round{i}' * (i > 0))
+             for i, each in enumerate(walks)]
+    best, wrong, tried = None, None, 0
+    for start in itertools.islice(_ordered(walks), _MAX_ORDERS):
+      folder = name + f'_order{tried}' * (loose > 0)
+      tried += 1
+      try:
+        found = self._search(problem, [
+            self._descend(problem, each, len(each.network.blocks),
+                          folder + f'_round{i}' * (i > 0))
+            for i, each in enumerate(start)])
+      except UserError as error:  # the equations disagree, in this order
+        wrong = error
+        continue
+      if best is None or found.misfit < best.misfit:
+        best = found
+      if best.misfit <= _EXACT:
+        break
+    if best is None:
+      raise wrong
+    return best._replace(notes=best.notes + _about_frames(walks[0], tried))
+
+  def _descend(self, problem: Problem, walked: Walked, stop: int, name: str
+               ) -> Walked:
+    """Solves blocks until so many are, or no more can be."""
     folder = problem.session.folder
     if folder:
       folder = folder / name
       folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    total, known = network.num_peeled + 1, None
-    rows: list[walk.Row] = []
-    last = len(network.blocks) - 1
-    for i in range(network.num_peeled):
+    network, params, update, known, rows, depth = walked
+    last, total = len(network.blocks) - 1, network.num_peeled + 1
+    for i in range(depth, min(stop, network.num_peeled)):
       place = folder and folder / f'block{last - i}.npz'
       if place and place.exists():
         known, found = _read(place)
@@ -117,13 +151,13 @@ class Peeling(Analytic):
           network = dataclasses.replace(network, num_peeled=i)
           break
         _write(place, known, found)
-      rows += found
-      problem.session.tell('layer peeling', i + 1, total,
+      rows, depth = (*rows, *found), i + 1
+      problem.session.tell('layer peeling', depth, total,
                            residual=max(row.residual for row in found))
-    assert known  # at least one block is peeled
-    return Walked(network, params, update, known, rows)
+    return Walked(network, params, update, known, rows, depth)
 
-  def _one(self, problem: Problem, walks: list[Walked]) -> Found:
+  def _search(self, problem: Problem, walks: list[Walked]) -> Found:
+    """The pixels from what the solved blocks, and the one below, show."""
     network = walks[0].network
     total = network.num_peeled + 1
     options = gauss_newton.Options(
@@ -136,7 +170,7 @@ class Peeling(Analytic):
           network.graph, network.num_clips, parts, options,
           lambda p: problem.session.tell('pixels', p.step + 1,
                                          self.pixel_steps, cost=p.cost),
-          key=problem.victim.key)
+          channel_axis=network.channel_axis, key=problem.victim.key)
       found = Found(result.pixels, labels,
                     [row for each in walks for row in each.rows] + partly,
                     _misfit(result, parts))
@@ -149,9 +183,47 @@ class Peeling(Analytic):
     return best
 
 
-def _rounds(leak: Leak) -> tuple[Round, ...]:
-  """The rounds that are used; which clip is which is known of one alone."""
-  return leak.rounds() if leak.public.batch_size == 1 else leak.rounds()[:1]
+def _rounds(leak: Leak, network: Network) -> tuple[Round, ...]:
+  """The rounds that are used; which clip is which is known of one alone.
+
+  So is which frame is which, where the walk finds frames in any order.
+  """
+  alone = leak.public.batch_size == 1 and not network.num_loose
+  return leak.rounds() if alone else leak.rounds()[:1]
+
+
+def _ordered(walks: list[Walked]) -> Iterator[list[Walked]]:
+  """Yields the same walks with their frames in each likely order."""
+  walked, *others = walks
+  network, known = walked.network, walked.known
+  if not network.num_loose:
+    yield walks
+    return
+  assert not others  # see `_rounds`
+  for order in frames.orders(known.value, _positions(walked)):
+    yield [walked._replace(known=walk.Known(*(
+        field if field is None else field[order] for field in known)))]
+
+
+def _positions(walked: Walked) -> tuple[int, ...]:
+  """(B, T, ...) of the input of the lowest block that is solved."""
+  return walked.network.blocks[-walked.depth].main[0].geometry.in_shape
+
+
+def _about_frames(walked: Walked, tried: int) -> tuple[str, ...]:
+  """What is not certain about the order of the frames, for the user."""
+  network = walked.network
+  if not network.num_loose:
+    return ()
+  notes = [f'its frames came in any order; {tried} orders were tried']
+  clips = walked.known.value.reshape(*_positions(walked)[:2], -1)
+  closest = min(
+      (each + np.diag(np.full(len(each), np.inf))).min()
+      for each in map(frames.distances, clips))
+  if closest <= _EXACT:
+    notes.append(f'two of its frames differ by {closest:.0e}, so which is '
+                 'which is a guess')
+  return tuple(notes)
 
 
 def _known_facts(walks: list[Walked]
@@ -180,9 +252,8 @@ def _index(walked: Walked) -> int:
 
 
 def _outputs(walked: Walked) -> pixels.Part:
-  network, known = walked.network, walked.known
-  return (facts_lib.of_relu(network.graph, network.bottom, known.value,
-                            known.on),), walked.params
+  known = walk.outputs(walked.network, walked.known, walked.params)
+  return (known,), walked.params
 
 
 def _partly(walked: Walked) -> tuple[pixels.Part, list[walk.Row]]:
@@ -206,7 +277,7 @@ def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
 def shortages(network: Network, num_rounds: int = 1) -> list[str]:
   """Returns what is not determined, by count, in so many rounds."""
   reasons = []
-  unit = network.blocks[-1].main[-1]
+  unit = network.top
   mixed, positions = top.max_mixed(unit.geometry), unit.geometry.num_out
   if mixed > top.MAX_MIXED:
     reasons.append(f'no tap of {unit.name} tells {mixed} positions apart, and '
@@ -246,19 +317,25 @@ def _note(found: list[Found]) -> str:
   bad = [f'update {m}: what Gauss-Newton found leaves {each.misfit:.0e} of the '
          'known layer unexplained' for m, each in enumerate(found)
          if each.misfit > _EXACT]
-  return f'The closed form is not exact: {"; ".join(bad)}.' * bool(bad)
+  text = f'The closed form is not exact: {"; ".join(bad)}.' * bool(bad)
+  open_ = [f'update {m}: {note}' for m, each in enumerate(found)
+           for note in each.notes]
+  return text + f' {"; ".join(open_)}.' * bool(open_)
 
 
 def _write(place: Path | None, known: walk.Known, rows: list[walk.Row]) -> None:
   if place is None:
     return
   text = json.dumps([dataclasses.asdict(row) for row in rows])
-  files.write_arrays(place, rows=np.array(text), **known._asdict())
+  files.write_arrays(place, rows=np.array(text), **{
+      name: field for name, field in known._asdict().items()
+      if field is not None})
 
 
 def _read(place: Path) -> tuple[walk.Known, list[walk.Row]]:
   with np.load(place) as stored:
-    known = walk.Known(*(stored[name] for name in walk.Known._fields))
+    known = walk.Known(*(stored[name] if name in stored else None
+                         for name in walk.Known._fields))
     return known, [walk.Row(**row) for row in json.loads(str(stored['rows']))]
 
 
