@@ -53,7 +53,7 @@ class Found(NamedTuple):
   labels: np.ndarray  # [B]
   rows: list[walk.Row]
   misfit: float     # of the known layer's outputs, relative
-  notes: tuple[str, ...] = ()  # what is open besides, for the user
+  note: str = ''    # what is open about its frames, for the user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Peeling(Analytic):
         break
     if best is None:
       raise wrong
-    return best._replace(notes=best.notes + _about_frames(walks[0], tried))
+    return best._replace(note=_about_frames(walks[0], best.misfit, tried))
 
   def _descend(self, problem: Problem, walked: Walked, stop: int, name: str
                ) -> Walked:
@@ -210,20 +210,20 @@ def _positions(walked: Walked) -> tuple[int, ...]:
   return walked.network.blocks[-walked.depth].main[0].geometry.in_shape
 
 
-def _about_frames(walked: Walked, tried: int) -> tuple[str, ...]:
+def _about_frames(walked: Walked, misfit: float, tried: int) -> str:
   """What is not certain about the order of the frames, for the user."""
   network = walked.network
   if not network.num_loose:
-    return ()
-  notes = [f'its frames came in any order; {tried} orders were tried']
+    return ''
+  if misfit > _EXACT:
+    return f'none of {tried} orders of its frames explains it'
+  if not network.crosses_frames:
+    return ('no kernel crosses frames, so their order is a guess from how '
+            'alike they are, and may be the reverse')
   clips = walked.known.value.reshape(*_positions(walked)[:2], -1)
-  closest = min(
-      (each + np.diag(np.full(len(each), np.inf))).min()
-      for each in map(frames.distances, clips))
-  if closest <= _EXACT:
-    notes.append(f'two of its frames differ by {closest:.0e}, so which is '
-                 'which is a guess')
-  return tuple(notes)
+  closest = min(frames.closest(each) for each in clips)
+  return (f'two of its frames differ by {closest:.0e} of their features, so '
+          'which is which is a guess') * (closest <= _EXACT)
 
 
 def _known_facts(walks: list[Walked]
@@ -317,10 +317,10 @@ def _note(found: list[Found]) -> str:
   bad = [f'update {m}: what Gauss-Newton found leaves {each.misfit:.0e} of the '
          'known layer unexplained' for m, each in enumerate(found)
          if each.misfit > _EXACT]
-  text = f'The closed form is not exact: {"; ".join(bad)}.' * bool(bad)
-  open_ = [f'update {m}: {note}' for m, each in enumerate(found)
-           for note in each.notes]
-  return text + f' {"; ".join(open_)}.' * bool(open_)
+  loose = [f'update {m}: {each.note}' for m, each in enumerate(found)
+           if each.note]
+  return (f'The closed form is not exact: {"; ".join(bad)}. ' * bool(bad)
+          + f'The order of frames is open: {"; ".join(loose)}.' * bool(loose))
 
 
 def _write(place: Path | None, known: walk.Known, rows: list[walk.Row]) -> None:

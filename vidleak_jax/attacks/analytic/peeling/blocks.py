@@ -5,6 +5,7 @@ import dataclasses
 from vidleak_jax.attacks.analytic.peeling.equations import SURPLUS
 from vidleak_jax.attacks.analytic.peeling.geometry import rank_bound
 from vidleak_jax.attacks.analytic.peeling.units import Entry, Unit
+from vidleak_jax.victims.introspection import operations as ops
 from vidleak_jax.victims.introspection.graph import Head, LayerGraph
 
 
@@ -126,6 +127,12 @@ class Network:
         unit.geometry.window[1] > 1 for unit in self.blocks[-1 - count].units):
       count += 1
     return count
+
+  @property
+  def crosses_frames(self) -> bool:
+    """Whether any convolution sees several frames at once."""
+    return any(isinstance(node.op, ops.Conv) and len(node.op.window) > 2
+               and node.op.window[0] > 1 for node in self.graph.nodes)
 
 
 def rank_of(units: tuple[Unit, ...]) -> int:

@@ -41,6 +41,11 @@ def distances(frames: np.ndarray) -> np.ndarray:
   return np.sqrt(np.maximum(apart, 0.0) / square.mean())
 
 
+def closest(frames: np.ndarray) -> float:
+  """Returns how far the two nearest of frames [T, N] are apart."""
+  return float(distances(frames)[np.triu_indices(len(frames), 1)].min())
+
+
 def _paths(apart: np.ndarray) -> list[tuple[float, list[int]]]:
   """(length over the shortest, path) of the best paths, in one direction."""
   best = _shortest(apart)

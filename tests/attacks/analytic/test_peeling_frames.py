@@ -1,0 +1,91 @@
+"""Layer peeling where no kernel of the upper blocks crosses frames."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import vidleak_jax as vl
+from vidleak_jax.attacks.analytic.peeling import frames
+from vidleak_jax.attacks.analytic.peeling.attack import Peeling
+from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
+from vidleak_jax.attacks.base import Problem
+from vidleak_jax.runtime.session import session
+from vidleak_jax.types import Victim
+
+SHAPE = (4, 8, 8, 3)
+
+
+class Unit(nn.Module):
+  width: int
+  kernel: tuple[int, ...]
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(self.width, self.kernel, (1, self.stride, self.stride),
+                [(k // 2, k // 2) for k in self.kernel], use_bias=False)(x)
+    return nn.BatchNorm(use_running_average=True)(x)
+
+
+class Mixed(nn.Module):
+  """A residual network; `times` are its kernels' frames, stem first."""
+  times: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x):
+    stem, *times = self.times
+    x = nn.relu(Unit(48, (stem, 3, 3), 2)(x))
+    for i, time in enumerate(times):
+      kernel, width, stride = (time, 3, 3), 48 + 16 * (i > 0), 1 + (i > 0)
+      y = nn.relu(Unit(width, kernel, stride)(x))
+      y = Unit(width, kernel)(y)
+      x = nn.relu(y + (Unit(width, (1, 1, 1), stride)(x) if i else x))
+    return nn.Dense(5)(x.mean((1, 2, 3)))
+
+
+def moving_clip(seed=1):
+  """A pattern that moves, and grows brighter."""
+  coarse = jax.random.uniform(jax.random.key(seed), (3, 5, 3))
+  wide = np.asarray(jax.image.resize(coarse, (8, 14, 3), 'cubic').clip(0, 1))
+  return np.stack([wide[:, 2 * t:2 * t + 8] * (0.8 + 0.06 * t)
+                   for t in range(4)])[None].astype(np.float32)
+
+
+def recovered(times, clips):
+  victim = Victim.from_flax(Mixed(times), SHAPE, 5)
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), clips, [3])
+  attack = Peeling()
+  assert attack.requires(victim, leak) == []
+  return attack.solve(Problem(victim, leak, jax.random.key(1), session()))
+
+
+def psnr(a, b):
+  return -10 * np.log10(np.mean((a - b) ** 2))
+
+
+@pytest.mark.parametrize('times', [
+    (3, 3, 1),  # the equations of the first block tell the order
+    (3, 1, 1),  # the pixels do
+])
+def test_frames_in_any_order_are_put_in_theirs(times):
+  network = blocks_of(Victim.from_flax(Mixed(times), SHAPE, 5).graph)
+  assert network.num_loose == 3 - sum(time > 1 for time in times)
+  for clip in (moving_clip(), moving_clip()[:, ::-1]):
+    found = recovered(times, clip)
+    assert psnr(found.clips[0, 0], clip[0]) > 50 and found.note == ''
+
+
+def test_the_shortest_path_is_the_order():
+  rng = np.random.default_rng(0)
+  walk = np.cumsum(rng.normal(size=(7, 200)), axis=0)
+  shuffled = rng.permutation(7)
+  value = np.repeat(walk[shuffled], 4, axis=0)  # four positions a frame
+  found = list(itertools.islice(frames.orders(value, (1, 7, 2, 2)), 12))
+  assert len({tuple(order) for order in found}) == 12
+  ordered = [value[order][::4] for order in found[:2]]
+  if not np.array_equal(ordered[0], walk):
+    ordered.reverse()
+  np.testing.assert_array_equal(ordered, [walk, walk[::-1]])
