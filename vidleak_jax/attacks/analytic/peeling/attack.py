@@ -34,7 +34,9 @@ _MARGIN = 1.2   # known outputs for each pixel, at least
 _EXACT = 1e-3  # error of the known layer's outputs, relative
 # From one colour a frame: a clip of high contrast is far from grey.
 _COARSE_STEPS = (4,) * 5
-_MAX_ORDERS = 16  # of frames that no kernel has told apart
+_MAX_ORDERS = 16  # of loose frames whose few colours are fitted,
+_MAX_TRIED = 4    # and, of the best of these, whose pixels are
+_ORDER_STEPS = (3, 0, 0, 0, 0, 0)  # on the coarsest grid alone
 
 
 class Walked(NamedTuple):
@@ -108,7 +110,7 @@ class Peeling(Analytic):
     walks = [self._descend(problem, each, loose, name + f'_round{i}' * (i > 0))
              for i, each in enumerate(walks)]
     best, wrong, tried = None, None, 0
-    for start in itertools.islice(_ordered(walks), _MAX_ORDERS):
+    for start in itertools.islice(self._ordered(problem, walks), _MAX_TRIED):
       folder = name + f'_order{tried}' * (loose > 0)
       tried += 1
       try:
@@ -156,21 +158,52 @@ class Peeling(Analytic):
                            residual=max(row.residual for row in found))
     return Walked(network, params, update, known, rows, depth)
 
+  def _ordered(self, problem: Problem, walks: list[Walked]
+               ) -> Iterator[list[Walked]]:
+    """Yields the walks with their frames in each likely order.
+
+    The layers that do cross frames see zeros beside the first and the last one,
+    so one colour a frame explains the known layer far better in the order that
+    is right.
+    """
+    walked, *others = walks
+    network, known = walked.network, walked.known
+    if not network.num_loose:
+      yield walks
+      return
+    assert not others  # see `_rounds`
+    candidates = []
+    for order in itertools.islice(
+        frames.orders(known.value, _positions(walked)), _MAX_ORDERS):
+      start = walked._replace(known=walk.Known(*(
+          field if field is None else field[order] for field in known)))
+      cost = self._pixels(problem, network, [_outputs(start)],
+                          _ORDER_STEPS).cost if network.crosses_frames else 0
+      candidates.append((cost, start))
+      problem.session.tell('orders of frames', len(candidates), _MAX_ORDERS,
+                           cost=cost)
+    for _, start in sorted(candidates, key=lambda candidate: candidate[0]):
+      yield [start]
+
+  def _pixels(self, problem: Problem, network: Network,
+              parts: list[pixels.Part], steps: tuple[int, ...]
+              ) -> gauss_newton.Result:
+    return pixels.recover(
+        network.graph, network.num_clips, parts,
+        gauss_newton.Options(steps=steps, inner_steps=self.inner_steps),
+        lambda p: problem.session.tell('pixels', p.step + 1,
+                                       self.pixel_steps, cost=p.cost),
+        channel_axis=network.channel_axis, key=problem.victim.key)
+
   def _search(self, problem: Problem, walks: list[Walked]) -> Found:
     """The pixels from what the solved blocks, and the one below, show."""
     network = walks[0].network
     total = network.num_peeled + 1
-    options = gauss_newton.Options(
-        steps=(*_COARSE_STEPS, self.pixel_steps),
-        inner_steps=self.inner_steps)
     labels = walk.read_head(network, walks[0].params, walks[0].update).labels
     best = None
     for parts, partly in _known_facts(walks):
-      result = pixels.recover(
-          network.graph, network.num_clips, parts, options,
-          lambda p: problem.session.tell('pixels', p.step + 1,
-                                         self.pixel_steps, cost=p.cost),
-          channel_axis=network.channel_axis, key=problem.victim.key)
+      result = self._pixels(problem, network, parts,
+                            (*_COARSE_STEPS, self.pixel_steps))
       found = Found(result.pixels, labels,
                     [row for each in walks for row in each.rows] + partly,
                     _misfit(result, parts))
@@ -190,19 +223,6 @@ def _rounds(leak: Leak, network: Network) -> tuple[Round, ...]:
   """
   alone = leak.public.batch_size == 1 and not network.num_loose
   return leak.rounds() if alone else leak.rounds()[:1]
-
-
-def _ordered(walks: list[Walked]) -> Iterator[list[Walked]]:
-  """Yields the same walks with their frames in each likely order."""
-  walked, *others = walks
-  network, known = walked.network, walked.known
-  if not network.num_loose:
-    yield walks
-    return
-  assert not others  # see `_rounds`
-  for order in frames.orders(known.value, _positions(walked)):
-    yield [walked._replace(known=walk.Known(*(
-        field if field is None else field[order] for field in known)))]
 
 
 def _positions(walked: Walked) -> tuple[int, ...]:

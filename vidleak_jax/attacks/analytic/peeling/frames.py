@@ -2,8 +2,8 @@
 
 Where no kernel crosses frames a network answers the same for frames in any
 order. Frames of a video that follow each other look alike, so the shortest path
-through all of them is about their order; its direction, and where distances are
-nearly equal more than that, is left to the layers that do cross frames.
+through all of them is about their order; its direction and its neighbours are
+left to the layers that do cross frames.
 """
 
 import itertools

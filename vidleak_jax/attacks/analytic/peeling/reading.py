@@ -88,10 +88,11 @@ def _end(graph: LayerGraph, last: Block, axis: int
     raise UserError('it does not end in a mean over positions and one dense '
                     'layer with a bias')
   shape = graph.by_name[output].shape
-  axis += len(shape) + 1
-  x = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+  if len(shape) == len(last.main[-1].conv.window) + 1:
+    shape = (1, *shape)  # else a 2-D network's frames are its batch
+  x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   pooled = structure.apply(before, {}, jnp.asarray(x))
-  mean = x.mean(tuple(i for i in range(1, x.ndim) if i != axis))
+  mean = np.moveaxis(x, axis, -1).reshape(-1, shape[axis]).mean(0)[None]
   if pooled.shape != mean.shape or not np.allclose(pooled, mean, atol=1e-4):
     raise UserError('what stands before the head is not the mean over all '
                     'positions')
@@ -164,6 +165,8 @@ def _unit(graph: LayerGraph, unit: structure.Unit, num_clips: int,
     raise UserError(f'the kernel of {node.name} is computed, or stored in '
                     'another order than [window, inputs, outputs]')
   norm = _norm(unit.norm, axis) if unit.norm else None
+  if norm and norm.form == 'group' and len(node.shape) > ndim + 1:
+    raise UserError(f'{unit.norm.name} is a norm of single frames')
   # Clips, and a 2-D network's frames, are axes in front that no tap crosses.
   shape, axis = graph.by_name[node.inputs[0]].shape, _axis_of(conv)
   positions = list(shape)
