@@ -9,11 +9,11 @@ import pytest
 
 import vidleak_jax as vl
 from vidleak_jax.attacks.analytic.peeling import frames
-from vidleak_jax.attacks.analytic.peeling.attack import Peeling
+from vidleak_jax.attacks.analytic.peeling.attack import Peeling, rounds_used
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.base import Problem
 from vidleak_jax.runtime.session import session
-from vidleak_jax.types import Victim
+from vidleak_jax.types import UserError, Victim
 
 SHAPE = (4, 8, 8, 3)
 
@@ -56,7 +56,8 @@ def moving_clip(seed=1):
 
 def recovered(module, clips):
   victim = Victim.from_flax(module, SHAPE, 5)
-  leak = vl.observe(victim, victim.init(jax.random.key(0)), clips, [3])
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), clips,
+                    [3, 1][:len(clips)], client=vl.FedSGD(per='batch'))
   attack = Peeling()
   assert attack.requires(victim, leak) == []
   return attack.solve(Problem(victim, leak, jax.random.key(1), session()))
@@ -76,6 +77,28 @@ def test_frames_in_any_order_are_put_in_theirs(times):
   for clip in (moving_clip(), moving_clip()[:, ::-1]):
     found = recovered(Mixed(times), clip)
     assert psnr(found.clips[0, 0], clip[0]) > 50 and found.note == ''
+
+
+def test_the_frames_of_a_batch_are_put_in_their_orders():
+  clips = np.concatenate([moving_clip(1), moving_clip(2)[:, ::-1]])
+  found = recovered(Mixed((3, 1, 1)), clips)
+  np.testing.assert_array_equal(found.labels, [[1, 3]])
+  assert psnr(found.clips[0, 0], clips[1]) > 40
+  assert psnr(found.clips[0, 1], clips[0]) > 40
+
+
+def test_frames_that_are_alike_are_not_told_apart():
+  still = np.repeat(moving_clip()[:, :1], 4, axis=1)
+  with pytest.raises(UserError, match='look alike'):
+    recovered(Mixed((3, 1, 1)), still)
+
+
+def test_one_round_alone_is_used():
+  victim = Victim.from_flax(Mixed((3, 1, 1)), SHAPE, 5)
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), moving_clip(), [3],
+                    num_rounds=2, server_learning_rate=0.1)
+  # Its frames come in another order than those of the first.
+  assert len(rounds_used(leak, blocks_of(victim.graph))) == 1
 
 
 def test_the_shortest_path_is_the_order():

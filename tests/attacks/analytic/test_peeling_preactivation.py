@@ -46,6 +46,7 @@ class PreActivation(nn.Module):
   widths: tuple[int, ...] = WIDTHS
   shortcut: str = 'activated'
   closed: bool = True  # by a norm and a ReLU before the mean
+  classes: int = 5
 
   @nn.compact
   def __call__(self, x):
@@ -55,7 +56,7 @@ class PreActivation(nn.Module):
                 name=f'block{i}')(x)
     if self.closed:
       x = _activated(x, 'closing')
-    return nn.Dense(5)(x.mean((1, 2, 3)))
+    return nn.Dense(self.classes)(x.mean((1, 2, 3)))
 
 
 def _activated(x, name):

@@ -82,7 +82,7 @@ class Peeling(Analytic):
       network = blocks_of(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
-    return reasons + shortages(network, len(_rounds(leak, network)))
+    return reasons + shortages(network, len(rounds_used(leak, network)))
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
@@ -90,7 +90,7 @@ class Peeling(Analytic):
                         problem.leak.public.batch_size)
     rounds = [(_float64(leaves_of(each.params)),
                _float64(leaves_of(each.update)))
-              for each in _rounds(problem.leak, network)]
+              for each in rounds_used(problem.leak, network)]
     found = []
     with backend.float64():
       for m in range(problem.leak.num_updates):
@@ -171,7 +171,7 @@ class Peeling(Analytic):
     if not network.num_loose:
       yield walks
       return
-    assert not others  # see `_rounds`
+    assert not others  # see `rounds_used`
     candidates = []
     for order in itertools.islice(
         frames.orders(known.value, _positions(walked)), _MAX_ORDERS):
@@ -216,7 +216,7 @@ class Peeling(Analytic):
     return best
 
 
-def _rounds(leak: Leak, network: Network) -> tuple[Round, ...]:
+def rounds_used(leak: Leak, network: Network) -> tuple[Round, ...]:
   """The rounds that are used; which clip is which is known of one alone.
 
   So is which frame is which, where the walk finds frames in any order.
