@@ -9,7 +9,8 @@ import pytest
 
 import vidleak_jax as vl
 from vidleak_jax.attacks.analytic.peeling import frames
-from vidleak_jax.attacks.analytic.peeling.attack import Peeling, rounds_used
+from vidleak_jax.attacks.analytic.peeling.attack import Peeling
+from vidleak_jax.attacks.analytic.peeling.needs import rounds_used
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.base import Problem
 from vidleak_jax.runtime.session import session

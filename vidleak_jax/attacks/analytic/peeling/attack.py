@@ -3,23 +3,25 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from vidleak_jax import files
 from vidleak_jax.attacks.analytic.peeling import (
     equations,
     frames,
     pixels,
-    top,
+    storage,
     walk,
 )
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
+from vidleak_jax.attacks.analytic.peeling.needs import (
+    MARGIN,
+    rounds_used,
+    shortages,
+)
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
@@ -27,10 +29,9 @@ from vidleak_jax.attacks.base import Problem, needs_fedsgd
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
-from vidleak_jax.types import Leak, Round, UserError, Victim
+from vidleak_jax.types import Leak, UserError, Victim
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
-_MARGIN = 1.2   # known outputs for each pixel, at least
 _EXACT = 1e-3  # error of the known layer's outputs, relative
 # From one colour a frame: a clip of high contrast is far from grey.
 _COARSE_STEPS = (4,) * 5
@@ -141,7 +142,7 @@ class Peeling(Analytic):
     for i in range(depth, min(stop, network.num_peeled)):
       place = folder and folder / f'block{last - i}.npz'
       if place and place.exists():
-        known, found = _read(place)
+        known, found = storage.read(place)
       else:
         try:
           known, found = (
@@ -152,7 +153,7 @@ class Peeling(Analytic):
             raise
           network = dataclasses.replace(network, num_peeled=i)
           break
-        _write(place, known, found)
+        storage.write(place, known, found)
       rows, depth = (*rows, *found), i + 1
       problem.session.tell('layer peeling', depth, total,
                            residual=max(row.residual for row in found))
@@ -216,15 +217,6 @@ class Peeling(Analytic):
     return best
 
 
-def rounds_used(leak: Leak, network: Network) -> tuple[Round, ...]:
-  """The rounds that are used; which clip is which is known of one alone.
-
-  So is which frame is which, where the walk finds frames in any order.
-  """
-  alone = leak.public.batch_size == 1 and not network.num_loose
-  return leak.rounds() if alone else leak.rounds()[:1]
-
-
 def _positions(walked: Walked) -> tuple[int, ...]:
   """(B, T, ...) of the input of the lowest block that is solved."""
   return walked.network.blocks[-walked.depth].main[0].geometry.in_shape
@@ -257,7 +249,7 @@ def _known_facts(walks: list[Walked]
   unknowns = math.prod(walks[0].network.graph.clip_shape)
   outputs = sum(_num_outputs(each.network) for each in walks)
   bottom = all(_index(each) < 0 for each in walks)
-  suffices = bottom or outputs >= _MARGIN * unknowns
+  suffices = bottom or outputs >= MARGIN * unknowns
   if suffices:
     yield [_outputs(each) for each in walks], []
   if not bottom:
@@ -294,45 +286,6 @@ def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
   return float(np.sqrt(result.cost / count))
 
 
-def shortages(network: Network, num_rounds: int = 1) -> list[str]:
-  """Returns what is not determined, by count, in so many rounds."""
-  reasons = []
-  unit = network.top
-  mixed, positions = top.max_mixed(unit.geometry), unit.geometry.num_out
-  if mixed > top.MAX_MIXED:
-    reasons.append(f'no tap of {unit.name} tells {mixed} positions apart, and '
-                   f'up to {top.MAX_MIXED} can be separated')
-  if positions > min(unit.width_in, unit.width):
-    reasons.append(f'{unit.name} has {positions} positions, and the ReLUs of '
-                   f'up to {min(unit.width_in, unit.width)} can be told apart')
-  count = network.num_clips
-  if not unit.is_affine and mixed > 1:
-    reasons.append(f'{unit.norm.form} norms mix {mixed} positions that no tap '
-                   f'of {unit.name} tells apart')
-  classes = network.graph.leaf_shapes[network.head.kernel][-1]
-  if count > 1 and count > classes - 1:
-    reasons.append(f'{count} clips of an update cannot be separated by a head '
-                   f'of {classes} classes')
-  unknowns = count * math.prod(network.graph.clip_shape)
-  graph, left = network.graph, network.blocks[:-network.num_peeled]
-  names = [block.source for block in left] or [network.bottom]
-  outputs, name = min(
-      (num_rounds * count * math.prod(graph.by_name[name].shape), name)
-      for name in names)
-  if outputs / 2 < _MARGIN * unknowns:  # about half of them are on
-    reasons.append(
-        f'the {unknowns} pixels must be found from about half of the {outputs} '
-        f'outputs of {name}: too few; a wider network, a smaller clip or '
-        'more rounds would do')
-  elif left and num_rounds * left[-1].num_shown < _MARGIN * unknowns:
-    reasons.append(
-        f'the {unknowns} pixels must be found from '
-        f'{num_rounds * left[-1].num_shown} '
-        f'equations that {left[-1].name} has: too few; a wider network, a '
-        'smaller clip or more rounds would do')
-  return reasons
-
-
 def _note(found: list[Found]) -> str:
   bad = [f'update {m}: what Gauss-Newton found leaves {each.misfit:.0e} of the '
          'known layer unexplained' for m, each in enumerate(found)
@@ -341,22 +294,6 @@ def _note(found: list[Found]) -> str:
            if each.note]
   return (f'The closed form is not exact: {"; ".join(bad)}. ' * bool(bad)
           + f'The order of frames is open: {"; ".join(loose)}.' * bool(loose))
-
-
-def _write(place: Path | None, known: walk.Known, rows: list[walk.Row]) -> None:
-  if place is None:
-    return
-  text = json.dumps([dataclasses.asdict(row) for row in rows])
-  files.write_arrays(place, rows=np.array(text), **{
-      name: field for name, field in known._asdict().items()
-      if field is not None})
-
-
-def _read(place: Path) -> tuple[walk.Known, list[walk.Row]]:
-  with np.load(place) as stored:
-    known = walk.Known(*(stored[name] if name in stored else None
-                         for name in walk.Known._fields))
-    return known, [walk.Row(**row) for row in json.loads(str(stored['rows']))]
 
 
 def _float64(leaves: Leaves) -> Leaves:
