@@ -3,12 +3,12 @@
 import itertools
 import zlib
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 import vidleak_jax as vl
+from tests.attacks.analytic.preactivation import PreActivation
 from vidleak_jax.attacks.analytic.peeling import walk
 from vidleak_jax.attacks.analytic.peeling.attack import Peeling
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
@@ -20,47 +20,6 @@ from vidleak_jax.victims.introspection.tracing import leaves_of
 
 SHAPE = (4, 8, 8, 3)
 WIDTHS = (48, 48, 64, 64)
-
-
-class Block(nn.Module):
-  """`x + conv(relu(norm(conv(relu(norm(x))))))`."""
-  width: int
-  stride: int
-  shortcut: str  # 'activated' or 'raw': what the projection reads
-
-  @nn.compact
-  def __call__(self, x):
-    strides = (self.stride,) * 3
-    a = _activated(x, 'norm0')
-    if x.shape[-1] != self.width:
-      x = nn.Conv(self.width, (1, 1, 1), strides, use_bias=False,
-                  name='shortcut')(a if self.shortcut == 'activated' else x)
-    z = nn.Conv(self.width, (3, 3, 3), strides, padding=1, use_bias=False,
-                name='conv0')(a)
-    return x + nn.Conv(self.width, (3, 3, 3), padding=1, name='conv1')(
-        _activated(z, 'norm1'))
-
-
-class PreActivation(nn.Module):
-  """A 3-D residual network after 1603.05027."""
-  widths: tuple[int, ...] = WIDTHS
-  shortcut: str = 'activated'
-  closed: bool = True  # by a norm and a ReLU before the mean
-  classes: int = 5
-
-  @nn.compact
-  def __call__(self, x):
-    x = nn.Conv(self.widths[0], (3, 3, 3), (1, 2, 2), padding=1)(2 * x - 1)
-    for i, width in enumerate(self.widths):
-      x = Block(width, 1 + (width != x.shape[-1]), self.shortcut,
-                name=f'block{i}')(x)
-    if self.closed:
-      x = _activated(x, 'closing')
-    return nn.Dense(self.classes)(x.mean((1, 2, 3)))
-
-
-def _activated(x, name):
-  return nn.relu(nn.BatchNorm(use_running_average=True, name=name)(x))
 
 
 def smooth_clip(key=1):
@@ -94,7 +53,7 @@ def psnr(a, b):
 
 @pytest.mark.parametrize('shortcut', ['activated', 'raw'])
 def test_the_clip_comes_back(shortcut):
-  victim = Victim.from_flax(PreActivation(shortcut=shortcut), SHAPE, 5)
+  victim = Victim.from_flax(PreActivation(WIDTHS, shortcut=shortcut), SHAPE, 5)
   found = solved(victim, smooth_clip(), [3])
   assert psnr(found.clips[0, 0], smooth_clip()[0]) > 60
   np.testing.assert_array_equal(found.labels, [[3]])
@@ -104,7 +63,8 @@ def test_the_clip_comes_back(shortcut):
 
 def test_the_clips_of_a_batch_come_back():
   clips = np.concatenate([smooth_clip(1), smooth_clip(2)])
-  found = solved(Victim.from_flax(PreActivation(), SHAPE, 5), clips, [3, 1],
+  victim = Victim.from_flax(PreActivation(WIDTHS), SHAPE, 5)
+  found = solved(victim, clips, [3, 1],
                  client=vl.FedSGD(per='batch'))
   np.testing.assert_array_equal(found.labels, [[1, 3]])
   assert psnr(found.clips[0, 0], clips[1]) > 40
@@ -135,7 +95,7 @@ def test_more_of_the_sums_is_known_from_block_to_block():
 
 
 def test_without_a_relu_before_the_mean_it_is_refused():
-  victim = Victim.from_flax(PreActivation(closed=False), SHAPE, 5)
+  victim = Victim.from_flax(PreActivation(WIDTHS, closed=False), SHAPE, 5)
   leak = vl.observe(victim, victim.init(jax.random.key(0)), smooth_clip(), [3])
   reasons = Peeling().requires(victim, leak)
   assert len(reasons) == 1 and 'norm of running statistics' in reasons[0]

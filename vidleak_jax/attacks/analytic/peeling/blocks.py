@@ -5,7 +5,6 @@ import dataclasses
 from vidleak_jax.attacks.analytic.peeling.equations import SURPLUS
 from vidleak_jax.attacks.analytic.peeling.geometry import rank_bound
 from vidleak_jax.attacks.analytic.peeling.units import Entry, Unit
-from vidleak_jax.victims.introspection import operations as ops
 from vidleak_jax.victims.introspection.graph import Head, LayerGraph
 
 
@@ -123,16 +122,21 @@ class Network:
     if self.num_frames == 1:
       return 0
     count = 0
-    while count < len(self.blocks) and not any(
-        unit.geometry.window[1] > 1 for unit in self.blocks[-1 - count].units):
+    while count < len(self.blocks) and all(
+        unit.geometry.window[1] == unit.geometry.strides[1] == 1
+        for unit in self.blocks[-1 - count].units):
       count += 1
     return count
 
   @property
   def crosses_frames(self) -> bool:
-    """Whether any convolution sees several frames at once."""
-    return any(isinstance(node.op, ops.Conv) and len(node.op.window) > 2
-               and node.op.window[0] > 1 for node in self.graph.nodes)
+    """Whether any convolution or pooling sees several frames at once."""
+    return any(
+        (node.kind == 'conv' and len(node.op.window) > 2
+         and node.op.window[0] > 1)
+        or (node.kind == 'pool' and len(node.op.window) > 4
+            and node.op.window[1 if self.channel_axis == -1 else 2] > 1)
+        for node in self.graph.nodes)
 
 
 def rank_of(units: tuple[Unit, ...]) -> int:
