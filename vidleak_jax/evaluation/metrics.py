@@ -155,7 +155,7 @@ def assign(recovered: Array, truth: Array) -> np.ndarray:
   scores only; nothing of it may return to an attack.
 
   Args:
-    recovered: [M, B, T, H, W, C] in [0, 1].
+    recovered: [M, B, T, H, W, C] clips, or anything else of them, [M, B, ...].
     truth: same shape.
 
   Returns:
@@ -163,10 +163,16 @@ def assign(recovered: Array, truth: Array) -> np.ndarray:
     it to the recovered labels too.
   """
   from scipy.optimize import linear_sum_assignment
-  recovered, truth = _checked(recovered, truth)
+  recovered, truth = np.asarray(recovered), np.asarray(truth)
+  if recovered.shape != truth.shape:
+    raise UserError(f'Clips must have equal shapes, got {recovered.shape} and '
+                    f'{truth.shape}.')
+  if not np.isfinite(recovered).all():
+    raise UserError('A recovery holds NaN or infinite values.')
   orders = []
   for guesses, clips in zip(recovered, truth, strict=True):
-    cost = [np.mean((guesses - clip) ** 2, axis=(1, 2, 3, 4)) for clip in clips]
+    cost = [np.mean((guesses - clip).reshape(len(guesses), -1) ** 2, axis=1)
+            for clip in clips]
     orders.append(linear_sum_assignment(np.stack(cost))[1])
   return np.stack(orders)
 

@@ -15,14 +15,29 @@ _ENLARGED = (
 
 
 def alignment(
-    sample: data.Sample, recovery: Recovery, leak: Leak) -> np.ndarray:
+    sample: data.Sample, recovery: Recovery, leak: Leak, victim: Victim,
+) -> np.ndarray:
   """Returns which recovered clip is which true one, [M, B].
 
-  The clips of one update come back in any order. Nothing of this may return to
-  an attack.
+  The clips of one update come back in any order. Features say which is which
+  where they were recovered: clips are a guess then. Nothing of this may return
+  to an attack.
   """
   truth = split(sample.batch, leak.public.federated.message)
+  if recovery.features is not None:
+    return metrics.assign(
+        recovery.features, _features(truth, recovery, victim))
   return metrics.assign(recovery.clips, truth.clips)
+
+
+def _features(truth, recovery, victim):
+  """True features as far as an attack sees them, [M, B, T, F]."""
+  shape = truth.clips.shape
+  features = victim.features(truth.clips.reshape(-1, *shape[2:]))
+  features = np.asarray(features).reshape(*shape[:2], *features.shape[1:])
+  if recovery.features.shape[2] < features.shape[2]:
+    features = features.mean(2, keepdims=True)
+  return features
 
 
 def in_order(
@@ -38,6 +53,8 @@ def in_order(
   rows = np.arange(len(order))[:, None]
   aligned = recovery._replace(clips=recovery.clips[rows, order],
                               labels=recovery.labels[rows, order])
+  if recovery.features is not None:
+    aligned = aligned._replace(features=recovery.features[rows, order])
   if enhanced is not None and order.shape[1] > 1:  # whole clips, some a message
     apart = enhanced.reshape(*order.shape, *enhanced.shape[1:])
     enhanced = apart[rows, order].reshape(enhanced.shape)
@@ -59,11 +76,8 @@ def score(
   clips = join(recovery.clips, leak.public.frames_per_clip)
   more: Row = {}
   if recovery.features is not None:  # of frames, or of whole clips their mean
-    features = victim.features(truth.clips[:, 0])
-    if recovery.features.shape[1] < features.shape[1]:
-      features = features.mean(1, keepdims=True)
     more['feature_relative_error'] = metrics.relative_error(
-        recovery.features, features)
+        recovery.features, _features(truth, recovery, victim))
   return {
       **metrics.score(clips, sample.batch.clips, sample.unrelated,
                       _best_copy(leak.references, sample.batch.clips)),

@@ -246,7 +246,7 @@ def finish(job: Job, outcome: attacks.Outcome) -> Row:
       parallel.own_part(session.devices), session.report)
   scored: Row = {}
   if sample is not None:
-    order = scores.alignment(sample, recovery, leak)
+    order = scores.alignment(sample, recovery, leak, victim)
     recovery, enhanced = scores.in_order(order, recovery, enhanced)
     clips = np.asarray(join(recovery.clips, leak.public.frames_per_clip))
     scored = scores.score(sample, recovery, leak, victim)

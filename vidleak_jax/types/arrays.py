@@ -37,7 +37,7 @@ class Recovery(NamedTuple):
   clips: np.ndarray      # [M, B, T, H, W, C] float32 in [0, 1]
   labels: np.ndarray     # [M, B] int32
   objective: np.ndarray  # [M] what the attack itself minimised; NaN: nothing
-  features: np.ndarray | None = None  # [M, T, F] of a frozen extractor
+  features: np.ndarray | None = None  # [M, B, T, F] of a frozen extractor
   gradient_residual: np.ndarray | None = None  # [M], see attacks.residual
 
 

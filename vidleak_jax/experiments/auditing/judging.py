@@ -19,7 +19,7 @@ def judge(sample: data.Sample | None, outcome: Outcome, leak: Leak,
   """
   if sample is None:
     return {'psnr': None, 'ssim': None, 'floor': None, 'num_exact': None}
-  order = scores.alignment(sample, outcome.recovery, leak)
+  order = scores.alignment(sample, outcome.recovery, leak, victim)
   recovery, _ = scores.in_order(order, outcome.recovery, None)
   return of(scores.score(sample, recovery, leak, victim))
 

@@ -46,6 +46,7 @@ ENLARGED = (
 FROZEN = (
     Row('frozen_classifier1', 'Classifier 1',
         'DLG, iDLG exact; R-GAP up to a factor'),
+    Row('frozen_batch', 'Classifier 1, one gradient of all clips', ''),
     Row('frozen_classifier2', 'Classifier 2, dropout active',
         'DLG, iDLG fail (loss 31 269, 19 458); R-GAP up to a factor'),
     Row('frozen_classifier3', 'Classifier 3, dropout active', ''),
@@ -169,9 +170,12 @@ def _frozen(sample, runs, weights_file) -> list[str]:
         f'| {_ssim(result["ssim"])} | {seconds:.1f} |')
   source = Path(weights_file).name if weights_file else (
       'what configs/train_extractor.py trains')
-  return [*lines, '', f'The ResNet-20 is {source}. Frames are from the '
-          'features alone, without a reference frame; the paper does not go '
-          'from features to frames. The floor is the truth\'s own mean colour, '
+  batch = runs['frozen_batch'][0]
+  proof = '' if batch['labels_certified'] else ' not'
+  return [*lines, '', f'The labels of the batch are{proof} certified. The '
+          f'ResNet-20 is {source}. Frames are from the features alone, '
+          'without a reference frame; the paper does not go from features to '
+          'frames. The floor is the truth\'s own mean colour, '
           f'{floor:.1f} dB.']
 
 
