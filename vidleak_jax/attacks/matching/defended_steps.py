@@ -9,25 +9,17 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from vidleak_jax.attacks.matching import variation
 from vidleak_jax.attacks.matching.defended_model import (
     Fade,
     Target,
     residuals,
 )
+from vidleak_jax.attacks.matching.variation import Prior, objective
 from vidleak_jax.types import Array, Layer, Params
-
-_TRUST = 1e-3, 1.0  # bounds of how far a pixel is expected to move
-_TRIES = 1.0, 0.7, 0.5, 0.3, 0.1, 0.0  # lengths of a step of Gauss-Newton
 
 # (stage, steps done, steps in all, clips [1, T, H, W, C])
 Progress = Callable[[str, int, int, Array], None]
-
-
-class Prior(NamedTuple):
-  """Total variation, whose colours share their edges."""
-  time: float = 2.0     # weight of differences over time
-  space: float = 0.7    # of differences over rows and columns
-  corner: float = 2e-3  # length below which it is quadratic
 
 
 class Stage(NamedTuple):
@@ -50,31 +42,14 @@ class Stage(NamedTuple):
                   for start, end in (self.errors, self.lower)))
 
 
-def _differences(clips):
-  return [jnp.diff(clips, axis=axis) for axis in (1, 2, 3)]
-
-
-def _weights(stage):
-  prior = stage.prior
-  return [stage.weight * w for w in (prior.time, prior.space, prior.space)]
-
-
-def _lengths(stage, difference):
-  """Of differences, [..., 1]: the colours of a video share their edges."""
-  square = jnp.sum(difference ** 2, -1, keepdims=True)
-  return jnp.sqrt(square + stage.prior.corner ** 2)
-
-
 def _misses(stage, params, target, clips, fade):
   return residuals(stage.layers, params, target, clips, fade,
                    all_leaves=stage.all_leaves, per_entry=stage.per_entry)
 
 
 def _objective(stage, params, target, clips, fade):
-  misses = _misses(stage, params, target, clips, fade)
-  variation = sum(w * jnp.sum(_lengths(stage, d)) for w, d in zip(
-      _weights(stage), _differences(clips)))
-  return sum(jnp.sum(r ** 2) for r in misses) / 2 + variation
+  return objective(_misses(stage, params, target, clips, fade), stage.prior,
+                   stage.weight, clips)
 
 
 def adam(stage: Stage, params: Params, target: Target, clips: Array,
@@ -111,11 +86,7 @@ def newton_step(
     stage: Stage, inner: int, params: Params, target: Target, clips: Array,
     fade: Fade, trust: Array,
 ) -> tuple[Array, Array, Array]:
-  """One damped step of Gauss-Newton, total variation by reweighted squares.
-
-  Entries that are half-lines count only where the guess violates them, so a
-  long step may violate many others: pixels are held near where they are, to
-  `trust`, which follows from how much of the last step held.
+  """One damped step of Gauss-Newton, see `variation.newton_step`.
 
   Args:
     stage: its weight of total variation and its residuals.
@@ -127,31 +98,14 @@ def newton_step(
     trust: [] how far a pixel is expected to move.
 
   Returns:
-    The clips after the best of some lengths of the step, the mean square of
-    their residuals, and the trust for the next step.
+    The clips after the step, the mean square of their residuals, and the trust
+    for the next step.
   """
-  misses, forward = jax.linearize(
-      lambda clips: _misses(stage, params, target, clips, fade), clips)
-  backward = jax.linear_transpose(forward, clips)
-  weights = [w / _lengths(stage, d) for w, d in zip(
-      _weights(stage), _differences(clips))]
-
-  def smooth(v):
-    scaled = [w * d for w, d in zip(weights, _differences(v))]
-    return jax.linear_transpose(_differences, v)(scaled)[0]
-
-  move, _ = jax.scipy.sparse.linalg.cg(
-      lambda v: backward(forward(v))[0] + smooth(v) + v / trust ** 2,
-      -backward(misses)[0] - smooth(clips), maxiter=inner)
-  tries = jnp.stack([jnp.clip(clips + a * move, 0, 1) for a in _TRIES])
-  values = lax.map(
-      lambda clips: _objective(stage, params, target, clips, fade), tries)
-  best = jnp.nanargmin(values)
-  clips = tries[best]
-  length = jnp.array(_TRIES)[best]
-  trust = jnp.clip(trust * jnp.where(length >= 0.7, 2.0, jnp.where(
-      length >= 0.3, 1.0, 0.3)), *_TRUST)
-  return clips, _mean(_misses(stage, params, target, clips, fade)), trust
+  def misses(clips):
+    return _misses(stage, params, target, clips, fade)
+  step = variation.newton_step(
+      misses, stage.prior, stage.weight, inner, clips, trust)
+  return step.clips, _mean(misses(step.clips)), step.trust
 
 
 @functools.partial(jax.jit, static_argnums=0)

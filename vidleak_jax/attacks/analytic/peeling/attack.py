@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling import (
+    completion,
     equations,
     frames,
     pixels,
@@ -21,6 +22,7 @@ from vidleak_jax.attacks.analytic.peeling.needs import (
     MARGIN,
     rounds_used,
     shortages,
+    too_few,
 )
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
@@ -73,6 +75,10 @@ class Peeling(Analytic):
                              high=1000)
   pixel_steps: int = option(24, 'of Gauss-Newton on the pixels', low=1)
   inner_steps: int = option(60, 'conjugate gradients in each', low=1)
+  errors: tuple[float, ...] = option(
+      (0.1, 0.05, 0.03, 0.02, 0.01), 'of features, stage by stage, where '
+      'equations are fewer than pixels', low=1e-6, high=1.0)
+  stage_steps: int = option(8, 'of Gauss-Newton in each of these', low=1)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`; counts the equations below the blocks too."""
@@ -201,6 +207,8 @@ class Peeling(Analytic):
     network = walks[0].network
     total = network.num_peeled + 1
     labels = walk.read_head(network, walks[0].params, walks[0].update).labels
+    if too_few(network, len(walks)):
+      return self._complete(problem, walks, labels)
     best = None
     for parts, partly in _known_facts(walks):
       result = self._pixels(problem, network, parts,
@@ -215,6 +223,21 @@ class Peeling(Analytic):
     problem.session.tell('layer peeling', total, total)
     assert best  # `_known_facts` yields or raises
     return best
+
+
+  def _complete(self, problem: Problem, walks: list[Walked],
+                labels: np.ndarray) -> Found:
+    """Likely pixels where equations are fewer."""
+    network = walks[0].network
+    parts, rows = zip(*map(_partly, walks))
+    clips, misfit = completion.complete(
+        network.graph, network.num_clips, parts, self.errors, self.stage_steps,
+        lambda p: problem.session.tell('pixels', p.stage, p.num_stages,
+                                       cost=p.cost),
+        channel_axis=network.channel_axis, key=problem.victim.key)
+    return Found(clips, labels, [
+        row for each, partly in zip(walks, rows) for row in (
+            *each.rows, *partly)], misfit)
 
 
 def _positions(walked: Walked) -> tuple[int, ...]:
@@ -265,15 +288,14 @@ def _index(walked: Walked) -> int:
 
 def _outputs(walked: Walked) -> pixels.Part:
   known = walk.outputs(walked.network, walked.known, walked.params)
-  return (known,), walked.params
+  return pixels.Part((known,), walked.params)
 
 
 def _partly(walked: Walked) -> tuple[pixels.Part, list[walk.Row]]:
   if _index(walked) < 0:
     return _outputs(walked), []
-  facts, rows = walk.peel_partly(walked.network, _index(walked), walked.known,
-                                 walked.params, walked.update)
-  return (facts, walked.params), rows
+  return walk.peel_partly(walked.network, _index(walked), walked.known,
+                          walked.params, walked.update)
 
 
 def _num_outputs(network: Network) -> float:
@@ -282,7 +304,7 @@ def _num_outputs(network: Network) -> float:
 
 
 def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
-  count = sum(fact.value.size for facts, _ in parts for fact in facts)
+  count = sum(fact.value.size for part in parts for fact in part.facts)
   return float(np.sqrt(result.cost / count))
 
 

@@ -184,6 +184,14 @@ def source(reader: Reader, moments: Moments | None, leaves: Leaves,
       unit.kernel(update))
 
 
+def pulled(reader: Reader, leaves: Leaves) -> np.ndarray:
+  """Returns dL/d of a unit's input through it, [Pin, Cin]; no data's norms."""
+  unit, known = reader.unit, reader.known
+  return unit.geometry.pull_back(
+      unit.cotangent(leaves, known.slope * known.on, None),
+      unit.kernel(leaves))
+
+
 def settled(solved: equations.Solved, slope: np.ndarray,
             sums: np.ndarray | None) -> tuple[Known, Active]:
   """Returns what is known of an input once its ReLUs are settled."""

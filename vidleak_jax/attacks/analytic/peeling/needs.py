@@ -2,9 +2,10 @@
 
 import math
 
-from vidleak_jax.attacks.analytic.peeling import top
+from vidleak_jax.attacks.analytic.peeling import facts, lower, top
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
-from vidleak_jax.types import Leak, Round
+from vidleak_jax.types import Leak, Round, UserError
+from vidleak_jax.victims.introspection import identifiability
 
 MARGIN = 1.2  # known outputs for each pixel, at least
 
@@ -20,6 +21,58 @@ def rounds_used(leak: Leak, network: Network) -> tuple[Round, ...]:
 
 def shortages(network: Network, num_rounds: int = 1) -> list[str]:
   """Returns what is not determined, by count, in so many rounds."""
+  reasons = _at_the_top(network)
+  missing = too_few(network, num_rounds)
+  if not missing:
+    return reasons
+  unknowns = network.num_clips * math.prod(network.graph.clip_shape)
+  try:
+    shown = num_rounds * _below(network)
+  except UserError as error:
+    return [*reasons, missing, str(error).rstrip('.')]
+  if shown < MARGIN * unknowns:
+    reasons.append(f'{missing}; the kernels below show {shown} more numbers, '
+                   'which do not suffice either')
+  return reasons
+
+
+def too_few(network: Network, num_rounds: int = 1) -> str:
+  """Returns why the pixels do not follow exactly; '' where they do."""
+  count = network.num_clips
+  unknowns = count * math.prod(network.graph.clip_shape)
+  graph, left = network.graph, network.blocks[:-network.num_peeled]
+  names = [block.source for block in left] or [network.bottom]
+  outputs, name = min(
+      (num_rounds * count * math.prod(graph.by_name[name].shape), name)
+      for name in names)
+  cure = 'too few; a wider network, a smaller clip or more rounds would do'
+  if outputs / 2 < MARGIN * unknowns:  # about half of them are on
+    return (f'the {unknowns} pixels must be found from about half of the '
+            f'{outputs} outputs of {name}: {cure}')
+  if left and num_rounds * left[-1].num_shown < MARGIN * unknowns:
+    return (f'the {unknowns} pixels must be found from '
+            f'{num_rounds * left[-1].num_shown} equations that {left[-1].name} '
+            f'has: {cure}')
+  return ''
+
+
+def _below(network: Network) -> int:
+  """Numbers that a round shows of and below the block that is not solved.
+
+  Raises:
+    UserError: there is no such block, or gradients below it are not read.
+  """
+  left = network.blocks[:-network.num_peeled]
+  if not left or left[-1].entry:
+    raise UserError('no kernels below are read')
+  part = facts.until(network.graph, {left[-1].source})
+  lower.check(part)
+  counts = identifiability(part, network.num_clips)
+  return left[-1].num_shown + sum(count.shown for count in counts)
+
+
+def _at_the_top(network: Network) -> list[str]:
+  """Why the ReLUs of the last block do not separate."""
   reasons = []
   unit = network.top
   mixed, positions = top.max_mixed(unit.geometry), unit.geometry.num_out
@@ -37,21 +90,4 @@ def shortages(network: Network, num_rounds: int = 1) -> list[str]:
   if count > 1 and count > classes - 1:
     reasons.append(f'{count} clips of an update cannot be separated by a head '
                    f'of {classes} classes')
-  unknowns = count * math.prod(network.graph.clip_shape)
-  graph, left = network.graph, network.blocks[:-network.num_peeled]
-  names = [block.source for block in left] or [network.bottom]
-  outputs, name = min(
-      (num_rounds * count * math.prod(graph.by_name[name].shape), name)
-      for name in names)
-  if outputs / 2 < MARGIN * unknowns:  # about half of them are on
-    reasons.append(
-        f'the {unknowns} pixels must be found from about half of the {outputs} '
-        f'outputs of {name}: too few; a wider network, a smaller clip or '
-        'more rounds would do')
-  elif left and num_rounds * left[-1].num_shown < MARGIN * unknowns:
-    reasons.append(
-        f'the {unknowns} pixels must be found from '
-        f'{num_rounds * left[-1].num_shown} '
-        f'equations that {left[-1].name} has: too few; a wider network, a '
-        'smaller clip or more rounds would do')
   return reasons

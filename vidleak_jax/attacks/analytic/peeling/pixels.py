@@ -1,53 +1,84 @@
 """From what is known of some layers to the pixels, by Gauss-Newton."""
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
+from vidleak_jax.attacks.analytic.peeling.lower import Lower
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
-from vidleak_jax.attacks.matching import gauss_newton
+from vidleak_jax.attacks.matching import gauss_newton, variation
 from vidleak_jax.victims.introspection.graph import LayerGraph, run
 
-_GREY = 0.5
+GREY = 0.5
 
-Part = tuple[tuple[facts_lib.Fact, ...], Leaves]  # with the weights they are of
+
+class Part(NamedTuple):
+  """What one round shows."""
+  facts: tuple[facts_lib.Fact, ...]
+  leaves: Leaves  # the weights of that round
+  lower: Lower | None = None
 
 
 def recover(
     graph: LayerGraph, num_clips: int, parts: Sequence[Part],
     options: gauss_newton.Options | None = None,
     tell: Callable[[gauss_newton.Progress], None] | None = None, *,
-    channel_axis: int = -1, key: Hashable,
+    smooth: float = 0.0, channel_axis: int = -1, key: Hashable,
 ) -> gauss_newton.Result:
   """Returns the clips [B, T, H, W, C] of which the facts are true.
 
   Args:
     graph: the network.
     num_clips: B.
-    parts: facts about its nodes, and the parameters by path, float64; one for
-      each round, in which the parameters differ.
+    parts: facts about its nodes; one for each round, in which the parameters
+      differ.
     options: of Gauss-Newton.
     tell: called after each step.
+    smooth: weight of a prior of total variation.
     channel_axis: of the outputs of the nodes that facts are about.
     key: of the network, `Victim.key`: equal networks share their programs.
   """
-  kinds = tuple(facts_lib.kinds_of(facts) for facts, _ in parts)
-  belows = [facts_lib.until(graph, {node for _, node in each})
-            for each in kinds]
-  data = []
-  for below, (facts, leaves) in zip(belows, parts):
-    used = {path for node in below.nodes for path in node.paths}
-    data.append(({path: leaves[path] for path in used}, jax.tree.map(
-        jnp.asarray, tuple(fact.constants for fact in facts))))
+  kinds, belows = structure(graph, parts)
+  prior = variation.Prior()
 
   def residual(clips, data):
-    return [facts_lib.residuals(run(below, leaves, clips), each, constants,
-                                channel_axis)
-            for below, each, (leaves, constants) in zip(belows, kinds, data)]
+    rows = [misses(each, below, kind, clips, channel_axis)
+            for below, kind, each in zip(belows, kinds, data)]
+    if smooth:
+      rows += [np.sqrt(smooth) * r for r in variation.rows(prior, clips)]
+    return rows
 
-  grey = np.full((num_clips, *graph.clip_shape), _GREY)
+  grey = np.full((num_clips, *graph.clip_shape), GREY)
   return gauss_newton.minimize(
-      residual, data, grey, options, tell, key=(key, kinds))
+      residual, numbers(parts, belows), grey, options, tell,
+      key=(key, kinds, smooth))
+
+
+def structure(graph: LayerGraph, parts: Sequence[Part]
+              ) -> tuple[tuple[tuple[facts_lib.Kind, ...], ...],
+                         list[LayerGraph]]:
+  """Returns (kinds of the facts, the graph below them) of each round."""
+  kinds = tuple(facts_lib.kinds_of(part.facts) for part in parts)
+  return kinds, [facts_lib.until(graph, {node for _, node in each})
+                 for each in kinds]
+
+
+def numbers(parts: Sequence[Part], belows: Sequence[LayerGraph]) -> list:
+  """Returns what `misses` needs of each round besides the structure."""
+  return [({path: part.leaves[path] for node in below.nodes
+            for path in node.paths},
+           jax.tree.map(jnp.asarray, tuple(
+               fact.constants for fact in part.facts)))
+          for part, below in zip(parts, belows)]
+
+
+def misses(data, below: LayerGraph, kinds: tuple[facts_lib.Kind, ...],
+           clips: jax.Array, channel_axis: int) -> list[jax.Array]:
+  """Returns by how much clips miss the facts of one round, over their size."""
+  leaves, constants = data
+  return facts_lib.residuals(
+      run(below, leaves, clips), kinds, constants, channel_axis)

@@ -9,7 +9,7 @@ Pre-activation blocks differ at their input, see `preactive`.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +23,11 @@ from vidleak_jax.attacks.analytic.peeling import (
     preactive,
     top,
 )
-from vidleak_jax.attacks.analytic.peeling.blocks import Network, below
+from vidleak_jax.attacks.analytic.peeling.blocks import Block, Network, below
 from vidleak_jax.attacks.analytic.peeling.branch import Row
 from vidleak_jax.attacks.analytic.peeling.inputs import Known, Reader
+from vidleak_jax.attacks.analytic.peeling.lower import Lower
+from vidleak_jax.attacks.analytic.peeling.pixels import Part
 from vidleak_jax.attacks.analytic.peeling.units import Leaves, Unit
 from vidleak_jax.types import UserError
 
@@ -159,7 +161,7 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
 
 
 def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
-                update: Leaves) -> tuple[tuple[facts.Fact, ...], list[Row]]:
+                update: Leaves) -> tuple[Part, list[Row]]:
   """Returns what is known below a block's output where it is not solvable.
 
   Args:
@@ -170,7 +172,7 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
     update: one clip's gradient by path, float64.
 
   Returns:
-    (facts about what it computes, a row for each layer solved).
+    (what is known of it and below, a row for each layer solved).
 
   Raises:
     UserError: the equations disagree, or a norm's moments are not known.
@@ -194,7 +196,29 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
                   sum(each.num_rows for each in units),
                   shown.basis.shape[1], shown.condition, shown.residual, 0, 0,
                   0))
-  return tuple(found), rows
+  cotangents = None if block.entry else _cotangents(
+      network, block, units, known, out, leaves)
+  return Part(tuple(found), leaves, cotangents and Lower(
+      cotangents, update)), rows
+
+
+def _cotangents(network: Network, block: Block, units: Sequence[Unit],
+                known: Known, out: Known, leaves: Leaves
+                ) -> dict[str, np.ndarray]:
+  """dL/d of the nodes that unsolved units, and the shortcut, read."""
+  readers = [Reader(units[0], known, False)]
+  if block.shortcut:
+    readers.append(Reader(block.shortcut, out, False))
+  found = [(reader.unit, inputs.pulled(reader, leaves)) for reader in readers]
+  if not block.shortcut:  # the identity
+    found.append((block.main[0], out.slope * out.on))
+  cotangents: dict[str, np.ndarray] = {}
+  for unit, slope in found:
+    shaped = np.moveaxis(
+        slope.reshape(*unit.geometry.in_shape, unit.width_in), -1,
+        network.channel_axis)
+    cotangents[unit.source] = cotangents.get(unit.source, 0.0) + shaped
+  return cotangents
 
 
 def outputs(network: Network, known: Known, leaves: Leaves) -> facts.Outputs:

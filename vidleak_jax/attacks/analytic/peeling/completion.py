@@ -1,0 +1,118 @@
+"""Clips of networks that show fewer equations than pixels.
+
+What the solved blocks show leaves directions open. The gradients of the kernels
+below say more (`lower`), and a prior of total variation fills the rest: maximum
+a posteriori, with errors tau of the guess's features that fall from stage to
+stage. The answer is near, not exact.
+"""
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
+from vidleak_jax.attacks.analytic.peeling import lower as lower_lib
+from vidleak_jax.attacks.analytic.peeling import pixels
+from vidleak_jax.attacks.matching import gauss_newton, variation
+from vidleak_jax.runtime import programs
+from vidleak_jax.victims.introspection.graph import LayerGraph
+
+_PRIOR = variation.Prior(corner=3e-3)
+_WEIGHT = 1.0  # of total variation beside errors over their deviation
+_FACTS = 0.3   # error of facts for each of tau: they do not jump with signs
+_ROUGH = 0.3   # weight beside facts alone, whose errors have no scale yet
+_COARSE = (4,) * 5 + (8,)  # steps from one colour a frame to all pixels
+_FAST = 60, 200  # conjugate gradients of a step, at first and where tau is small
+_SMALL = 0.05    # tau from which on directions are told apart that hardly show
+_ENDED = 0.99    # of the objective: the next tau
+
+
+class Progress(NamedTuple):
+  """Where the search is."""
+  stage: int  # from 1
+  num_stages: int
+  cost: float
+
+
+def complete(
+    graph: LayerGraph, num_clips: int, parts: Sequence[pixels.Part],
+    errors: Sequence[float], num_steps: int,
+    tell: Callable[[Progress], None], *, channel_axis: int, key: Hashable,
+) -> tuple[np.ndarray, float]:
+  """Returns likely clips [B, T, H, W, C], and their facts' relative misfit.
+
+  Args:
+    graph: the network.
+    num_clips: B.
+    parts: what each round shows, `lower` included.
+    errors: tau of each stage, falling.
+    num_steps: of Gauss-Newton in each, at most.
+    tell: called after each stage.
+    channel_axis: of all outputs.
+    key: of the network, `Victim.key`.
+  """
+  start = pixels.recover(
+      graph, num_clips, parts, gauss_newton.Options(steps=_COARSE),
+      smooth=_ROUGH, channel_axis=channel_axis, key=key)
+  kinds, belows = pixels.structure(graph, parts)
+  unders = [facts_lib.until(graph, set(part.lower.cotangents))
+            for part in parts]
+  data = _float32((pixels.numbers(parts, belows), [
+      part.lower._replace(gradient={
+          path: part.lower.gradient[path] for node in under.nodes
+          if node.kind == 'conv' for path in [node.op.kernel_path]})
+      for part, under in zip(parts, unders)]))
+
+  def misses(data, tau, clips):
+    found = []
+    for numbers, lower, below, under, kind in zip(
+        *data, belows, unders, kinds):
+      found += [r / (_FACTS * tau) for r in pixels.misses(
+          numbers, below, kind, clips, channel_axis)]
+      found += lower_lib.misses(
+          under, numbers[0], lower, clips, tau, channel_axis)
+    return found
+
+  def step(inner, data, tau, clips, trust):
+    return variation.newton_step(functools.partial(misses, data, tau), _PRIOR,
+                                 _WEIGHT, inner, clips, trust)
+
+  def misfit(data, clips):
+    rows = [row for numbers, below, kind in zip(data[0], belows, kinds)
+            for row in pixels.misses(numbers, below, kind, clips, channel_axis)]
+    return jnp.sqrt(sum(jnp.sum(r ** 2) for r in rows) / sum(
+        r.size for r in rows))
+
+  move, measure = programs.default().get(
+      ('completion', key, kinds, num_clips),
+      lambda: (jax.jit(step, static_argnums=0), jax.jit(misfit)))
+  clips = jnp.asarray(start.pixels, jnp.float32)
+  for stage, tau in enumerate(errors, 1):
+    clips, cost = _descend(
+        functools.partial(move, _FAST[tau < _SMALL], data, jnp.float32(tau)),
+        clips, num_steps)
+    tell(Progress(stage, len(errors), cost))
+  return np.asarray(clips, np.float64), float(measure(data, clips))
+
+
+def _descend(move, clips, num_steps):
+  """Steps until they hardly lower the objective, and what it came to."""
+  trust, last = jnp.float32(0.3), np.inf
+  for _ in range(num_steps):
+    step = move(clips, trust)
+    clips, trust, value = step.clips, step.trust, float(step.value)
+    if step.length == 1 and value > _ENDED * last:
+      break
+    last = value
+  return clips, value
+
+
+def _float32(tree):
+  return jax.tree.map(
+      lambda a: jnp.asarray(a, jnp.float32)
+      if jnp.issubdtype(np.result_type(a), np.floating) else jnp.asarray(a),
+      tree)
