@@ -287,8 +287,8 @@ def _index(walked: Walked) -> int:
 
 
 def _outputs(walked: Walked) -> pixels.Part:
-  known = walk.outputs(walked.network, walked.known, walked.params)
-  return pixels.Part((known,), walked.params)
+  return walk.outputs(walked.network, walked.known, walked.params,
+                      walked.update)
 
 
 def _partly(walked: Walked) -> tuple[pixels.Part, list[walk.Row]]:

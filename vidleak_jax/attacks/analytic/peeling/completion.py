@@ -24,10 +24,11 @@ from vidleak_jax.victims.introspection.graph import LayerGraph
 _PRIOR = variation.Prior(corner=3e-3)
 _WEIGHT = 1.0  # of total variation beside errors over their deviation
 _FACTS = 0.3   # error of facts for each of tau: they do not jump with signs
-_ROUGH = 0.3   # weight beside facts alone, whose errors have no scale yet
-_COARSE = (4,) * 5 + (8,)  # steps from one colour a frame to all pixels
-_FAST = 60, 200  # conjugate gradients of a step, at first and where tau is small
-_SMALL = 0.05    # tau from which on directions are told apart that hardly show
+# The weight beside facts alone, over their size: it falls as they are met.
+_SMOOTH = 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3
+_COARSE = (4,) * 6  # steps from one colour a frame to all pixels
+_INNER = 60, 150  # conjugate gradients of a step, at first and below _SMALL
+_SMALL = 0.03    # tau: directions that hardly show begin to count
 _ENDED = 0.99    # of the objective: the next tau
 
 
@@ -55,9 +56,12 @@ def complete(
     channel_axis: of all outputs.
     key: of the network, `Victim.key`.
   """
-  start = pixels.recover(
-      graph, num_clips, parts, gauss_newton.Options(steps=_COARSE),
-      smooth=_ROUGH, channel_axis=channel_axis, key=key)
+  start = None
+  for smooth in _SMOOTH:
+    start = pixels.recover(
+        graph, num_clips, parts, gauss_newton.Options(
+            steps=_COARSE if start is None else _COARSE[-1:]),
+        start=start, smooth=smooth, channel_axis=channel_axis, key=key).pixels
   kinds, belows = pixels.structure(graph, parts)
   unders = [facts_lib.until(graph, set(part.lower.cotangents))
             for part in parts]
@@ -90,10 +94,10 @@ def complete(
   move, measure = programs.default().get(
       ('completion', key, kinds, num_clips),
       lambda: (jax.jit(step, static_argnums=0), jax.jit(misfit)))
-  clips = jnp.asarray(start.pixels, jnp.float32)
+  clips = jnp.asarray(start, jnp.float32)
   for stage, tau in enumerate(errors, 1):
     clips, cost = _descend(
-        functools.partial(move, _FAST[tau < _SMALL], data, jnp.float32(tau)),
+        functools.partial(move, _INNER[tau <= _SMALL], data, jnp.float32(tau)),
         clips, num_steps)
     tell(Progress(stage, len(errors), cost))
   return np.asarray(clips, np.float64), float(measure(data, clips))
@@ -114,5 +118,4 @@ def _descend(move, clips, num_steps):
 def _float32(tree):
   return jax.tree.map(
       lambda a: jnp.asarray(a, jnp.float32)
-      if jnp.issubdtype(np.result_type(a), np.floating) else jnp.asarray(a),
-      tree)
+      if np.asarray(a).dtype.kind == 'f' else jnp.asarray(a), tree)

@@ -57,18 +57,21 @@ def too_few(network: Network, num_rounds: int = 1) -> str:
 
 
 def _below(network: Network) -> int:
-  """Numbers that a round shows of and below the block that is not solved.
+  """Numbers that a round shows below the lowest block that is solved.
 
   Raises:
-    UserError: there is no such block, or gradients below it are not read.
+    UserError: gradients there are not read.
   """
   left = network.blocks[:-network.num_peeled]
-  if not left or left[-1].entry:
-    raise UserError('no kernels below are read')
-  part = facts.until(network.graph, {left[-1].source})
+  if network.blocks[-1].entry:
+    raise UserError('kernels below blocks of pre-activation are not read')
+  source = left[-1].source if left else network.bottom
+  part = facts.until(network.graph, {source})
   lower.check(part)
-  counts = identifiability(part, network.num_clips)
-  return left[-1].num_shown + sum(count.shown for count in counts)
+  own = left[-1].num_shown if left else network.num_clips * math.prod(
+      network.graph.by_name[source].shape) // 2  # outputs that are on
+  return own + sum(
+      count.shown for count in identifiability(part, network.num_clips))
 
 
 def _at_the_top(network: Network) -> list[str]:

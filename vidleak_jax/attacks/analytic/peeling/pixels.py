@@ -13,7 +13,7 @@ from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.matching import gauss_newton, variation
 from vidleak_jax.victims.introspection.graph import LayerGraph, run
 
-GREY = 0.5
+_GREY = 0.5
 
 
 class Part(NamedTuple):
@@ -27,7 +27,8 @@ def recover(
     graph: LayerGraph, num_clips: int, parts: Sequence[Part],
     options: gauss_newton.Options | None = None,
     tell: Callable[[gauss_newton.Progress], None] | None = None, *,
-    smooth: float = 0.0, channel_axis: int = -1, key: Hashable,
+    start: np.ndarray | None = None, smooth: float | None = None,
+    channel_axis: int = -1, key: Hashable,
 ) -> gauss_newton.Result:
   """Returns the clips [B, T, H, W, C] of which the facts are true.
 
@@ -38,7 +39,8 @@ def recover(
       differ.
     options: of Gauss-Newton.
     tell: called after each step.
-    smooth: weight of a prior of total variation.
+    start: [B, T, H, W, C]; None: grey.
+    smooth: weight of a prior of total variation; None: no prior.
     channel_axis: of the outputs of the nodes that facts are about.
     key: of the network, `Victim.key`: equal networks share their programs.
   """
@@ -47,15 +49,16 @@ def recover(
 
   def residual(clips, data):
     rows = [misses(each, below, kind, clips, channel_axis)
-            for below, kind, each in zip(belows, kinds, data)]
-    if smooth:
-      rows += [np.sqrt(smooth) * r for r in variation.rows(prior, clips)]
+            for below, kind, each in zip(belows, kinds, data[1])]
+    if smooth is not None:
+      rows += [data[0] * row for row in variation.rows(prior, clips)]
     return rows
 
-  grey = np.full((num_clips, *graph.clip_shape), GREY)
+  if start is None:
+    start = np.full((num_clips, *graph.clip_shape), _GREY)
   return gauss_newton.minimize(
-      residual, numbers(parts, belows), grey, options, tell,
-      key=(key, kinds, smooth))
+      residual, (np.sqrt(smooth or 0.0), numbers(parts, belows)), start,
+      options, tell, key=(key, kinds, smooth is None))
 
 
 def structure(graph: LayerGraph, parts: Sequence[Part]

@@ -214,19 +214,27 @@ def _cotangents(network: Network, block: Block, units: Sequence[Unit],
     found.append((block.main[0], out.slope * out.on))
   cotangents: dict[str, np.ndarray] = {}
   for unit, slope in found:
-    shaped = np.moveaxis(
-        slope.reshape(*unit.geometry.in_shape, unit.width_in), -1,
-        network.channel_axis)
-    cotangents[unit.source] = cotangents.get(unit.source, 0.0) + shaped
+    cotangents[unit.source] = cotangents.get(unit.source, 0.0) + _shaped(
+        network, unit, slope)
   return cotangents
 
 
-def outputs(network: Network, known: Known, leaves: Leaves) -> facts.Outputs:
+def _shaped(network: Network, unit: Unit, slope: np.ndarray) -> np.ndarray:
+  """dL/d of a unit's input as the network has it."""
+  return np.moveaxis(slope.reshape(*unit.geometry.in_shape, unit.width_in), -1,
+                     network.channel_axis)
+
+
+def outputs(network: Network, known: Known, leaves: Leaves, update: Leaves
+            ) -> Part:
   """Returns what is known of the input of the lowest block that is solved."""
-  entry = network.blocks[-network.num_peeled].entry
-  if entry:
-    return preactive.of_sum(network.graph, entry, known, leaves)
-  return facts.of_relu(network.graph, network.bottom, known.value, known.on)
+  block = network.blocks[-network.num_peeled]
+  if block.entry:
+    return Part((preactive.of_sum(network.graph, block.entry, known, leaves),),
+                leaves)
+  shown = facts.of_relu(network.graph, network.bottom, known.value, known.on)
+  return Part((shown,), leaves, Lower(
+      {network.bottom: _shaped(network, block.main[0], known.slope)}, update))
 
 
 def _facts(network, index, count, out, inner, known, leaves

@@ -1,0 +1,91 @@
+"""Networks that show fewer equations than pixels: near, and said to be so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vidleak_jax as vl
+from tests.attacks.analytic.test_peeling import (
+    psnr,
+    residual_network,
+    smooth_clip,
+)
+from vidleak_jax.attacks.analytic.peeling import facts, lower, needs
+from vidleak_jax.attacks.analytic.peeling.attack import Peeling
+from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
+from vidleak_jax.attacks.base import Problem
+from vidleak_jax.models.resnet import Size
+from vidleak_jax.runtime import backend
+from vidleak_jax.runtime.session import session
+from vidleak_jax.types import UserError
+from vidleak_jax.victims.introspection.graph import run
+from vidleak_jax.victims.introspection.tracing import leaves_of
+
+CLIP = smooth_clip()  # outside of float64, which draws other numbers
+NARROW = Size((3, 3, 3), (1, 2, 2), 16, (16, 24), (1, 1))
+
+
+@pytest.fixture(scope='module')
+def narrow():
+  victim = residual_network(size=NARROW)
+  params = victim.init(jax.random.key(0))
+  return victim, params, vl.observe(victim, params, CLIP, [3])
+
+
+def test_a_narrow_network_is_near(narrow):
+  victim, _, leak = narrow
+  network = blocks_of(victim.graph)
+  assert 'too few' in needs.too_few(network)
+  assert Peeling().requires(victim, leak) == []
+  found = Peeling(errors=(0.1, 0.03), stage_steps=4).solve(
+      Problem(victim, leak, jax.random.key(1), session()))
+  clip = CLIP[0]
+  floor = psnr(clip.mean((0, 1, 2)), clip)
+  assert psnr(found.clips[0, 0], clip) > floor + 6
+  assert 'not exact' in found.note
+
+
+def lower_of(victim, params, leak):
+  """The truth below the last stage: (graph, leaves, what is known)."""
+  network = blocks_of(victim.graph)
+  source = network.blocks[-1].source
+  leaves = {path: np.asarray(leaf, np.float64)
+            for path, leaf in leaves_of(params).items()}
+  clips = np.float64(CLIP)
+
+  def loss(bump):
+    values = {victim.graph.nodes[0].name: clips}
+    for node in victim.graph.nodes[1:]:
+      values[node.name] = node.op(leaves, *(
+          values[name] for name in node.inputs))
+      if node.name == source:
+        values[node.name] = values[node.name] + bump
+    logits = values[victim.graph.output]
+    return -jax.nn.log_softmax(logits)[0, 3]
+  shape = run(victim.graph, leaves, clips)[source].shape
+  cotangent = jax.grad(loss)(jnp.zeros(shape))
+  update = {path: np.asarray(leaf[0], np.float64)
+            for path, leaf in leaves_of(leak.update).items()}
+  return (facts.until(victim.graph, {source}), leaves,
+          lower.Lower({source: cotangent}, update), clips)
+
+
+def test_kernels_below_are_explained_by_the_clip(narrow):
+  with backend.float64():
+    part, leaves, known, clips = lower_of(*narrow)
+    exact, near, other = (
+        [float(np.mean(np.asarray(row) ** 2)) for row in lower.misses(
+            part, leaves, known, each, tau)]
+        for each, tau in ((clips, 1e-6), (clips, 0.05),
+                          (clips[:, ::-1], 0.05)))
+  assert len(exact) == 3  # the stem and the first block's two
+  assert max(exact) < 0.5  # off by less than a millionth
+  assert 0.01 < min(near) and max(near) < 2  # of the size that was expected
+  assert sum(other) > 2 * sum(near)
+
+
+def test_what_has_no_rule_is_named():
+  victim = residual_network(size=NARROW, norm='group')
+  with pytest.raises(UserError, match=r'norm.* stands below'):
+    lower.check(victim.graph)
