@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import vidleak_jax as vl
-from vidleak_jax.attacks.analytic.peeling import attack, blocks
+from vidleak_jax.attacks.analytic.peeling import needs, reading
 from vidleak_jax.victims import introspection
 
 PAGE = Path(__file__).with_name('gradient.md')
@@ -76,7 +76,7 @@ def _share(count: introspection.Count) -> float:
 def _peeling(victim: vl.Victim) -> str:
   """How far layer peeling gets, by count."""
   try:
-    network = blocks.blocks_of(victim.graph)
+    network = reading.blocks_of(victim.graph)
   except vl.UserError:
     return '-'
   total, peeled = len(network.blocks), network.num_peeled
@@ -84,7 +84,7 @@ def _peeling(victim: vl.Victim) -> str:
   if peeled < total:
     share = network.blocks[-1 - peeled].num_shown / math.prod(victim.clip_shape)
     text += f', then {share:.1f} a pixel'
-  return text + ('; short' if attack.shortages(network) else '')
+  return text + ('; short' if needs.shortages(network) else '')
 
 
 def main() -> None:

@@ -11,11 +11,11 @@ import pytest
 import vidleak_jax as vl
 from vidleak_jax.attacks.analytic.peeling import equations, signs, top, walk
 from vidleak_jax.attacks.analytic.peeling.attack import Peeling
-from vidleak_jax.attacks.analytic.peeling.blocks import blocks_of
 from vidleak_jax.attacks.analytic.peeling.geometry import (
-    Geometry,
-    rank_bound,
+  Geometry,
+  rank_bound,
 )
+from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.base import Effort, Problem
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.models.resnet import ResNet, Size, Style
@@ -87,7 +87,7 @@ def test_a_factorised_network_falls_though_its_last_block_is_not_solvable(
   assert psnr(found.clips[0, 0], clip[0]) > 30
   assert all(row['unknowns'] <= row['rank'] for row in found.rows)
   # ... and without them, what the last block shows.
-  monkeypatch.setattr('vidleak_jax.attacks.analytic.peeling.attack._MARGIN',
+  monkeypatch.setattr('vidleak_jax.attacks.analytic.peeling.attack.MARGIN',
                       1e9)
   found = attack.solve(problem)
   assert psnr(found.clips[0, 0], clip[0]) > 30

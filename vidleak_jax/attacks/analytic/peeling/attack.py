@@ -2,40 +2,52 @@
 
 import contextlib
 import dataclasses
-import json
+import itertools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from vidleak_jax import files
-from vidleak_jax.attacks.analytic.peeling import equations, pixels, top, walk
-from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
-from vidleak_jax.attacks.analytic.peeling.blocks import Network, blocks_of
+from vidleak_jax.attacks.analytic.peeling import (
+    equations,
+    frames,
+    pixels,
+    storage,
+    walk,
+)
+from vidleak_jax.attacks.analytic.peeling.blocks import Network
+from vidleak_jax.attacks.analytic.peeling.needs import (
+    MARGIN,
+    rounds_used,
+    shortages,
+)
+from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_fedsgd
 from vidleak_jax.attacks.matching import gauss_newton
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
-from vidleak_jax.types import Leak, Round, UserError, Victim
+from vidleak_jax.types import Leak, UserError, Victim
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
-_MARGIN = 1.2   # known outputs for each pixel, at least
 _EXACT = 1e-3  # error of the known layer's outputs, relative
 # From one colour a frame: a clip of high contrast is far from grey.
 _COARSE_STEPS = (4,) * 5
+_MAX_ORDERS = 16  # of loose frames whose few colours are fitted,
+_MAX_TRIED = 4    # and, of the best of these, whose pixels are
+_ORDER_STEPS = (3, 0, 0, 0, 0, 0)  # on the coarsest grid alone
 
 
 class Walked(NamedTuple):
   """One round of one update, down to its lowest solved block."""
-  network: Network  # `num_peeled`: as many as the walk solved
+  network: Network  # `num_peeled`: as many as can be solved
   params: Leaves
   update: Leaves
-  known: walk.Known
-  rows: list[walk.Row]
+  known: walk.Known | None = None  # the input of the lowest
+  rows: tuple[walk.Row, ...] = ()
+  depth: int = 0  # blocks that are solved
 
 
 class Found(NamedTuple):
@@ -44,6 +56,7 @@ class Found(NamedTuple):
   labels: np.ndarray  # [B]
   rows: list[walk.Row]
   misfit: float     # of the known layer's outputs, relative
+  note: str = ''    # what is open about its frames, for the user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Peeling(Analytic):
       network = blocks_of(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
-    return reasons + shortages(network, len(_rounds(leak)))
+    return reasons + shortages(network, len(rounds_used(leak, network)))
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
@@ -78,34 +91,58 @@ class Peeling(Analytic):
                         problem.leak.public.batch_size)
     rounds = [(_float64(leaves_of(each.params)),
                _float64(leaves_of(each.update)))
-              for each in _rounds(problem.leak)]
+              for each in rounds_used(problem.leak, network)]
     found = []
     with backend.float64():
       for m in range(problem.leak.num_updates):
-        found.append(self._one(problem, [
-            self._walk(problem, network, params,
-                       {path: leaf[m] for path, leaf in update.items()},
-                       f'update{m}' + f'_round{i}' * (i > 0))
-            for i, (params, update) in enumerate(rounds)]))
+        walks = [Walked(network, params,
+                        {path: leaf[m] for path, leaf in update.items()})
+                 for params, update in rounds]
+        found.append(self._one(problem, walks, f'update{m}'))
     rows = [dataclasses.asdict(row) | {'update': m}
             for m, each in enumerate(found) for row in each.rows]
     return Solution(np.stack([each.clips for each in found]),
                     np.stack([each.labels for each in found]), rows,
                     _note(found))
 
-  def _walk(self, problem: Problem, network: Network, params: Leaves,
-            update: Leaves, name: str) -> Walked:
+  def _one(self, problem: Problem, walks: list[Walked], name: str) -> Found:
+    """One update's clips, in the order of their frames that explains most."""
+    loose = walks[0].network.num_loose
+    walks = [self._descend(problem, each, loose, name + f'_round{i}' * (i > 0))
+             for i, each in enumerate(walks)]
+    best, wrong, tried = None, None, 0
+    for start in itertools.islice(self._ordered(problem, walks), _MAX_TRIED):
+      folder = name + f'_order{tried}' * (loose > 0)
+      tried += 1
+      try:
+        found = self._search(problem, [
+            self._descend(problem, each, len(each.network.blocks),
+                          folder + f'_round{i}' * (i > 0))
+            for i, each in enumerate(start)])
+      except UserError as error:  # the equations disagree, in this order
+        wrong = error
+        continue
+      if best is None or found.misfit < best.misfit:
+        best = found
+      if best.misfit <= _EXACT:
+        break
+    if best is None:
+      raise wrong
+    return best._replace(note=_about_frames(walks[0], best.misfit, tried))
+
+  def _descend(self, problem: Problem, walked: Walked, stop: int, name: str
+               ) -> Walked:
+    """Solves blocks until so many are, or no more can be."""
     folder = problem.session.folder
     if folder:
       folder = folder / name
       folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    total, known = network.num_peeled + 1, None
-    rows: list[walk.Row] = []
-    last = len(network.blocks) - 1
-    for i in range(network.num_peeled):
+    network, params, update, known, rows, depth = walked
+    last, total = len(network.blocks) - 1, network.num_peeled + 1
+    for i in range(depth, min(stop, network.num_peeled)):
       place = folder and folder / f'block{last - i}.npz'
       if place and place.exists():
-        known, found = _read(place)
+        known, found = storage.read(place)
       else:
         try:
           known, found = (
@@ -116,27 +153,58 @@ class Peeling(Analytic):
             raise
           network = dataclasses.replace(network, num_peeled=i)
           break
-        _write(place, known, found)
-      rows += found
-      problem.session.tell('layer peeling', i + 1, total,
+        storage.write(place, known, found)
+      rows, depth = (*rows, *found), i + 1
+      problem.session.tell('layer peeling', depth, total,
                            residual=max(row.residual for row in found))
-    assert known  # at least one block is peeled
-    return Walked(network, params, update, known, rows)
+    return Walked(network, params, update, known, rows, depth)
 
-  def _one(self, problem: Problem, walks: list[Walked]) -> Found:
+  def _ordered(self, problem: Problem, walks: list[Walked]
+               ) -> Iterator[list[Walked]]:
+    """Yields the walks with their frames in each likely order.
+
+    The layers that do cross frames see zeros beside the first and the last one,
+    so one colour a frame explains the known layer far better in the order that
+    is right.
+    """
+    walked, *others = walks
+    network, known = walked.network, walked.known
+    if not network.num_loose:
+      yield walks
+      return
+    assert not others  # see `rounds_used`
+    candidates = []
+    for order in itertools.islice(
+        frames.orders(known.value, _positions(walked)), _MAX_ORDERS):
+      start = walked._replace(known=walk.Known(*(
+          field if field is None else field[order] for field in known)))
+      cost = self._pixels(problem, network, [_outputs(start)],
+                          _ORDER_STEPS).cost if network.crosses_frames else 0
+      candidates.append((cost, start))
+      problem.session.tell('orders of frames', len(candidates), _MAX_ORDERS,
+                           cost=cost)
+    for _, start in sorted(candidates, key=lambda candidate: candidate[0]):
+      yield [start]
+
+  def _pixels(self, problem: Problem, network: Network,
+              parts: list[pixels.Part], steps: tuple[int, ...]
+              ) -> gauss_newton.Result:
+    return pixels.recover(
+        network.graph, network.num_clips, parts,
+        gauss_newton.Options(steps=steps, inner_steps=self.inner_steps),
+        lambda p: problem.session.tell('pixels', p.step + 1,
+                                       self.pixel_steps, cost=p.cost),
+        channel_axis=network.channel_axis, key=problem.victim.key)
+
+  def _search(self, problem: Problem, walks: list[Walked]) -> Found:
+    """The pixels from what the solved blocks, and the one below, show."""
     network = walks[0].network
     total = network.num_peeled + 1
-    options = gauss_newton.Options(
-        steps=(*_COARSE_STEPS, self.pixel_steps),
-        inner_steps=self.inner_steps)
     labels = walk.read_head(network, walks[0].params, walks[0].update).labels
     best = None
     for parts, partly in _known_facts(walks):
-      result = pixels.recover(
-          network.graph, network.num_clips, parts, options,
-          lambda p: problem.session.tell('pixels', p.step + 1,
-                                         self.pixel_steps, cost=p.cost),
-          key=problem.victim.key)
+      result = self._pixels(problem, network, parts,
+                            (*_COARSE_STEPS, self.pixel_steps))
       found = Found(result.pixels, labels,
                     [row for each in walks for row in each.rows] + partly,
                     _misfit(result, parts))
@@ -149,9 +217,25 @@ class Peeling(Analytic):
     return best
 
 
-def _rounds(leak: Leak) -> tuple[Round, ...]:
-  """The rounds that are used; which clip is which is known of one alone."""
-  return leak.rounds() if leak.public.batch_size == 1 else leak.rounds()[:1]
+def _positions(walked: Walked) -> tuple[int, ...]:
+  """(B, T, ...) of the input of the lowest block that is solved."""
+  return walked.network.blocks[-walked.depth].main[0].geometry.in_shape
+
+
+def _about_frames(walked: Walked, misfit: float, tried: int) -> str:
+  """What is not certain about the order of the frames, for the user."""
+  network = walked.network
+  if not network.num_loose:
+    return ''
+  if misfit > _EXACT:
+    return f'none of {tried} orders of its frames explains it'
+  if not network.crosses_frames:
+    return ('no kernel crosses frames, so their order is a guess from how '
+            'alike they are, and may be the reverse')
+  clips = walked.known.value.reshape(*_positions(walked)[:2], -1)
+  closest = min(frames.closest(each) for each in clips)
+  return (f'two of its frames differ by {closest:.0e} of their features, so '
+          'which is which is a guess') * (closest <= _EXACT)
 
 
 def _known_facts(walks: list[Walked]
@@ -165,7 +249,7 @@ def _known_facts(walks: list[Walked]
   unknowns = math.prod(walks[0].network.graph.clip_shape)
   outputs = sum(_num_outputs(each.network) for each in walks)
   bottom = all(_index(each) < 0 for each in walks)
-  suffices = bottom or outputs >= _MARGIN * unknowns
+  suffices = bottom or outputs >= MARGIN * unknowns
   if suffices:
     yield [_outputs(each) for each in walks], []
   if not bottom:
@@ -180,9 +264,8 @@ def _index(walked: Walked) -> int:
 
 
 def _outputs(walked: Walked) -> pixels.Part:
-  network, known = walked.network, walked.known
-  return (facts_lib.of_relu(network.graph, network.bottom, known.value,
-                            known.on),), walked.params
+  known = walk.outputs(walked.network, walked.known, walked.params)
+  return (known,), walked.params
 
 
 def _partly(walked: Walked) -> tuple[pixels.Part, list[walk.Row]]:
@@ -203,63 +286,14 @@ def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
   return float(np.sqrt(result.cost / count))
 
 
-def shortages(network: Network, num_rounds: int = 1) -> list[str]:
-  """Returns what is not determined, by count, in so many rounds."""
-  reasons = []
-  unit = network.blocks[-1].main[-1]
-  mixed, positions = top.max_mixed(unit.geometry), unit.geometry.num_out
-  if mixed > top.MAX_MIXED:
-    reasons.append(f'no tap of {unit.name} tells {mixed} positions apart, and '
-                   f'up to {top.MAX_MIXED} can be separated')
-  if positions > min(unit.width_in, unit.width):
-    reasons.append(f'{unit.name} has {positions} positions, and the ReLUs of '
-                   f'up to {min(unit.width_in, unit.width)} can be told apart')
-  count = network.num_clips
-  if not unit.is_affine and mixed > 1:
-    reasons.append(f'{unit.norm.form} norms mix {mixed} positions that no tap '
-                   f'of {unit.name} tells apart')
-  classes = network.graph.leaf_shapes[network.head.kernel][-1]
-  if count > 1 and count > classes - 1:
-    reasons.append(f'{count} clips of an update cannot be separated by a head '
-                   f'of {classes} classes')
-  unknowns = count * math.prod(network.graph.clip_shape)
-  graph, left = network.graph, network.blocks[:-network.num_peeled]
-  names = [block.source for block in left] or [network.bottom]
-  outputs, name = min(
-      (num_rounds * count * math.prod(graph.by_name[name].shape), name)
-      for name in names)
-  if outputs / 2 < _MARGIN * unknowns:  # about half of them are on
-    reasons.append(
-        f'the {unknowns} pixels must be found from about half of the {outputs} '
-        f'outputs of {name}: too few; a wider network, a smaller clip or '
-        'more rounds would do')
-  elif left and num_rounds * left[-1].num_shown < _MARGIN * unknowns:
-    reasons.append(
-        f'the {unknowns} pixels must be found from '
-        f'{num_rounds * left[-1].num_shown} '
-        f'equations that {left[-1].name} has: too few; a wider network, a '
-        'smaller clip or more rounds would do')
-  return reasons
-
-
 def _note(found: list[Found]) -> str:
   bad = [f'update {m}: what Gauss-Newton found leaves {each.misfit:.0e} of the '
          'known layer unexplained' for m, each in enumerate(found)
          if each.misfit > _EXACT]
-  return f'The closed form is not exact: {"; ".join(bad)}.' * bool(bad)
-
-
-def _write(place: Path | None, known: walk.Known, rows: list[walk.Row]) -> None:
-  if place is None:
-    return
-  text = json.dumps([dataclasses.asdict(row) for row in rows])
-  files.write_arrays(place, rows=np.array(text), **known._asdict())
-
-
-def _read(place: Path) -> tuple[walk.Known, list[walk.Row]]:
-  with np.load(place) as stored:
-    known = walk.Known(*(stored[name] for name in walk.Known._fields))
-    return known, [walk.Row(**row) for row in json.loads(str(stored['rows']))]
+  loose = [f'update {m}: {each.note}' for m, each in enumerate(found)
+           if each.note]
+  return (f'The closed form is not exact: {"; ".join(bad)}. ' * bool(bad)
+          + f'The order of frames is open: {"; ".join(loose)}.' * bool(loose))
 
 
 def _float64(leaves: Leaves) -> Leaves:

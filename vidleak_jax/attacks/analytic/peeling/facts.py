@@ -9,7 +9,7 @@ import numpy as np
 from vidleak_jax.types import Array
 from vidleak_jax.victims.introspection.graph import LayerGraph
 
-_DOUBT = 1e-3  # of the largest output: below it values are no equalities
+DOUBT = 1e-3  # of the largest output: below it values are no equalities
 
 
 class Outputs(NamedTuple):
@@ -64,10 +64,14 @@ def of_relu(graph: LayerGraph, name: str, value: np.ndarray, on: np.ndarray
     value: [P, C] its output.
     on: [P, C] where it is on.
   """
-  doubt = _DOUBT * value.max()
-  known = on & (value > doubt)
+  known = clear(value, on)
   return Outputs(graph.by_name[name].inputs[0],
-                 np.where(known, value, doubt), known)
+                 np.where(known, value, DOUBT * value.max()), known)
+
+
+def clear(value: np.ndarray, on: np.ndarray) -> np.ndarray:
+  """Returns where a ReLU's output [P, C] is surely what it saw."""
+  return on & (value > DOUBT * value.max())
 
 
 def of_sum(name: str, value: np.ndarray, on: np.ndarray, other: np.ndarray
@@ -80,9 +84,9 @@ def of_sum(name: str, value: np.ndarray, on: np.ndarray, other: np.ndarray
     on: [P, C] where it is on.
     other: [P, C] the other branch.
   """
-  doubt = _DOUBT * value.max()
-  known = on & (value > doubt)
-  return Outputs(name, np.where(known, value, doubt) - other, known)
+  known = clear(value, on)
+  return Outputs(name, np.where(known, value, DOUBT * value.max()) - other,
+                 known)
 
 
 def until(graph: LayerGraph, names: set[str]) -> LayerGraph:
@@ -103,14 +107,19 @@ def kinds_of(facts: tuple[Fact, ...]) -> tuple[Kind, ...]:
 
 
 def residuals(values: dict[str, Array], kinds: tuple[Kind, ...],
-              constants: tuple[dict[str, Array], ...]) -> list[Array]:
+              constants: tuple[dict[str, Array], ...],
+              channel_axis: int = -1) -> list[Array]:
   """Returns one array for each fact.
 
   Args:
     values: outputs of nodes, [B, ..., C].
     kinds: of the facts, see `kinds_of`.
     constants: their numbers, as arguments of a compiled program.
+    channel_axis: where C stands instead.
   """
-  return [kind.residual(
-      values[node].reshape(-1, values[node].shape[-1]), **numbers)
-          for (kind, node), numbers in zip(kinds, constants, strict=True)]
+  found = []
+  for (kind, node), numbers in zip(kinds, constants, strict=True):
+    value = jnp.moveaxis(values[node], channel_axis, -1)
+    found.append(kind.residual(
+        value.reshape(-1, value.shape[-1]), **numbers))
+  return found

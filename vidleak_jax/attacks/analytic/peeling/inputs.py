@@ -30,11 +30,27 @@ _RELATIVE_ZERO = 1e-5  # of the largest input
 
 
 class Known(NamedTuple):
-  """What is known of the output of a ReLU; float64, flat over positions."""
+  """What is known of the output of a ReLU; float64, flat over positions.
+
+  Or of a sum in a pre-activation network, which a ReLU and a shortcut read.
+  """
   value: np.ndarray | None  # [P, C], 0 where off; None above the last block
   sigma: np.ndarray | None  # [P, C] standard deviation of its error
-  slope: np.ndarray         # [P, C] dL/d of it
+  slope: np.ndarray         # [P, C] dL/d of it; of a sum, through the ReLU
   on: np.ndarray            # [P, C] bool
+  past: np.ndarray | None = None  # [P, C] of a sum: dL/d past the ReLU
+  seen: np.ndarray | None = None  # [P, C] bool of a sum: is the value known
+
+  @property
+  def cotangent(self) -> np.ndarray:
+    """dL/d of what the ReLU sees, but for its norm; of a sum, of all."""
+    cotangent = self.slope * self.on
+    return cotangent if self.past is None else cotangent + self.past
+
+  @property
+  def certain(self) -> np.ndarray:
+    """[P, C] where the value is what the units before put out."""
+    return self.on if self.seen is None else self.seen
 
 
 class Reader(NamedTuple):
@@ -106,6 +122,8 @@ def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
     unit, known = reader.unit, reader.known
     shown = equations.cotangents(
         source(reader, states[0], leaves, update), solved.x)
+    if known.past is not None:
+      shown = shown - unit.cotangent(leaves, known.past)
     on = repaired(known.on, *unit.scaled_slope(
         leaves, known.slope, shown, states[0]))
     if (on == known.on).all():
@@ -162,7 +180,7 @@ def source(reader: Reader, moments: Moments | None, leaves: Leaves,
   unit, known = reader.unit, reader.known
   return Source(
       unit.geometry,
-      unit.cotangent(leaves, known.slope * known.on, moments),
+      unit.cotangent(leaves, known.cotangent, moments),
       unit.kernel(update))
 
 
@@ -184,4 +202,4 @@ def _active_outputs(reader: Reader, moments: Moments | None, leaves: Leaves
   return Outputs(
       lambda x: unit.geometry.forward(x, kernel) * scale,
       lambda y: unit.geometry.pull_back(y * scale, kernel),
-      known.value - shift, known.on / max(sigma, 1e-300))
+      known.value - shift, known.certain / max(sigma, 1e-300))

@@ -20,7 +20,7 @@ def recover(
     graph: LayerGraph, num_clips: int, parts: Sequence[Part],
     options: gauss_newton.Options | None = None,
     tell: Callable[[gauss_newton.Progress], None] | None = None, *,
-    key: Hashable,
+    channel_axis: int = -1, key: Hashable,
 ) -> gauss_newton.Result:
   """Returns the clips [B, T, H, W, C] of which the facts are true.
 
@@ -31,6 +31,7 @@ def recover(
       each round, in which the parameters differ.
     options: of Gauss-Newton.
     tell: called after each step.
+    channel_axis: of the outputs of the nodes that facts are about.
     key: of the network, `Victim.key`: equal networks share their programs.
   """
   kinds = tuple(facts_lib.kinds_of(facts) for facts, _ in parts)
@@ -43,7 +44,8 @@ def recover(
         jnp.asarray, tuple(fact.constants for fact in facts))))
 
   def residual(clips, data):
-    return [facts_lib.residuals(run(below, leaves, clips), each, constants)
+    return [facts_lib.residuals(run(below, leaves, clips), each, constants,
+                                channel_axis)
             for below, each, (leaves, constants) in zip(belows, kinds, data)]
 
   grey = np.full((num_clips, *graph.clip_shape), _GREY)

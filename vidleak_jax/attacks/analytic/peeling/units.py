@@ -12,6 +12,27 @@ from vidleak_jax.victims.introspection import operations as ops
 Leaves = Mapping[tuple[str, ...], np.ndarray]  # float64
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+  """What stands before a pre-activation block: `relu(norm(x))`.
+
+  Attributes:
+    norm: of running statistics.
+    relu: name of the node that answers.
+  """
+  norm: ops.Norm
+  relu: str
+
+  def affine(self, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (scale, shift) of the norm, [C] each or a number."""
+    return _fixed(self.norm, leaves, 1.0)
+
+  def sums(self, update: Leaves) -> np.ndarray | None:
+    """Returns dL/d of the norm summed over positions [C], or None."""
+    path = self.norm.bias
+    return None if path is None else np.asarray(update[path], np.float64)
+
+
 class Moments(NamedTuple):
   """What a norm of the data's own statistics takes from its input z."""
   whitened: np.ndarray  # [P, C] (z - mean) / sigma
@@ -73,17 +94,12 @@ class Unit:
             else leaves[self.conv.bias_path])
     if self.norm is None:
       return np.ones(width), bias
-    norm = self.norm
-    scale, shift = self.gamma(leaves), 0.0
-    if norm.bias:
-      shift = leaves[norm.bias]
     if moments:
-      scale = scale / moments.sigma
+      scale = self.gamma(leaves) / moments.sigma
+      shift = leaves[self.norm.bias] if self.norm.bias else 0.0
       return scale, shift - moments.mean * scale
-    mean = leaves[norm.mean] if norm.mean else 0.0
-    if norm.var:
-      scale = scale / np.sqrt(leaves[norm.var] + norm.eps)
-    return scale, (bias - mean) * scale + shift
+    scale, shift = _fixed(self.norm, leaves, np.ones(width))
+    return scale, bias * scale + shift
 
   def gamma(self, leaves: Leaves) -> np.ndarray:
     """Returns the norm's own scale, [Cout]."""
@@ -139,3 +155,12 @@ class Unit:
     """Returns dL/dz summed over positions [Cout], or None without a bias."""
     path = self.norm.bias if self.norm else self.conv.bias_path
     return None if path is None else np.asarray(update[path], np.float64)
+
+
+def _fixed(norm, leaves, ones):
+  """(scale, shift) of a norm of running statistics; `ones`: of no scale."""
+  scale = leaves[norm.scale] if norm.scale else ones
+  if norm.var:
+    scale = scale / np.sqrt(leaves[norm.var] + norm.eps)
+  shift = leaves[norm.bias] if norm.bias else 0.0
+  return scale, shift - scale * (leaves[norm.mean] if norm.mean else 0.0)

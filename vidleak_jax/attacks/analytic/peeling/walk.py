@@ -5,9 +5,9 @@ dL/dy: the mask y > 0 gives dL/d of conv2's output; conv2's gradient is linear
 in a; its mask gives dL/d of conv1's output, and conv1's gradient gives x; both
 branches pulled back give dL/dx. Least squares only, without steps on pixels.
 Norms of the data's own statistics make it a few rounds of least squares.
+Pre-activation blocks differ at their input, see `preactive`.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,31 +16,20 @@ import numpy as np
 
 from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
 from vidleak_jax.attacks.analytic.peeling import (
+    branch,
     equations,
     facts,
     inputs,
+    preactive,
     top,
 )
-from vidleak_jax.attacks.analytic.peeling.blocks import Block, Network, below
+from vidleak_jax.attacks.analytic.peeling.blocks import Network, below
+from vidleak_jax.attacks.analytic.peeling.branch import Row
 from vidleak_jax.attacks.analytic.peeling.inputs import Known, Reader
 from vidleak_jax.attacks.analytic.peeling.units import Leaves, Unit
 from vidleak_jax.types import UserError
 
 _MAX_ORDERS = 200  # of positions of the last block that are tried
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One layer's input as it was solved, for the report."""
-  layer: str
-  unknowns: int      # positions of the input; the same for every channel
-  equations: int     # of the kernels, for one channel
-  rank: int
-  condition: float
-  residual: float
-  steps: int         # of conjugate gradients on known outputs
-  toggled: int       # ReLUs that the bias's gradient settled
-  doubtful: int      # channels whose ReLUs it contradicts
 
 
 class Head(NamedTuple):
@@ -81,10 +70,12 @@ def peel_top(network: Network, leaves: Leaves, update: Leaves
   Raises:
     UserError: its ReLUs cannot be told apart.
   """
-  unit = network.blocks[-1].main[-1]
+  unit = network.top
   slopes = read_head(network, leaves, update).slopes
   slopes = slopes * network.num_clips / unit.geometry.num_out
   slope = np.repeat(slopes, unit.geometry.num_out // len(slopes), axis=0)
+  if network.closing:  # its norm is no part of the block
+    slope = slope * unit.affine(leaves)[0]
   wrong = UserError('the ReLUs of the last block do not separate')
   for on in itertools.islice(_masks(unit, slopes, leaves, update), _MAX_ORDERS):
     try:
@@ -139,8 +130,11 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
     UserError: they disagree.
   """
   block = network.blocks[index]
-  out, inner, known, rows = _peel_units(
+  out, inner, known, rows = branch.peel(
       block, out, len(block.main) - 1, leaves, update)
+  if block.entry:
+    known, row = preactive.peel_input(block, out, inner, known, leaves, update)
+    return known, [*rows, row]
   first, last, shortcut = block.main[0], block.main[-1], block.shortcut
   unit = below(network, index)
   sums = unit and unit.sums(update)
@@ -160,7 +154,7 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
         x=np.where(out.on, skipped.value, solved.x),
         sigma=np.where(out.on, sigma, solved.sigma))
   known, found = inputs.settled(solved, slope, sums)
-  rows.append(_row(first.name, block.first_units, solved, found))
+  rows.append(branch.row_of(first.name, block.first_units, solved, found))
   return known, rows
 
 
@@ -184,28 +178,18 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
   block = network.blocks[index]
   count = min(block.num_solvable, len(block.main) - 1)
   unit = block.main[-1 - count]
-  units = [unit]
-  if count == len(block.main) - 1 and block.shortcut:
-    units.append(block.shortcut)
+  units = block.first_units if count == len(block.main) - 1 else (unit,)
   if not all(each.is_affine for each in units):
     raise UserError(f'The kernels of {unit.name} do not determine its input, '
                     'so the moments of its norm are not known. Choose '
                     'attack.name=ig.')
-  out, inner, known, rows = _peel_units(block, out, count, leaves, update)
-  graph = network.graph
-  if inner is None:
-    found = [facts.of_relu(graph, block.output, out.value, out.on)]
-  else:
-    beside = inputs.branch(block.main[-1], inner, leaves)
-    found = [
-        facts.of_relu(graph, block.main[-count].source, known.value, known.on),
-        facts.of_sum(block.shortcut.output if block.shortcut else block.source,
-                     out.value, out.on, beside)]
+  out, inner, known, rows = branch.peel(block, out, count, leaves, update)
+  found = _facts(network, index, count, out, inner, known, leaves)
   shown = equations.shown([
       inputs.source(Reader(each, behind, False), None, leaves, update)
       for each, behind in zip(units, (known, out))])
   found.append(facts.Shown(unit.source, shown.basis, shown.value))
-  _check(unit.name, shown.residual)
+  branch.check(unit.name, shown.residual)
   rows.append(Row(unit.name, unit.geometry.num_in,
                   sum(each.num_rows for each in units),
                   shown.basis.shape[1], shown.condition, shown.residual, 0, 0,
@@ -213,37 +197,32 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
   return tuple(found), rows
 
 
-def _peel_units(block: Block, out: Known, count: int, leaves: Leaves,
-                update: Leaves
-                ) -> tuple[Known, Known | None, Known, list[Row]]:
-  """(the output repaired, the last unit's input, the lowest input, rows).
-
-  Solves for the inputs of the last `count` units of a block's main branch.
-  """
-  known, inner, rows = out, None, []  # `known`: the ReLU behind `above`
-  uppers = block.main[:0:-1][:count]
-  for unit, above in zip(block.main[-2::-1], uppers):
-    sums = unit.sums(update)
-    reader = Reader(above, known, known is not out)
-    (reader, *_), solved, slope = inputs.solve([reader], sums, leaves, update)
-    out = out if inner else reader.known
-    known, found = inputs.settled(solved, slope, sums)
-    rows.append(_row(above.name, [above], solved, found))
-    inner = inner or known
-  return out, inner, known, rows
+def outputs(network: Network, known: Known, leaves: Leaves) -> facts.Outputs:
+  """Returns what is known of the input of the lowest block that is solved."""
+  entry = network.blocks[-network.num_peeled].entry
+  if entry:
+    return preactive.of_sum(network.graph, entry, known, leaves)
+  return facts.of_relu(network.graph, network.bottom, known.value, known.on)
 
 
-def _row(name, units, solved, found) -> Row:
-  _check(name, solved.residual)
-  return Row(
-      name, units[0].geometry.num_in, sum(u.num_rows for u in units),
-      solved.rank, solved.condition, solved.residual, solved.steps,
-      found.num_toggled, found.num_doubtful)
-
-
-def _check(name: str, residual: float) -> None:
-  if not residual < inputs.WRONG:
-    raise UserError(
-        f'The equations of {name} disagree by {residual:.0e}: the update has '
-        'noise, passed a defence, or is of another network. Choose '
-        'attack.name=ig.')
+def _facts(network, index, count, out, inner, known, leaves
+           ) -> list[facts.Fact]:
+  """What the outputs of a block's units say, the last `count` inputs solved."""
+  graph, block = network.graph, network.blocks[index]
+  source = block.shortcut.output if block.shortcut else block.source
+  if block.entry:
+    found = [preactive.of_sum(graph, network.blocks[index + 1].entry, out,
+                              leaves)]
+  elif inner is None:
+    found = [facts.of_relu(graph, block.output, out.value, out.on)]
+  else:  # what is left of the output once the main branch is known
+    found = [facts.of_sum(source, out.value, out.on, inputs.branch(
+        block.main[-1], inner, leaves))]
+  if inner is not None:
+    found.append(facts.of_relu(graph, block.main[-count].source, known.value,
+                               known.on))
+  if inner is not None and block.entry:
+    beside = inputs.branch(block.main[-1], inner, leaves)
+    found.append(facts.Outputs(source, np.where(
+        out.certain, out.value - beside, np.inf), out.certain))
+  return found
