@@ -69,7 +69,7 @@ class FeatureMatching(Iterative):
   name: ClassVar[str] = 'feature_matching'
   cost: ClassVar[int] = 30
   num_steps: int = option(1000, 'of each restart', low=1, high=10**9)
-  priors: Priors = option(Priors(1.0, 1.0, 1.0, 0.0), 'weights')
+  priors: Priors = option(Priors(1.0, 1.0, 3.0, 0.0), 'weights')
   prior_schedule: str = option(
       'geometric', 'how they fall',
       choices=('constant', 'cosine', 'geometric', 'steps'))
