@@ -30,6 +30,7 @@ _NEAR = 0.2       # distance to a level, of a pixel and of those around it
 _HELD = 0.05      # how far a pixel that is near a level may move in a round
 _FREE = 1.0       # how far any other may
 _ERROR = 3e-5     # of the equations, relative; float32 rounding leaves 1e-6
+_ROUNDING = 1e-11  # sum of squares that float32 leaves; 1e-12, as a rule
 _AROUND = 3, 5, 5  # frames, rows and columns around a pixel
 _FEWEST = 32      # numbers in there, to judge by
 _GAIN = 0.02      # share of what is not sure that a round has to settle
@@ -49,8 +50,8 @@ def settle(
 ) -> Settled:
   """Returns clips on whole levels where the equations lead there.
 
-  It never returns clips that meet the equations less well than those given. A
-  start without a pixel near a level is returned as it is, at no cost.
+  But for rounding, it never returns clips that meet the equations less well
+  than those given. A start without a pixel near a level is returned as it is.
 
   Args:
     equations: each misfit relative to its target, so that squares add up to
@@ -63,7 +64,6 @@ def settle(
       their compiled programs.
     go_on: told of rounds that are done and of the share; False ends it.
   """
-
   measure = programs.default().get(
       ('misfit of levels', key), lambda: jax.jit(
           lambda clips, target: sum(
@@ -92,9 +92,11 @@ def settle(
     if sure.mean() - share < _GAIN * (1 - share):
       break
   answers = (start, pixels, levels) if sure.any() else (start,)
-  misfit, best = min(((float(measure(each, target)), each) for each in answers),
-                     key=lambda pair: pair[0])
-  return Settled(best, float(sure.mean()), misfit)
+  misfits = [float(measure(each, target)) for each in answers]
+  # Between levels a clip can fit the rounding of the gradient itself.
+  exact = sure.any() and misfits[-1] < _ROUNDING
+  best = -1 if exact else int(np.argmin(misfits))
+  return Settled(answers[best], float(sure.mean()), misfits[best])
 
 
 @jax.jit
