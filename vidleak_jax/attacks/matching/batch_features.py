@@ -30,6 +30,8 @@ from vidleak_jax.models.layers import by_channel
 from vidleak_jax.types import Array, Layer, Params, UserError
 
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
+_DOUBTFUL = 0.1  # of the outputs' root mean square: nearer to 0 a sign may turn
+_SLOPE_STEPS = 10  # of conjugate gradients for the slopes of doubtful units
 
 
 class FeatureTarget(NamedTuple):
@@ -41,6 +43,7 @@ class FeatureTarget(NamedTuple):
   params: Params      # of the layers up to this one
   labels: Array       # [B] int32, sorted; clips of the guess come in this order
   residual: Array     # [] of the un-mixing; 0 for one clip
+  doubtful: Array     # [B, ...] 1 where a unit's slope is not known, else 0
 
 
 def prepare(
@@ -128,11 +131,15 @@ def from_features(
   output = np.asarray(features).reshape(shape)
   slope = (np.asarray(errors) @ kernel.T / len(features)).reshape(shape)
   channels = output.shape[-1]
-  whitening = np.eye(channels)
+  whitening, doubtful = np.eye(channels), np.zeros(shape)
   if layer.activation in INVERTIBLE:
-    dz = _rows(slope * np.asarray(INVERTIBLE[layer.activation].slope(output)))
+    inverse = INVERTIBLE[layer.activation]
+    dz = _rows(slope * np.asarray(inverse.slope(output)))
     whitening = np.asarray(_whitening(
         np.float32(dz), max(_RIDGE, error ** 2)))
+    if error:
+      z = np.asarray(inverse.inverse(output))
+      doubtful = np.abs(z) < _DOUBTFUL * np.sqrt(np.mean(z ** 2))
   below = {each.name: trees.named(params, each.name)
            for each in layers[:-1]}
   return FeatureTarget(
@@ -140,7 +147,8 @@ def from_features(
           output, slope, _rows(np.asarray(
               trees.named(update, layer.name)['kernel'])),
           whitening)),
-      below, np.asarray(labels, np.int32), np.float32(0))
+      below, np.asarray(labels, np.int32), np.float32(0),
+      np.float32(doubtful))
 
 
 def residuals(
@@ -165,19 +173,21 @@ def residuals(
     for each in below:
       x = each.activate(_affine(each, target.params, x))
     z = _affine(layer, target.params, x)
+    kernel = target.params[layer.name]['kernel']
+    _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     if layer.activation in INVERTIBLE:
       inverse = INVERTIBLE[layer.activation]
-      goal = inverse.inverse(target.output) if exact else target.output
-      output = ((z if exact else layer.activate(z)) - goal) / _norm(goal)
+      goal = inverse.inverse(target.output)
+      output = (z - goal) / _norm(goal)
       dz = target.slope * inverse.slope(target.output)
       white = target.whitening
+      if not exact:
+        dz += _unknown_slopes(layer, x, pull, dz, target)
     else:
       output = (layer.activate(z) - target.output) / _norm(target.output)
       dz = lax.stop_gradient(target.slope * jax.jvp(
           layer.activate, (z,), (jnp.ones_like(z),))[1])
       white = lax.stop_gradient(_whitening(_rows(dz)))
-    kernel = target.params[layer.name]['kernel']
-    _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     grads = _rows(pull(dz)[0])
     goal = target.kernel_grad @ white
     return output, (grads @ white - goal) / _norm(goal)
@@ -210,6 +220,22 @@ def feature_match(
     output, kernel = equations(clips, target)
     return jnp.sum(output ** 2) + kernel_weight * jnp.sum(kernel ** 2)
   return term
+
+
+def _unknown_slopes(layer, x, pull, dz, target):
+  """What has to be added to dz where slopes are not known; no derivative.
+
+  Least squares: the kernel's gradient is linear in dz.
+  """
+  missing = target.kernel_grad - _rows(pull(dz)[0])
+
+  def seen(kernel):
+    return target.doubtful * layer.linear(
+        kernel.reshape(target.params[layer.name]['kernel'].shape), x)
+  found, _ = jax.scipy.sparse.linalg.cg(
+      lambda change: seen(pull(target.doubtful * change)[0]), seen(missing),
+      maxiter=_SLOPE_STEPS)
+  return lax.stop_gradient(target.doubtful * found)
 
 
 def _check_layers(layers):
