@@ -259,7 +259,7 @@ def _whitening(rows, ridge=_RIDGE):
   """The inverse square root of the rows' second moments, [C, C]."""
   values, vectors = jnp.linalg.eigh(rows.T @ rows)
   values = jnp.maximum(values, 0) + ridge * values[-1]
-  return (vectors * lax.rsqrt(values)) @ vectors.T
+  return (vectors * lax.rsqrt(values)[None]) @ vectors.T
 
 
 def _norm(array):

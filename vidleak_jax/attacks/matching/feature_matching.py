@@ -29,8 +29,12 @@ from jax import lax
 
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
-from vidleak_jax.attacks.base import Problem
-from vidleak_jax.attacks.matching import batch_features, feature_targets
+from vidleak_jax.attacks.base import Outcome, Problem
+from vidleak_jax.attacks.matching import (
+    batch_features,
+    feature_targets,
+    path_refinement,
+)
 from vidleak_jax.attacks.matching.iterative import Iterative
 from vidleak_jax.attacks.matching.match import Term
 from vidleak_jax.attacks.matching.recipe import Priors
@@ -49,7 +53,9 @@ from vidleak_jax.types import (
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
 _LARGEST_BATCH = 64  # clips of one update that are told apart
 # After several local steps; chosen on one clip of photo_motion's train split:
-_KERNEL_WEIGHT = 0.03   # of its equations beside the features'
+_KERNEL_WEIGHT = 0.3   # of its equations beside the features'
+
+
 @dataclasses.dataclass(frozen=True)
 class FeatureMatching(Iterative):
   """Matches exact targets from the head's gradient.
@@ -72,6 +78,10 @@ class FeatureMatching(Iterative):
   beta2: float = option(0.99, "Adam's memory", above=0, below=1, traced=True)
   coarse: float = option(0.0, 'share of coarse steps', low=0, high=1,
                          traced=True)
+  path_rounds: int = option(
+      8, 'after several local steps: corrections of the targets by the '
+      "client's path from the guess, each with Gauss-Newton after it",
+      low=0, high=1000)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""
@@ -120,6 +130,13 @@ class FeatureMatching(Iterative):
     evidence = getattr(target.evidence, 'target', target.evidence)
     shape = leak.num_updates, leak.public.batch_size, *leak.public.clip_shape
     return Guess(np.zeros(shape, np.float32), np.asarray(evidence.labels))
+
+  def finish(self, problem: Problem, outcome: Outcome) -> Outcome:
+    """See `Iterative.finish`: targets of several local steps are corrected."""
+    if self.path_rounds and path_refinement.applies(
+        problem.victim, problem.leak):
+      outcome = path_refinement.refined(problem, outcome, self.path_rounds)
+    return super().finish(problem, outcome)
 
   def term(self, victim: Victim, leak: Leak) -> Term:
     """See `Iterative.term`."""

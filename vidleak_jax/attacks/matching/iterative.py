@@ -58,6 +58,11 @@ class Iterative(recipe.Recipe, Attack):
     return Guess(clips, np.stack(
         [each.labels for each in labels.infer_all(leak, victim.head)]))
 
+  def finish(self, problem: Problem, outcome: Outcome) -> Outcome:
+    """Returns the outcome after what follows the descent: the polish."""
+    return polished(
+        problem, outcome, self.polish_steps, self.polish_inner_steps)
+
   def run(self, problem: Problem, effort: Effort) -> Outcome:
     """See `Attack.run`."""
     outcome, = solve([problem], [self], effort, problem.session.folder)
@@ -130,8 +135,7 @@ def solve(
                          problems[i], attacks[i]) | _cut(
                              cost.num_steps, budget.last_step)))
   return [one if isinstance(one, UserError) or CUT in one.findings
-          else polished(
-              problem, one, own.polish_steps, own.polish_inner_steps)
+          else own.finish(problem, one)
           for problem, one, own in zip(
               problems, outcomes, attacks, strict=True)]
 

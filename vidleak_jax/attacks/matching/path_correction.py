@@ -62,14 +62,16 @@ def corrected(victim: Victim, training: LocalTraining, sent: Sent,
     z = _last(layers, weights, clips)[1]
     leaves = trees.named(weights, head.name)
     logits = layer.activate(z).reshape(len(clips), -1) @ leaves['kernel']
-    return None, (z, share * (jax.nn.softmax(logits + leaves['bias']) - labels))
+    return None, (z, share * (jax.nn.softmax(
+        logits + leaves['bias'][None]) - labels))
 
   _, (outputs, errors) = lax.scan(forward, None, (path, shares))
   mean = errors.sum(0)
-  parts = jnp.einsum('kbc,bc->kb', errors, mean) / jnp.sum(mean ** 2, -1)
+  parts = jnp.einsum('kbc,bc->kb', errors, mean) / jnp.sum(
+      mean ** 2, -1)[None]
   x_point, z_point = _last(layers, point, clips)
   goal = _output_at_point(
-      layer, target.output, parts, outputs - z_point)
+      layer, target.output, parts, outputs - z_point[None])
 
   def backward(total, step):
     weights, error, z = step
@@ -101,7 +103,7 @@ def _output_at_point(layer, seen, parts, moves):
     return jnp.einsum('kb,kb...->b...', parts, values)
 
   def newton(_, z):
-    values = layer.activate(z + moves)
+    values = layer.activate(z[None] + moves)
     return z - (mean(values) - seen) / mean(inverse.slope(values))
   return lax.fori_loop(
       0, _NEWTON, newton, inverse.inverse(seen) - mean(moves))
@@ -143,11 +145,12 @@ def bent_path(victim: Victim, training: LocalTraining, sent: Sent,
   bias = trees.named(start, victim.layers[-1].name)['bias']
   along = trees.named(path, victim.layers[-1].name)['bias']
   whole = trees.named(end, victim.layers[-1].name)['bias'] - bias
-  parts = (along - bias) @ whole / jnp.vdot(whole, whole)
+  parts = (along - bias[None]) @ whole / jnp.vdot(whole, whole)
   missed = jax.tree.map(
       lambda e, w, u: e - (w - u), end, start, sent.update)
   bent = jax.tree.map(
-      lambda p, e: p - parts.reshape(-1, *[1] * e.ndim) * e, path, missed)
+      lambda p, e: p - parts.reshape(-1, *[1] * e.ndim) * e[None], path,
+      missed)
   return bent, jnp.asarray(response.weights / response.gain, jnp.float32)
 
 
