@@ -89,7 +89,7 @@ def test_a_guess_brings_the_targets_nearer(victim):
 
 @pytest.mark.slow
 def test_rounds_never_answer_worse(victim):
-  clips, leak = leak_of(victim, CLIENTS['sgd'])
+  _, leak = leak_of(victim, CLIENTS['sgd'])
   before, after = (vl.attack(
       victim, leak, vl.attacks.feature_matching(
           num_steps=200, path_rounds=rounds), key=jax.random.key(3))

@@ -122,7 +122,8 @@ def from_features(
     labels: [B].
     error: relative error of the kernel's gradient, 0 for an exact one. Where
       the gradient is only about right, output channels whose dz is smaller
-      than that stay unamplified: whitening by (S + error^2 S_max)^(-1/2).
+      than that stay unamplified: whitening by (S + error^2 S_max)^(-1/2), and
+      slopes of units near zero are doubtful.
   """
   _check_layers(layers)
   head, layer = layers[-1], layers[-2]
@@ -162,8 +163,9 @@ def residuals(
 
   Args:
     layers: a victim's, the dense head last.
-    exact: compare outputs before the activation, which weighs units that it
-      squeezes like others; False, for targets with errors, after it.
+    exact: False for targets of several local steps: a unit near zero changes
+      its sign on the way, and a few of those spoil the kernel's gradient, in
+      which they are linear. They are solved for, and carry no derivative.
   """
   _check_layers(layers)
   *below, layer = layers[:-1]
@@ -204,8 +206,7 @@ def feature_match(
     layers: a victim's, the dense head last.
     exact: as for `residuals`.
     kernel_weight: of the kernel's equations; the ratio of both targets' squared
-      relative errors, where they have any. At a FedAvg surrogate it is far
-      below 1: kernels' gradients jump with the signs of units, features do not.
+      relative errors, where they have any.
 
   Returns:
     The relative squared error of the outputs plus that of the kernel's
