@@ -34,6 +34,7 @@ from vidleak_jax.attacks.base import Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
     feature_targets,
+    path_refinement,
     whole_levels,
 )
 from vidleak_jax.attacks.matching.iterative import Iterative
@@ -55,7 +56,9 @@ from vidleak_jax.types import (
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
 _LARGEST_BATCH = 64  # clips of one update that are told apart
 # After several local steps; chosen on one clip of photo_motion's train split:
-_KERNEL_WEIGHT = 0.03   # of its equations beside the features'
+_KERNEL_WEIGHT = 0.3   # of its equations beside the features'
+
+
 @dataclasses.dataclass(frozen=True)
 class FeatureMatching(Iterative):
   """Matches exact targets from the head's gradient.
@@ -84,6 +87,10 @@ class FeatureMatching(Iterative):
       low=0, high=1000)
   level_inner_steps: int = option(
       60, 'conjugate gradients in each', low=1, high=10**4)
+  path_rounds: int = option(
+      8, 'after several local steps: corrections of the targets by the '
+      "client's path from the guess, each with Gauss-Newton after it",
+      low=0, high=1000)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""
@@ -135,9 +142,16 @@ class FeatureMatching(Iterative):
 
   def finish(self, problem: Problem, target: Target, outcome: Outcome
              ) -> Outcome:
-    """See `Iterative.finish`: settles pixels on whole levels first."""
-    if (self.level_rounds and problem.leak.public.eight_bit
-        and not isinstance(target.evidence, feature_targets.About)):
+    """See `Iterative.finish`: the answer is refined first.
+
+    After several local steps targets are corrected; else pixels are settled on
+    whole levels.
+    """
+    if self.path_rounds and path_refinement.applies(
+        problem.victim, problem.leak):
+      outcome = path_refinement.refined(problem, outcome, self.path_rounds)
+    elif (self.level_rounds and problem.leak.public.eight_bit
+          and not isinstance(target.evidence, feature_targets.About)):
       outcome = self._on_levels(problem, target, outcome)
     return super().finish(problem, target, outcome)
 
