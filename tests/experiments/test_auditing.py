@@ -153,6 +153,7 @@ def test_noise_without_clipping_has_no_epsilon():
   private = limits.privacy(leak_of(
       dp_sgd={'clip_norm': 3.0, 'noise_multiplier': 1.0}))
   assert private['epsilon'] == pytest.approx(4.38, abs=0.01)
+  assert private['advantage'] == pytest.approx(0.383, abs=1e-3)
   assert 'infinite' in limits.privacy(leak_of(quantize_bits=8))['words']
 
 
