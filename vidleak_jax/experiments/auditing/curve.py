@@ -16,6 +16,7 @@ import numpy as np
 
 from vidleak_jax import attacks
 from vidleak_jax.attacks.attempts import explore, residuals
+from vidleak_jax.attacks.auto import ADAPTIVE
 from vidleak_jax.experiments.auditing import judging, limits, schedule
 from vidleak_jax.experiments.leaking import (
     Audit,
@@ -148,7 +149,7 @@ def _measured(point, folder, session, best, seconds) -> Row:
 def _candidates(audit, leak, problem, best) -> list[attacks.Attack]:
   """Those made for the defence, the best one so far, then the usual ones."""
   ordered = schedule.attacks_of(audit.attack, leak)
-  adaptive = [a for a in ordered if a.name in schedule.ADAPTIVE]
+  adaptive = [a for a in ordered if a.name in ADAPTIVE]
   wanted = [a for a in ordered if a.name == best]
   usual = [a for a in ordered if a.name in ('feature_matching', 'ig')]
   chosen: list[attacks.Attack] = []
