@@ -89,7 +89,10 @@ BATCH = Batch(np.random.default_rng(0).uniform(
     size=(4, 4, 16, 16, 3)).astype(np.float32), np.array([0, 1, 2, 0]))
 
 
-def moved(victim, count=1, *, defense=DefenseSpec(), step=0):
+NO_DEFENSE = DefenseSpec()
+
+
+def moved(victim, count=1, *, defense=NO_DEFENSE, step=0):
   """By how much a step of SGD moves the weights, on so many devices."""
   params = jax.device_get(victim.init(jax.random.key(0)))
   optimizer = training.optax.sgd(1.0)
@@ -109,7 +112,7 @@ def moved(victim, count=1, *, defense=DefenseSpec(), step=0):
 DP_SGD = DefenseSpec(dp_sgd=DpSgdSpec(clip_norm=0.1, noise_multiplier=1.0))
 
 
-@pytest.mark.parametrize('defense', [DefenseSpec(), DP_SGD],
+@pytest.mark.parametrize('defense', [NO_DEFENSE, DP_SGD],
                          ids=['none', 'dp_sgd'])
 def test_two_devices_take_the_step_of_one(victim, defense):
   _, one = moved(victim, defense=defense)

@@ -166,9 +166,9 @@ def _train(spec, folder, devices, learner, tester, change, train, test,
   optimizer = _optimizer(spec)
   params = learner.init(jax.random.key(spec.seed))
   if spec.defense.dp_sgd.clip_norm and _STATISTICS in params:
-    raise UserError('defense.dp_sgd needs the gradient of one clip alone, which '
-                    "BatchNorm's statistics are not. Set victim.norm to group, "
-                    'layer or none.')
+    raise UserError('defense.dp_sgd needs the gradient of one clip alone; '
+                    "BatchNorm's statistics mix a batch. Set victim.norm to "
+                    'group, layer or none.')
   state = jax.device_get(State(
       jnp.zeros((), jnp.int32), params, optimizer.init(_learned(params))))
   step = parallel.on_devices(

@@ -44,7 +44,7 @@ class TrainingSpec(Options):
       2, 'from other start frames, where there are', low=1)
   victim: NetworkSpec = option(NetworkSpec(preset='small'), 'what learns')
   defense: DefenseSpec = option(
-      DefenseSpec(), "what each step's gradient passes before the server has it")
+      DefenseSpec(), 'what the gradient passes before the server has it')
   augment: AugmentSpec = option(AugmentSpec(), 'random changes of the clips')
   optimizer: str = option('adamw', 'what moves the weights',
                           choices=('adamw', 'sgd'))
