@@ -209,6 +209,30 @@ def test_other_settings_lie_about_the_present_one():
       0.03, 0.1, 0.003}
 
 
+def test_behind_dp_sgd_the_noise_multiplier_changes():
+  """The norm of such an update is that of its noise."""
+  dp_sgd = {'defense__dp_sgd__clip_norm': 1.0}
+  leak = leak_of(norm=100.0, dp_sgd={'clip_norm': 1.0, 'noise_multiplier': 1.0})
+  for multiplier, values in ((1.0, {0.3, 3.0, 10.0}), (0.0, {0.01, 0.1, 1.0})):
+    found = POINTS(ask(
+        **dp_sgd, defense__dp_sgd__noise_multiplier=multiplier), leak)
+    assert {p.setting for p in found} == {curve.MULTIPLIER, 'data.num_clips'}
+    assert {p.value for p in found if p.setting == curve.MULTIPLIER} == values
+    for each in found:
+      if each.setting == curve.MULTIPLIER:
+        assert each.audit.defense.dp_sgd.noise_multiplier == each.value
+
+
+def test_a_promise_that_stands_is_told():
+  leak = leak_of(norm=100.0, dp_sgd={'clip_norm': 1.0, 'noise_multiplier': 1.0})
+  *_, promise = advice.what_would_stop_it([], leak)
+  assert promise['change'] == {} and promise['epsilon'] == pytest.approx(
+      4.38, abs=0.01)
+  weak = leak_of(dp_sgd={'clip_norm': 1.0, 'noise_multiplier': 0.1})
+  *_, promise = advice.what_would_stop_it([], weak)
+  assert promise['epsilon'] == 8 and promise['change']
+
+
 def test_an_attack_that_was_stopped_proves_nothing():
   rows = [point(1e-2, 15.2, why_not='stopped after 5 of 900 steps')]
   first, _ = advice.what_would_stop_it(rows, leak_of())
