@@ -34,7 +34,7 @@ class Point(NamedTuple):
   multiplier: float   # noise over the sensitivity
   epsilon: float      # of that multiplier
   chance: float       # of a right reconstruction, at most
-  psnr: float         # dB, of the best answer
+  psnr: float         # dB, of `defense_aware`
   floor: float        # dB, without the update
   limit: float        # dB, of unbiased attacks
 
@@ -45,23 +45,23 @@ def measure() -> Iterator[Point]:
                      frame_stride=2, image_size=16, original_size=16)
   clips, labels = sample.batch
   victim = vl.victims.c3d(clips.shape[1:], 101, preset='tiny')
-  client_key, attack_key, probe_key = jax.random.split(jax.random.key(0), 3)
-  params = victim.init(client_key)
+  weights_key, noise_key, attack_key, probe_key = jax.random.split(
+      jax.random.key(0), 4)
+  params = victim.init(weights_key)
   for configured in CONFIGURED:
     spec = vl.DefenseSpec.from_dict({'local_dp': {
         'clipping_norm': 1.0, 'sensitivity': SENSITIVITY,
         'epsilon': configured, 'delta': DELTA}})
     leak = vl.observe(victim, params, clips, labels, defense=spec,
-                      key=client_key)
-    scores = vl.evaluate(vl.attack(victim, leak, key=attack_key), clips,
-                         unrelated=sample.unrelated)
+                      key=noise_key)
+    found = vl.attack(victim, leak, 'defense_aware', key=attack_key)
+    scores = vl.evaluate(found, clips, unrelated=sample.unrelated)
     multiplier = limits.mechanism(spec, leak).noise_multiplier
     yield Point(
         configured, multiplier, bounds.gaussian_epsilon(multiplier, DELTA),
         bounds.reconstruction_bound(multiplier, GUESS), scores.psnr[0],
         max(scores.psnr_mean_frame[0], scores.psnr_unrelated[0]),
-        limits.cramer_rao(victim, leak, clips, labels, probe_key,
-                          _SECONDS))
+        limits.cramer_rao(victim, leak, clips, labels, probe_key, _SECONDS))
 
 
 def draw(points: Sequence[Point]) -> None:
