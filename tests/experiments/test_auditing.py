@@ -12,6 +12,7 @@ from tests.experiments.test_audit import config
 from tests.helpers import dense_victim
 from vidleak_jax.attacks.auto import NOTHING, PARTLY, RECOVERED
 from vidleak_jax.clients import observe
+from vidleak_jax.evaluation.report import audit_page
 from vidleak_jax.experiments import audit, auditing
 from vidleak_jax.experiments.auditing import advice, curve, limits, schedule
 from vidleak_jax.experiments.leaking import Audit
@@ -155,6 +156,13 @@ def test_noise_without_clipping_has_no_epsilon():
   assert private['epsilon'] == pytest.approx(4.38, abs=0.01)
   assert private['advantage'] == pytest.approx(0.383, abs=1e-3)
   assert 'infinite' in limits.privacy(leak_of(quantize_bits=8))['words']
+
+
+def test_the_page_says_what_an_epsilon_means():
+  found = limits.privacy(leak_of(
+      dp_sgd={'clip_norm': 3.0, 'noise_multiplier': 1.0}))
+  text = audit_page._bounds({'psnr': None, 'bounds': found})
+  assert '0.0183' in text and 'gap is at most 0.383' in text
 
 
 def test_a_limit_is_that_of_the_gradient_before_it_was_clipped():
