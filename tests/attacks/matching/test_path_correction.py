@@ -7,12 +7,15 @@ import pytest
 
 import vidleak_jax as vl
 from vidleak_jax import trees
+from vidleak_jax.attacks.base import CUT, Cost, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
     path_correction,
     path_refinement,
 )
 from vidleak_jax.attacks.surrogate import midpoint_surrogate
+from vidleak_jax.runtime.session import session
+from vidleak_jax.types import Recovery
 
 SHAPE = 2, 8, 8, 3
 CLIENTS = {
@@ -98,6 +101,17 @@ def test_rounds_never_answer_worse(victim):
   np.testing.assert_allclose(
       after.findings['residual_before_path'], before.gradient_residual[0],
       rtol=1e-4)
+
+
+def test_when_time_is_over_the_best_answer_so_far_stands(victim):
+  clips, leak = leak_of(victim, CLIENTS['sgd'])
+  problem = Problem(victim, leak, jax.random.key(0), session().until(0))
+  start = Outcome(Recovery(
+      np.asarray(clips)[None], np.array([[4]], np.int32), np.zeros(1)),
+                  Cost(), {})
+  found = path_refinement.refined(problem, start, rounds=3)
+  np.testing.assert_array_equal(found.recovery.clips, start.recovery.clips)
+  assert found.findings[CUT] == 'stopped after 0 of 3 corrections'
 
 
 @pytest.mark.parametrize('client', [

@@ -30,7 +30,7 @@ from jax import lax
 
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
-from vidleak_jax.attacks.base import Outcome, Problem
+from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
     feature_targets,
@@ -153,7 +153,8 @@ class FeatureMatching(Iterative):
     elif (self.level_rounds and problem.leak.public.eight_bit
           and not isinstance(target.evidence, feature_targets.About)):
       outcome = self._on_levels(problem, target, outcome)
-    return super().finish(problem, target, outcome)
+    return outcome if CUT in outcome.findings else super().finish(
+        problem, target, outcome)
 
   def _on_levels(self, problem: Problem, target: Target, outcome: Outcome
                  ) -> Outcome:
@@ -162,10 +163,8 @@ class FeatureMatching(Iterative):
     recovery = outcome.recovery
 
     def go_on(done, share):
-      if not session.seconds_left():
-        return False
-      session.tell('whole levels', done, self.level_rounds, sure=share)
-      return True
+      return session.go_on('whole levels', done, self.level_rounds, sure=share)
+
     if isinstance(target.evidence, dict):
       layer, = target.evidence
       equations, key = residuals(victim.layers), ('one', victim.key, layer)

@@ -16,7 +16,7 @@ import numpy as np
 from vidleak_jax import trees
 from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
-from vidleak_jax.attacks.base import Outcome, Problem
+from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
     feature_targets,
@@ -25,13 +25,15 @@ from vidleak_jax.attacks.matching import (
 )
 from vidleak_jax.attacks.residual import gradient_residual
 from vidleak_jax.attacks.surrogate import midpoint_surrogate
-from vidleak_jax.runtime import programs
+from vidleak_jax.runtime import memory, programs
 from vidleak_jax.types import Leak, Victim
 
 # Chosen on clips of photo_motion's train split:
 _ERRORS = 1e-3, 1e-2      # of outputs and kernel, over their root mean square
 _STEPS = 3                # of Gauss-Newton in a round
 _INNER_STEPS = 100        # conjugate gradients in each
+
+_COPIES = 3  # of a path's weights: simulated, bent, and in between
 
 
 def applies(victim: Victim, leak: Leak) -> bool:
@@ -41,13 +43,22 @@ def applies(victim: Victim, leak: Leak) -> bool:
           and local_training.is_linear(training)
           and not training.is_shuffled(count)
           and training.num_local_steps(count) > 1
-          and victim.layers[-2].activation in INVERTIBLE)
+          and victim.layers[-2].activation in INVERTIBLE
+          and _fits(leak, training.num_local_steps(count)))
+
+
+def _fits(leak: Leak, num_steps: int) -> bool:
+  """Whether the weights of all steps of the client's path fit the memory."""
+  free = memory.host_free()
+  needed = _COPIES * num_steps * memory.tree_bytes(leak.params)
+  return free is None or needed < free
 
 
 def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   """Returns the outcome after some rounds, the best one of each update.
 
-  The gradient residual says which is best, and may say that the start is.
+  The gradient residual says which is best, and may say that the start is. When
+  the session's time is over, no further round begins.
 
   Args:
     problem: a leak to which this `applies`.
@@ -60,22 +71,28 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   best, before = clips.copy(), _measure(problem, clips, labels)
   least = before.copy()
   known = [_sent(problem, i, labels[i]) for i in range(leak.num_updates)]
+  cut = {}
   for done in range(rounds):
+    if not problem.session.go_on('path', done, rounds,
+                                 gradient_residual=float(least.mean())):
+      cut = {CUT: f'stopped after {done} of {rounds} corrections'}
+      break
     for i, sent in enumerate(known):
       if sent is not None:
         clips[i] = _round(problem, sent, clips[i])
     residual = _measure(problem, clips, labels)
     better = residual < least
     best[better], least[better] = clips[better], residual[better]
-    problem.session.tell('path', done + 1, rounds,
-                         gradient_residual=float(residual.mean()))
+  else:
+    problem.session.tell('path', rounds, rounds,
+                         gradient_residual=float(least.mean()))
   seconds = time.perf_counter() - began
   cost = outcome.cost
   return Outcome(
       recovery._replace(clips=best),
       cost._replace(seconds_attack=cost.seconds_attack + seconds),
       outcome.findings | {'residual_before_path': float(before.max()),
-                          'residual_after_path': float(least.max())})
+                          'residual_after_path': float(least.max())} | cut)
 
 
 def _measure(problem, clips, labels):
