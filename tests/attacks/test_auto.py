@@ -257,6 +257,18 @@ def test_it_tries_the_registry_from_cheap_to_dear():
       'ig', 'dlg']
 
 
+@pytest.mark.parametrize(('defense', 'first'), [
+    (DefenseSpec(noise_std=1e-6), 'defense_aware'), (DefenseSpec(), 'cheap'),
+    (None, 'cheap')])
+def test_behind_a_defence_what_knows_it_comes_first(
+    victim, leak, defense, first):
+  RAN.clear()
+  stubs = Stub('cheap'), Stub('defense_aware')
+  run_attack(AutoWith(attacks=stubs, polish_steps=0), victim, leak.replace(
+      public=leak.public.replace(defense=defense)))
+  assert RAN == [first]  # which is certified
+
+
 def test_chosen_options_are_those_that_run(victim, leak):
   ours = InvertingGradients(num_steps=7)
   auto = AutoWith(attacks=(ours,), only=('ig',), polish_steps=0)

@@ -82,6 +82,30 @@ def test_a_reconstruction_is_bounded_as_a_test_is():
     bounds.reconstruction_bound(1.0, 1.0)
 
 
+def test_the_gap_of_rates_is_that_of_the_best_threshold():
+  """TPR - FPR, over all thresholds, of a test between two Gaussians."""
+  rates = np.linspace(1e-4, 1 - 1e-4, 9999)
+  for sigma, releases in ((0.5, 1), (1.0, 1), (2.0, 9)):
+    gaps = [bounds.reconstruction_bound(sigma, rate, releases) - rate
+            for rate in rates]
+    np.testing.assert_allclose(
+        bounds.membership_advantage(sigma, releases), max(gaps), atol=1e-6)
+  assert bounds.membership_advantage(0.0) == 1
+  with pytest.raises(UserError, match='noise_multiplier'):
+    bounds.membership_advantage(-1.0)
+
+
+def test_the_gap_is_that_of_riskcal():
+  analysis = pytest.importorskip('riskcal.analysis')
+  for sigma in (0.3, 1.0, 4.0):
+    np.testing.assert_allclose(
+        bounds.membership_advantage(sigma),
+        analysis.get_advantage_from_gdp(1 / sigma))
+    np.testing.assert_allclose(
+        bounds.reconstruction_bound(sigma, 1e-3),
+        1 - analysis.get_beta_from_gdp(1 / sigma, 1e-3))
+
+
 def test_without_a_prior_each_pixel_has_the_scaled_noise():
   rng = np.random.default_rng(0)
   clip = rng.uniform(size=3000)

@@ -12,6 +12,7 @@ from tests.experiments.test_audit import config
 from tests.helpers import dense_victim
 from vidleak_jax.attacks.auto import NOTHING, PARTLY, RECOVERED
 from vidleak_jax.clients import observe
+from vidleak_jax.evaluation.report import audit_page
 from vidleak_jax.experiments import audit, auditing
 from vidleak_jax.experiments.auditing import advice, curve, limits, schedule
 from vidleak_jax.experiments.leaking import Audit
@@ -153,7 +154,15 @@ def test_noise_without_clipping_has_no_epsilon():
   private = limits.privacy(leak_of(
       dp_sgd={'clip_norm': 3.0, 'noise_multiplier': 1.0}))
   assert private['epsilon'] == pytest.approx(4.38, abs=0.01)
+  assert private['advantage'] == pytest.approx(0.383, abs=1e-3)
   assert 'infinite' in limits.privacy(leak_of(quantize_bits=8))['words']
+
+
+def test_the_page_says_what_an_epsilon_means():
+  found = limits.privacy(leak_of(
+      dp_sgd={'clip_norm': 3.0, 'noise_multiplier': 1.0}))
+  text = audit_page._bounds({'psnr': None, 'bounds': found})
+  assert '0.0183' in text and 'gap is at most 0.383' in text
 
 
 def test_a_limit_is_that_of_the_gradient_before_it_was_clipped():
@@ -206,6 +215,30 @@ def test_other_settings_lie_about_the_present_one():
   noisy = POINTS(ask(defense__noise_std=0.01), leak)
   assert {p.value for p in noisy if p.setting == 'defense.noise_std'} == {
       0.03, 0.1, 0.003}
+
+
+def test_behind_dp_sgd_the_noise_multiplier_changes():
+  """The norm of such an update is that of its noise."""
+  dp_sgd = {'defense__dp_sgd__clip_norm': 1.0}
+  leak = leak_of(norm=100.0, dp_sgd={'clip_norm': 1.0, 'noise_multiplier': 1.0})
+  for multiplier, values in ((1.0, {0.3, 3.0, 10.0}), (0.0, {0.01, 0.1, 1.0})):
+    found = POINTS(ask(
+        **dp_sgd, defense__dp_sgd__noise_multiplier=multiplier), leak)
+    assert {p.setting for p in found} == {curve.MULTIPLIER, 'data.num_clips'}
+    assert {p.value for p in found if p.setting == curve.MULTIPLIER} == values
+    for each in found:
+      if each.setting == curve.MULTIPLIER:
+        assert each.audit.defense.dp_sgd.noise_multiplier == each.value
+
+
+def test_a_promise_that_stands_is_told():
+  leak = leak_of(norm=100.0, dp_sgd={'clip_norm': 1.0, 'noise_multiplier': 1.0})
+  *_, promise = advice.what_would_stop_it([], leak)
+  assert promise['change'] == {} and promise['epsilon'] == pytest.approx(
+      4.38, abs=0.01)
+  weak = leak_of(dp_sgd={'clip_norm': 1.0, 'noise_multiplier': 0.1})
+  *_, promise = advice.what_would_stop_it([], weak)
+  assert promise['epsilon'] == 8 and promise['change']
 
 
 def test_an_attack_that_was_stopped_proves_nothing():

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from vidleak_jax import victims
+from vidleak_jax.clients import defenses, dp_sgd
 from vidleak_jax.experiments import audit, augment, training
 from vidleak_jax.experiments.training_spec import TrainingSpec
 from vidleak_jax.leaks import storage
 from vidleak_jax.models import weights
+from vidleak_jax.specs import DefenseSpec, DpSgdSpec
 from vidleak_jax.types import Batch, UserError
 
 from .test_audit import config as attack_config
@@ -78,28 +80,73 @@ def test_an_interrupted_run_ends_bit_equal(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(leaf, whole[name])
 
 
-def test_two_devices_take_the_step_of_one():
-  victim = victims.build('c3d', (4, 16, 16, 3), 3, preset='tiny')
+@pytest.fixture(scope='module')
+def victim():
+  return victims.build('c3d', (4, 16, 16, 3), 3, preset='tiny')
+
+
+BATCH = Batch(np.random.default_rng(0).uniform(
+    size=(4, 4, 16, 16, 3)).astype(np.float32), np.array([0, 1, 2, 0]))
+
+
+NO_DEFENSE = DefenseSpec()
+
+
+def moved(victim, count=1, *, defense=NO_DEFENSE, step=0):
+  """By how much a step of SGD moves the weights, on so many devices."""
   params = jax.device_get(victim.init(jax.random.key(0)))
-  optimizer = training.optax.sgd(0.1)
+  optimizer = training.optax.sgd(1.0)
   state = training.State(
-      jnp.zeros((), jnp.int32), params, optimizer.init(params))
-  rng = np.random.default_rng(0)
-  batch = Batch(rng.uniform(size=(4, 4, 16, 16, 3)).astype(np.float32),
-                np.array([0, 1, 2, 0], np.int32))
-  step = training.one_step(victim, optimizer, lambda key, batch: batch)
-  after = []
-  for count in (1, 2):
-    devices = training.parallel.pick_devices(count)
-    key = training.parallel.replicate(
-        jax.random.key_data(jax.random.key(0)), devices)
-    new, _ = training.parallel.on_devices(step, devices)(
-        training.parallel.replicate(state, devices),
-        training.parallel.spread(batch, devices), key)
-    after.append(jax.device_get(jax.tree.map(lambda x: x[0], new.params)))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *after)
-  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, after[0])
-  assert min(jax.tree.leaves(moved)) > 0
+      jnp.array(step, jnp.int32), params, optimizer.init(params))
+  devices = training.parallel.pick_devices(count)
+  key = training.parallel.replicate(
+      jax.random.key_data(jax.random.key(0)), devices)
+  take = training.one_step(victim, optimizer, lambda key, batch: batch, defense)
+  new, _ = training.parallel.on_devices(take, devices)(
+      training.parallel.replicate(state, devices),
+      training.parallel.spread(BATCH, devices), key)
+  return params, jax.tree.map(
+      lambda a, b: a - jax.device_get(b[0]), params, new.params)
+
+
+DP_SGD = DefenseSpec(dp_sgd=DpSgdSpec(clip_norm=0.1, noise_multiplier=1.0))
+
+
+@pytest.mark.parametrize('defense', [NO_DEFENSE, DP_SGD],
+                         ids=['none', 'dp_sgd'])
+def test_two_devices_take_the_step_of_one(victim, defense):
+  _, one = moved(victim, defense=defense)
+  _, two = moved(victim, 2, defense=defense)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+               one, two)
+  assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(one)) > 0
+
+
+def test_each_step_passes_the_defence_with_new_noise(victim):
+  params, exact = moved(victim)
+  _, rounded = moved(victim, defense=DefenseSpec(quantize_bits=4))
+  transform = defenses.quantize(4)
+  wanted, _ = transform.update(exact, transform.init(params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+               rounded, wanted)
+  clipped = dp_sgd.dp_sgd_gradient(
+      lambda *given: victim.loss(*given), params, *BATCH, jax.random.key(0),
+      clip_norm=0.1, noise_multiplier=0.0)
+  noises = []
+  for step in (0, 1):
+    _, private = moved(victim, defense=DP_SGD, step=step)
+    noises.append(np.concatenate([
+        np.ravel(a - b) for a, b in zip(jax.tree.leaves(private),
+                                        jax.tree.leaves(clipped))]))
+  assert abs(np.corrcoef(*noises)[0, 1]) < 0.05
+  for noise in noises:
+    np.testing.assert_allclose(noise.std(), 0.1 / 4, rtol=0.05)
+
+
+def test_dp_sgd_of_a_batch_norm_is_refused(tmp_path):
+  with pytest.raises(UserError, match='gradient of one clip'):
+    training.run(_config(
+        victim__norm='batch', defense__dp_sgd__clip_norm=1.0), tmp_path)
 
 
 def test_running_statistics_move_and_do_not_decay(tmp_path):

@@ -1,4 +1,4 @@
-"""Tries what applies, from cheap to dear, and ranks it by one measure.
+"""Tries what applies, by expected yield, and ranks it by one measure.
 
 The verdict is 'recovered', 'partly' or 'nothing found by these attacks within
 this budget'. It never says that a leak is safe: attacks that were not tried may
@@ -44,6 +44,7 @@ _POLISH_INNER = 100  # conjugate gradients in each step of the polish
 _GRADIENTS_A_STEP = 12
 # `auto` does not try these: others do the same or more.
 LEFT_OUT = ('auto', 'closed_form', 'dlg', 'idlg')
+ADAPTIVE = ('defense_aware',)  # they know what a defence left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,10 @@ class Auto(Attack):
 
   def run(self, problem: Problem, effort: Effort) -> Outcome:
     """See `Attack.run`."""
-    return self.choose(problem, effort, self._candidates())
+    defense = problem.leak.public.defense
+    is_defended = defense is not None and not defense.is_off
+    return self.choose(
+        problem, effort, by_yield(self._candidates(), is_defended))
 
   def choose(self, problem: Problem, effort: Effort,
              candidates: Sequence[Attack]) -> Outcome:
@@ -261,10 +265,9 @@ class Auto(Attack):
     return self._ordered([attack() for attack in ATTACKS.values()])
 
   def _ordered(self, attacks: Sequence[Attack]) -> list[Attack]:
-    chosen = [attack for attack in attacks if (
+    return by_yield([attack for attack in attacks if (
         attack.name in self.only if self.only
-        else attack.name not in LEFT_OUT)]
-    return sorted(chosen, key=lambda attack: attack.cost)
+        else attack.name not in LEFT_OUT)], is_defended=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +277,16 @@ class AutoWith(Auto):
 
   def _candidates(self) -> list[Attack]:
     return self._ordered(self.attacks)
+
+
+def by_yield(attacks: Sequence[Attack], is_defended: bool) -> list[Attack]:
+  """Returns attacks in the order in which to try them: the cheaper ones first.
+
+  Behind a defence those made for it come first: exact equations no longer hold,
+  and the others lose most of their decibels.
+  """
+  return sorted(attacks, key=lambda attack: (
+      not (is_defended and attack.name in ADAPTIVE), attack.cost))
 
 
 def _is_plain(leak: Leak) -> bool:

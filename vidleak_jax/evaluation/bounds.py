@@ -151,6 +151,40 @@ def reconstruction_bound(
                             + math.sqrt(num_releases) / noise_multiplier))
 
 
+def membership_advantage(
+    noise_multiplier: float, num_releases: int = 1
+) -> float:
+  """The largest gap of any test that tells whether a clip was in an update.
+
+  The gap is that of true and false positive rate, `TPR - FPR`. It is at most
+  `2 Phi(sqrt(num_releases) / (2 sigma)) - 1`, the total variation of N(0,
+  sigma^2) and N(1, sigma^2) (1905.02383, corollary 2.13; for what it means,
+  2407.02191). The largest TPR at one FPR is `reconstruction_bound` with that
+  FPR as `kappa`: both are one trade-off.
+
+  Args:
+    noise_multiplier: std over the sensitivity, at least 0.
+    num_releases: updates that the client sends.
+
+  Returns:
+    In [0, 1]: 0 is a guess, 1 says nothing.
+
+  Raises:
+    UserError: an argument is out of range.
+
+  >>> round(membership_advantage(1.0), 4)
+  0.3829
+  """
+  if not (noise_multiplier >= 0 and num_releases >= 1):
+    raise UserError(
+        f'membership_advantage got {noise_multiplier=} and {num_releases=}. '
+        'Give a multiplier of at least 0, and at least one release.')
+  if noise_multiplier == 0:
+    return 1.0
+  return float(2 * special.ndtr(
+      math.sqrt(num_releases) / (2 * noise_multiplier)) - 1)
+
+
 def no_prior_psnr(noise_multiplier: float, clip_norm: float) -> float:
   """The PSNR in dB of the best attack without a prior, at its best place.
 

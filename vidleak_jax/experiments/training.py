@@ -18,12 +18,13 @@ from jax import lax
 
 from vidleak_jax import data, files, victims
 from vidleak_jax.experiments import augment
+from vidleak_jax.experiments.shared_gradient import shared_gradient
 from vidleak_jax.experiments.training_spec import TrainingSpec
 from vidleak_jax.models import weights
 from vidleak_jax.runtime import backend, parallel, trainer, workdir
 from vidleak_jax.runtime.progress import MetricsLog
 from vidleak_jax.runtime.session import Report
-from vidleak_jax.specs import NetworkSpec, VictimSpec
+from vidleak_jax.specs import DefenseSpec, NetworkSpec, VictimSpec
 from vidleak_jax.types import (
   Array,
   Batch,
@@ -36,6 +37,8 @@ from vidleak_jax.types import (
 
 _AXIS = 'devices'  # of parallel.on_devices
 _STATISTICS = 'batch_stats'
+_NO_DEFENSE = DefenseSpec()
+_NOISE = 2**31  # more than devices: the key of what they share
 _TESTED = 8  # an extractor is tested on every eighth frame
 
 OPTIMIZERS = {
@@ -162,10 +165,15 @@ def _train(spec, folder, devices, learner, tester, change, train, test,
   num_steps, judge = spec.num_steps, _judge(tester)
   optimizer = _optimizer(spec)
   params = learner.init(jax.random.key(spec.seed))
+  if spec.defense.dp_sgd.clip_norm and _STATISTICS in params:
+    raise UserError('defense.dp_sgd needs the gradient of one clip alone; '
+                    "BatchNorm's statistics mix a batch. Set victim.norm to "
+                    'group, layer or none.')
   state = jax.device_get(State(
       jnp.zeros((), jnp.int32), params, optimizer.init(_learned(params))))
   step = parallel.on_devices(
-      one_step(learner, optimizer, change), devices, donate=(0,))
+      one_step(learner, optimizer, change, spec.defense), devices,
+      donate=(0,))
   key = parallel.replicate(
       jax.random.key_data(jax.random.key(spec.seed + 1)), devices)
   snapshots = {round(share * num_steps) for share in spec.snapshots}
@@ -193,6 +201,7 @@ def _train(spec, folder, devices, learner, tester, change, train, test,
 def one_step(
     victim: Victim, optimizer: optax.GradientTransformation,
     change: Callable[[PRNGKey, Batch], Batch],
+    defense: DefenseSpec = _NO_DEFENSE,
 ) -> Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]:
   """Returns `step(state, batch, key)`, to run under `parallel.on_devices`.
 
@@ -201,29 +210,32 @@ def one_step(
     optimizer: of all params but BatchNorm's running statistics, which move by
       `victim.statistics`, averaged over the devices.
     change: the augmentation of a device's share of the batch.
+    defense: what the gradient passes before the optimizer sees it.
   """
 
   def step(state, batch, key):
     key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
+    noise_key = jax.random.fold_in(key, _NOISE)
     key = jax.random.fold_in(key, lax.axis_index(_AXIS))
     augment_key, dropout_key = jax.random.split(key)
     clips, labels = change(augment_key, batch)
     constant = {k: v for k, v in state.params.items() if k == _STATISTICS}
 
-    def loss(learned):
-      return victim.loss(learned | constant, clips, labels, dropout_key)
+    def loss(learned, clips, labels, key):
+      return victim.loss(learned | constant, clips, labels, key)
 
-    value, grads = jax.value_and_grad(loss)(_learned(state.params))
+    value, grads = shared_gradient(
+        loss, _learned(state.params), Batch(clips, labels), defense,
+        noise_key=noise_key, dropout_key=dropout_key, axis=_AXIS)
     if constant:
       assert victim.statistics  # of a network with such constants
       moved = victim.statistics(state.params, clips)[_STATISTICS]
       constant = {_STATISTICS: lax.pmean(moved, _AXIS)}
     learned = _learned(state.params)
-    updates, opt_state = optimizer.update(
-        lax.pmean(grads, _AXIS), state.opt_state, learned)
+    updates, opt_state = optimizer.update(grads, state.opt_state, learned)
     params = optax.apply_updates(learned, updates) | constant
     return (State(state.step + 1, params, opt_state),
-            {'loss': lax.pmean(value, _AXIS)})
+            {'loss': value})
 
   return step
 

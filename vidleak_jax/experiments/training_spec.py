@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vidleak_jax.options import Options, UserError, option
-from vidleak_jax.specs import DeviceSpec, NetworkSpec
+from vidleak_jax.specs import DefenseSpec, DeviceSpec, NetworkSpec
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class TrainingSpec(Options):
   clips_per_video: int = option(
       2, 'from other start frames, where there are', low=1)
   victim: NetworkSpec = option(NetworkSpec(preset='small'), 'what learns')
+  defense: DefenseSpec = option(
+      DefenseSpec(), 'what the gradient passes before the server has it')
   augment: AugmentSpec = option(AugmentSpec(), 'random changes of the clips')
   optimizer: str = option('adamw', 'what moves the weights',
                           choices=('adamw', 'sgd'))

@@ -75,10 +75,14 @@ class Session:
     Raises:
       OutOfTime: after the deadline, unless all is done.
     """
+    if not self.go_on(stage, done, total, **values):
+      raise OutOfTime(f'the time was over in {stage}, {done} of {total}')
+
+  def go_on(self, stage: str, done: int, total: int, **values) -> bool:
+    """Reports as `tell`, and returns whether time is left, or all is done."""
     if self.report:
       self.report(stage, done, total, **values)
-    if done < total and not self.seconds_left():
-      raise OutOfTime(f'the time was over in {stage}, {done} of {total}')
+    return done >= total or self.seconds_left() > 0
 
 
 def session(

@@ -126,3 +126,19 @@ def _orders(labels):
   import itertools
   return [order for order in itertools.permutations(range(len(labels)))
           if [labels[i] for i in order] == labels]
+
+
+def test_slopes_of_doubtful_units_do_not_count():
+  """As after several local steps, in which units near zero turn."""
+  victim, params, update, clips = _sent([3])
+  target, _ = batch_features.prepare(
+      victim.layers, params, update, 1, error=0.01)
+  assert 0 < target.doubtful.mean() < 0.3
+  doubtful = np.flatnonzero(target.doubtful)[:3]
+  turned = np.array(target.output)  # of the other sign, and as near to zero
+  turned.flat[doubtful] = np.where(turned.flat[doubtful] >= 0, -1e-9, 1e-9)
+  target = target._replace(output=turned)
+  hard, soft = (float(jnp.linalg.norm(batch_features.residuals(
+      victim.layers, exact=exact)(jnp.asarray(clips), target)[1]))
+                for exact in (True, False))
+  assert hard > 0.02 and soft < 0.1 * hard

@@ -30,6 +30,8 @@ from vidleak_jax.models.layers import by_channel
 from vidleak_jax.types import Array, Layer, Params, UserError
 
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
+_DOUBTFUL = 0.1  # of the outputs' root mean square: nearer to 0 a sign may turn
+_SLOPE_STEPS = 10  # of conjugate gradients for the slopes of doubtful units
 
 
 class FeatureTarget(NamedTuple):
@@ -41,6 +43,7 @@ class FeatureTarget(NamedTuple):
   params: Params      # of the layers up to this one
   labels: Array       # [B] int32, sorted; clips of the guess come in this order
   residual: Array     # [] of the un-mixing; 0 for one clip
+  doubtful: Array     # [B, ...] 1 where a unit's slope is not known, else 0
 
 
 def prepare(
@@ -119,7 +122,8 @@ def from_features(
     labels: [B].
     error: relative error of the kernel's gradient, 0 for an exact one. Where
       the gradient is only about right, output channels whose dz is smaller
-      than that stay unamplified: whitening by (S + error^2 S_max)^(-1/2).
+      than that stay unamplified: whitening by (S + error^2 S_max)^(-1/2), and
+      slopes of units near zero are doubtful.
   """
   _check_layers(layers)
   head, layer = layers[-1], layers[-2]
@@ -128,11 +132,15 @@ def from_features(
   output = np.asarray(features).reshape(shape)
   slope = (np.asarray(errors) @ kernel.T / len(features)).reshape(shape)
   channels = output.shape[-1]
-  whitening = np.eye(channels)
+  whitening, doubtful = np.eye(channels), np.zeros(shape)
   if layer.activation in INVERTIBLE:
-    dz = _rows(slope * np.asarray(INVERTIBLE[layer.activation].slope(output)))
+    inverse = INVERTIBLE[layer.activation]
+    dz = _rows(slope * np.asarray(inverse.slope(output)))
     whitening = np.asarray(_whitening(
         np.float32(dz), max(_RIDGE, error ** 2)))
+    if error:
+      z = np.asarray(inverse.inverse(output))
+      doubtful = np.abs(z) < _DOUBTFUL * np.sqrt(np.mean(z ** 2))
   below = {each.name: trees.named(params, each.name)
            for each in layers[:-1]}
   return FeatureTarget(
@@ -140,7 +148,8 @@ def from_features(
           output, slope, _rows(np.asarray(
               trees.named(update, layer.name)['kernel'])),
           whitening)),
-      below, np.asarray(labels, np.int32), np.float32(0))
+      below, np.asarray(labels, np.int32), np.float32(0),
+      np.float32(doubtful))
 
 
 def residuals(
@@ -154,8 +163,9 @@ def residuals(
 
   Args:
     layers: a victim's, the dense head last.
-    exact: compare outputs before the activation, which weighs units that it
-      squeezes like others; False, for targets with errors, after it.
+    exact: False for targets of several local steps: a unit near zero changes
+      its sign on the way, and a few of those spoil the kernel's gradient, in
+      which they are linear. They are solved for, and carry no derivative.
   """
   _check_layers(layers)
   *below, layer = layers[:-1]
@@ -165,19 +175,21 @@ def residuals(
     for each in below:
       x = each.activate(_affine(each, target.params, x))
     z = _affine(layer, target.params, x)
+    kernel = target.params[layer.name]['kernel']
+    _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     if layer.activation in INVERTIBLE:
       inverse = INVERTIBLE[layer.activation]
-      goal = inverse.inverse(target.output) if exact else target.output
-      output = ((z if exact else layer.activate(z)) - goal) / _norm(goal)
+      goal = inverse.inverse(target.output)
+      output = (z - goal) / _norm(goal)
       dz = target.slope * inverse.slope(target.output)
       white = target.whitening
+      if not exact:
+        dz += _unknown_slopes(layer, x, pull, dz, target)
     else:
       output = (layer.activate(z) - target.output) / _norm(target.output)
       dz = lax.stop_gradient(target.slope * jax.jvp(
           layer.activate, (z,), (jnp.ones_like(z),))[1])
       white = lax.stop_gradient(_whitening(_rows(dz)))
-    kernel = target.params[layer.name]['kernel']
-    _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     grads = _rows(pull(dz)[0])
     goal = target.kernel_grad @ white
     return output, (grads @ white - goal) / _norm(goal)
@@ -194,8 +206,7 @@ def feature_match(
     layers: a victim's, the dense head last.
     exact: as for `residuals`.
     kernel_weight: of the kernel's equations; the ratio of both targets' squared
-      relative errors, where they have any. At a FedAvg surrogate it is far
-      below 1: kernels' gradients jump with the signs of units, features do not.
+      relative errors, where they have any.
 
   Returns:
     The relative squared error of the outputs plus that of the kernel's
@@ -210,6 +221,22 @@ def feature_match(
     output, kernel = equations(clips, target)
     return jnp.sum(output ** 2) + kernel_weight * jnp.sum(kernel ** 2)
   return term
+
+
+def _unknown_slopes(layer, x, pull, dz, target):
+  """What has to be added to dz where slopes are not known; no derivative.
+
+  Least squares: the kernel's gradient is linear in dz.
+  """
+  missing = target.kernel_grad - _rows(pull(dz)[0])
+
+  def seen(kernel):
+    return target.doubtful * layer.linear(
+        kernel.reshape(target.params[layer.name]['kernel'].shape), x)
+  found, _ = jax.scipy.sparse.linalg.cg(
+      lambda change: seen(pull(target.doubtful * change)[0]), seen(missing),
+      maxiter=_SLOPE_STEPS)
+  return lax.stop_gradient(target.doubtful * found)
 
 
 def _check_layers(layers):
@@ -233,7 +260,7 @@ def _whitening(rows, ridge=_RIDGE):
   """The inverse square root of the rows' second moments, [C, C]."""
   values, vectors = jnp.linalg.eigh(rows.T @ rows)
   values = jnp.maximum(values, 0) + ridge * values[-1]
-  return (vectors * lax.rsqrt(values)) @ vectors.T
+  return (vectors * lax.rsqrt(values)[None]) @ vectors.T
 
 
 def _norm(array):

@@ -19,7 +19,8 @@ from a match further up. A recurrent layer is always solved first (`recurrent`).
 """
 
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import jax
@@ -29,14 +30,20 @@ from jax import lax
 
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
-from vidleak_jax.attacks.base import Problem
-from vidleak_jax.attacks.matching import batch_features, feature_targets
+from vidleak_jax.attacks.base import CUT, Outcome, Problem
+from vidleak_jax.attacks.matching import (
+    batch_features,
+    feature_targets,
+    path_refinement,
+    whole_levels,
+)
 from vidleak_jax.attacks.matching.iterative import Iterative
 from vidleak_jax.attacks.matching.match import Term
 from vidleak_jax.attacks.matching.recipe import Priors
 from vidleak_jax.models.layers import by_channel
 from vidleak_jax.options import option
 from vidleak_jax.types import (
+  Array,
   Guess,
   Layer,
   Leak,
@@ -49,7 +56,9 @@ from vidleak_jax.types import (
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
 _LARGEST_BATCH = 64  # clips of one update that are told apart
 # After several local steps; chosen on one clip of photo_motion's train split:
-_KERNEL_WEIGHT = 0.03   # of its equations beside the features'
+_KERNEL_WEIGHT = 0.3   # of its equations beside the features'
+
+
 @dataclasses.dataclass(frozen=True)
 class FeatureMatching(Iterative):
   """Matches exact targets from the head's gradient.
@@ -63,7 +72,7 @@ class FeatureMatching(Iterative):
   name: ClassVar[str] = 'feature_matching'
   cost: ClassVar[int] = 30
   num_steps: int = option(1000, 'of each restart', low=1, high=10**9)
-  priors: Priors = option(Priors(1.0, 1.0, 0.0, 0.0), 'weights')
+  priors: Priors = option(Priors(1.0, 1.0, 3.0, 0.0), 'weights')
   prior_schedule: str = option(
       'geometric', 'how they fall',
       choices=('constant', 'cosine', 'geometric', 'steps'))
@@ -72,6 +81,16 @@ class FeatureMatching(Iterative):
   beta2: float = option(0.99, "Adam's memory", above=0, below=1, traced=True)
   coarse: float = option(0.0, 'share of coarse steps', low=0, high=1,
                          traced=True)
+  level_rounds: int = option(
+      24, 'in which pixels that came near to the 256 levels of video are held '
+      'there, and the others solved for; 0: for clips that were filtered since',
+      low=0, high=1000)
+  level_inner_steps: int = option(
+      60, 'conjugate gradients in each', low=1, high=10**4)
+  path_rounds: int = option(
+      8, 'after several local steps: corrections of the targets by the '
+      "client's path from the guess, each with Gauss-Newton after it",
+      low=0, high=1000)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`."""
@@ -121,6 +140,53 @@ class FeatureMatching(Iterative):
     shape = leak.num_updates, leak.public.batch_size, *leak.public.clip_shape
     return Guess(np.zeros(shape, np.float32), np.asarray(evidence.labels))
 
+  def finish(self, problem: Problem, target: Target, outcome: Outcome
+             ) -> Outcome:
+    """See `Iterative.finish`: the answer is refined first.
+
+    After several local steps targets are corrected; else pixels are settled on
+    whole levels.
+    """
+    if self.path_rounds and path_refinement.applies(
+        problem.victim, problem.leak):
+      outcome = path_refinement.refined(problem, outcome, self.path_rounds)
+    elif (self.level_rounds and problem.leak.public.eight_bit
+          and not isinstance(target.evidence, feature_targets.About)):
+      outcome = self._on_levels(problem, target, outcome)
+    return outcome if CUT in outcome.findings else super().finish(
+        problem, target, outcome)
+
+  def _on_levels(self, problem: Problem, target: Target, outcome: Outcome
+                 ) -> Outcome:
+    began = time.perf_counter()
+    session, victim = problem.session, problem.victim
+    recovery = outcome.recovery
+
+    def go_on(done, share):
+      return session.go_on('whole levels', done, self.level_rounds, sure=share)
+
+    if isinstance(target.evidence, dict):
+      layer, = target.evidence
+      equations, key = residuals(victim.layers), ('one', victim.key, layer)
+    else:
+      alone = batch_features.residuals(victim.layers)
+      equations, key = (
+          lambda clips, target: alone(clips, target.evidence),
+          ('several', victim.key))
+    settled = [whole_levels.settle(
+        equations, Target(target.params, trees.take(target.evidence, i)), clips,
+        rounds=self.level_rounds, inner_steps=self.level_inner_steps, key=key,
+        go_on=go_on) for i, clips in enumerate(recovery.clips)]
+    session.tell('whole levels', self.level_rounds, self.level_rounds)
+    seconds = outcome.cost.seconds_attack + time.perf_counter() - began
+    return Outcome(
+        recovery._replace(
+            clips=np.stack([each.clips for each in settled]),
+            objective=np.array([each.misfit for each in settled], np.float32)),
+        outcome.cost._replace(seconds_attack=seconds),
+        outcome.findings | {
+            'on_levels': float(np.mean([each.share for each in settled]))})
+
   def term(self, victim: Victim, leak: Leak) -> Term:
     """See `Iterative.term`."""
     one = feature_match(victim.layers)
@@ -147,13 +213,31 @@ def feature_match(layers: tuple[Layer, ...]) -> Term:
   Args:
     layers: a victim's, the dense head last.
   """
-  names = [layer.name for layer in layers]
+  equations = residuals(layers)
 
   def term(guess, target):
+    return sum(jnp.sum(r ** 2) for r in equations(guess.clips, target))
+  return term
+
+
+def residuals(
+    layers: tuple[Layer, ...]
+) -> Callable[[Array, Target], tuple[Array, Array]]:
+  """The equations of one clip: `(clips, target) -> (output's, kernel's)`.
+
+  Each is relative to its target, so that the sum of all squares is the sum of
+  two relative squared errors.
+
+  Args:
+    layers: a victim's, the dense head last.
+  """
+  names = [layer.name for layer in layers]
+
+  def equations(clips, target):
     (name, seen), = target.evidence.items()
     *below, layer = layers[:names.index(name) + 1]
     params = target.params
-    x = guess.clips.reshape(-1, *layers[0].in_shape)
+    x = clips.reshape(-1, *layers[0].in_shape)
     for each in below:
       x = each.activate(_affine(each, params, x))
     z = _affine(layer, params, x)
@@ -170,8 +254,9 @@ def feature_match(layers: tuple[Layer, ...]) -> Term:
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     rows = _rows(pull(dz)[0])
     white = _whitening(_rows(dz))
-    return output + _relative((rows - seen.kernel) @ white, seen.kernel @ white)
-  return term
+    return output, _relative(
+        (rows - seen.kernel) @ white, seen.kernel @ white)
+  return equations
 
 
 def _affine(layer, params, x):
@@ -196,6 +281,6 @@ def _whitening(rows):
 
 
 def _relative(difference, target):
-  return jnp.sum(difference ** 2) / jnp.sum(target ** 2)
+  return difference * lax.rsqrt(jnp.sum(target ** 2))
 
 

@@ -28,7 +28,7 @@ _AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
 _RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
 _TOLERANCE = 1e-8   # of least squares
 # After several local steps, chosen on one clip of photo_motion's train split:
-_ERROR = 0.05           # relative error of the kernel's gradient
+ERROR = 0.01           # relative error of the kernel's gradient
 _NO_FEATURES = (
     'The gradient of the recurrent layer does not tell what it saw in each '
     'frame: too many frames for its width, noise, or a defence. Choose '
@@ -104,7 +104,7 @@ def separated(problem: Problem) -> Target:
           params, gradient, victim.head, public.batch_size, public.federated)
       params, gradient = near.params, near.gradient
       notes &= near.one_step
-      error = 0.0 if near.one_step else _ERROR
+      error = 0.0 if near.one_step else ERROR
     labels = None if leak.labels is None else leak.labels[i]
     prepared.append(batch_features.prepare(
         victim.layers, params, gradient, public.batch_size, labels=labels,

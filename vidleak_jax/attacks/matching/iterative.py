@@ -58,6 +58,19 @@ class Iterative(recipe.Recipe, Attack):
     return Guess(clips, np.stack(
         [each.labels for each in labels.infer_all(leak, victim.head)]))
 
+  def finish(self, problem: Problem, target: Target, outcome: Outcome
+             ) -> Outcome:
+    """Returns the answer after what follows the descent: a polish.
+
+    Args:
+      problem: what the attacker has.
+      target: of `prepare`.
+      outcome: of the descent.
+    """
+    del target
+    return polished(
+        problem, outcome, self.polish_steps, self.polish_inner_steps)
+
   def run(self, problem: Problem, effort: Effort) -> Outcome:
     """See `Attack.run`."""
     outcome, = solve([problem], [self], effort, problem.session.folder)
@@ -130,10 +143,9 @@ def solve(
                          problems[i], attacks[i]) | _cut(
                              cost.num_steps, budget.last_step)))
   return [one if isinstance(one, UserError) or CUT in one.findings
-          else polished(
-              problem, one, own.polish_steps, own.polish_inner_steps)
-          for problem, one, own in zip(
-              problems, outcomes, attacks, strict=True)]
+          else own.finish(problem, target, one)
+          for problem, target, one, own in zip(
+              problems, targets, outcomes, attacks, strict=True)]
 
 
 def _deadline(session) -> float:

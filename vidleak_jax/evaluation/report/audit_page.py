@@ -140,6 +140,11 @@ def _bounds(result) -> str:
          'With the update, at most'],
         [f'<tr><td>{each["guess"]:g}</td><td>{each["at_most"]:.3g}</td></tr>'
          for each in found['reconstruction']]))
+    parts.append(
+        '<p>The same table bounds a test of whether a known clip was used: at '
+        'a false positive rate of the first column, the true positive rate is '
+        'at most the second. Their gap is at most '
+        f'{found["advantage"]:.3g} at any rate.</p>')
     if not found['is_guarantee']:
       parts.append('<p class="quiet">As if the client clipped its updates; '
                    'it does not, so this is no guarantee.</p>')

@@ -9,6 +9,7 @@ from vidleak_jax.types import Row
 MARGIN = 1.0  # dB above the best floor from which an answer shows something
 HEIGHT, TOP, BOTTOM = 220, 14, 44
 _TITLES = {'defense.noise_std': 'Noise on every entry (standard deviation)',
+           'defense.dp_sgd.noise_multiplier': 'Noise multiplier of DP-SGD',
            'defense.clip_norm': 'Largest norm of the update',
            'data.num_clips': 'Clips averaged in one update'}
 

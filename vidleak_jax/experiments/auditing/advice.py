@@ -13,6 +13,7 @@ EPSILON = 8.0  # a usual budget
 _CLEAR, _EQUAL = 25.0, 40.0  # dB: plain to see; equal to the eye
 _WORDS = {'defense.noise_std': 'Gaussian noise of standard deviation {:g} on '
           'every entry',
+          curve.MULTIPLIER: 'DP-SGD with a noise multiplier of {:g}',
           'defense.clip_norm': 'clipping the update to a norm of {:g}',
           'data.num_clips': 'averaging {:g} clips in one update'}
 
@@ -81,9 +82,23 @@ def what_would_stop_it(rows: Sequence[Row], leak: Leak) -> list[Row]:
         'Nothing was measured: only the client can be asked for other '
         'settings. Run the audit where the training clips are, without '
         '--leak.')})
+  return [*advice, _promise(leak, norm)]
+
+
+def _promise(leak, norm) -> Row:
+  """What holds against any attack: a mechanism with a small epsilon."""
+  found = limits.privacy(leak)
+  epsilon = found.get('epsilon')
+  if epsilon is not None and epsilon <= EPSILON:
+    return {
+        'change': {}, 'measured': False, 'epsilon': epsilon,
+        'delta': found['delta'], 'words': (
+            'Against attacks that nobody has tried yet the client has a '
+            f'promise: epsilon {epsilon:.3g} (delta {found["delta"]:g}) for '
+            'each release. Several releases of the same clip add up.')}
   multiplier = _multiplier_for(EPSILON)
   std = multiplier * norm
-  advice.append({
+  return {
       'change': {'defense.clip_norm': norm, 'defense.noise_std': std},
       'measured': False, 'epsilon': EPSILON, 'delta': limits.DELTA,
       'words': (
@@ -91,8 +106,7 @@ def what_would_stop_it(rows: Sequence[Row], leak: Leak) -> list[Row]:
           f'a fixed norm and add noise of {multiplier:.2g} times that norm. At '
           f'the norm of this update, {norm:.3g}, that is noise of '
           f'{std:.2g}: epsilon {EPSILON:g} (delta {limits.DELTA:g}) for each '
-          'release. Secure aggregation over many clients lets each add less.')})
-  return advice
+          'release. Secure aggregation over many clients lets each add less.')}
 
 
 def _measured(rows, setting, norm) -> Row | None:

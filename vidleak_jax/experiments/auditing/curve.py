@@ -16,6 +16,7 @@ import numpy as np
 
 from vidleak_jax import attacks
 from vidleak_jax.attacks.attempts import explore, residuals
+from vidleak_jax.attacks.auto import ADAPTIVE
 from vidleak_jax.experiments.auditing import judging, limits, schedule
 from vidleak_jax.experiments.leaking import (
     Audit,
@@ -27,8 +28,10 @@ from vidleak_jax.experiments.leaking import (
 from vidleak_jax.runtime.session import Session
 from vidleak_jax.types import Leak, Row, UserError
 
+MULTIPLIER = 'defense.dp_sgd.noise_multiplier'
+_MULTIPLIERS = 1.0, 0.1, 0.01  # of DP-SGD without noise
 _OF_RMS = 0.1, 1.0, 0.01  # noise, of the root mean square of an entry
-_OF_NOISE = 3.0, 10.0, 0.3  # of the present noise
+_OF_NOISE = 3.0, 10.0, 0.3  # of the present noise, or multiplier
 _OF_NORM = 0.1, 0.01      # clipping norm
 _BATCHES = 2, 4
 _MOST_ATTACKS = 2         # on a point
@@ -50,6 +53,15 @@ def points(audit: Audit, leak: Leak) -> list[Point]:
     audit: the present setting.
     leak: its update tells how large entries are.
   """
+  batches = [_with_batch(audit, size) for size in _BATCHES
+             if size != leak.public.batch_size]
+  private = audit.defense.dp_sgd
+  if private.clip_norm:  # its noise hides how large entries are
+    strengths = [private.noise_multiplier * factor for factor in _OF_NOISE]
+    found = [_with_multiplier(audit, _rounded(each))
+             for each in (strengths if private.noise_multiplier
+                          else _MULTIPLIERS)]
+    return [found[-1], *batches[:1], *found[:-1], *batches[1:]]
   norm = max(limits.norm_of(leak))
   count = sum(np.size(leaf) for leaf in jax.tree.leaves(leak.params))
   noise = audit.defense.noise_std
@@ -58,8 +70,6 @@ def points(audit: Audit, leak: Leak) -> list[Point]:
   noises = [_with_noise(audit, _rounded(each)) for each in strengths]
   clips = [_with_clipping(audit, _rounded(norm * factor))
            for factor in _OF_NORM[:2 if noise else 1]]
-  batches = [_with_batch(audit, size) for size in _BATCHES
-             if size != leak.public.batch_size]
   return [*noises[:2], *batches[:1], *clips[:1], *noises[2:], *batches[1:],
           *clips[1:]]
 
@@ -148,7 +158,7 @@ def _measured(point, folder, session, best, seconds) -> Row:
 def _candidates(audit, leak, problem, best) -> list[attacks.Attack]:
   """Those made for the defence, the best one so far, then the usual ones."""
   ordered = schedule.attacks_of(audit.attack, leak)
-  adaptive = [a for a in ordered if a.name in schedule.ADAPTIVE]
+  adaptive = [a for a in ordered if a.name in ADAPTIVE]
   wanted = [a for a in ordered if a.name == best]
   usual = [a for a in ordered if a.name in ('feature_matching', 'ig')]
   chosen: list[attacks.Attack] = []
@@ -167,6 +177,12 @@ def _row(point: Point, **values) -> Row:
 def _with_noise(audit: Audit, std: float) -> Point:
   return Point('defense.noise_std', std, audit.replace(
       defense=audit.defense.replace(noise_std=std)))
+
+
+def _with_multiplier(audit: Audit, multiplier: float) -> Point:
+  private = audit.defense.dp_sgd.replace(noise_multiplier=multiplier)
+  return Point(MULTIPLIER, multiplier, audit.replace(
+      defense=audit.defense.replace(dp_sgd=private)))
 
 
 def _with_clipping(audit: Audit, norm: float) -> Point:

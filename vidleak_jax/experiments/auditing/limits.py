@@ -87,6 +87,7 @@ def privacy(leak: Leak) -> Row:
       'epsilon': epsilon if found.is_bounded else None,
       'epsilon_as_if_clipped': epsilon, 'delta': delta,
       'epsilon_configured': defense.local_dp.epsilon or None,
+      'advantage': bounds.membership_advantage(found.noise_multiplier),
       'reconstruction': [
           {'guess': guess, 'at_most': bounds.reconstruction_bound(
               found.noise_multiplier, guess)} for guess in GUESSES],

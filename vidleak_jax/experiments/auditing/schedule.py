@@ -4,20 +4,17 @@ from typing import Any
 
 from vidleak_jax import attacks
 from vidleak_jax.attacks import detection
-from vidleak_jax.attacks.auto import LEFT_OUT, Auto
+from vidleak_jax.attacks.auto import LEFT_OUT, Auto, by_yield
 from vidleak_jax.attacks.checks.view import View
 from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Leak, Victim
 
-ADAPTIVE = ('defense_aware',)  # they know what a defence left
 _TWICE = ('auto', 'closed_form')  # they only choose among the others
 
 
 def attacks_of(spec: Any, leak: Leak) -> list[attacks.Attack]:
   """Returns the attacks to try, by expected yield a second.
 
-  Behind a defence those made for it come first: exact equations no longer hold,
-  and the others lose most of their decibels. Then the cheaper ones go first.
   Those that others surpass on the same equations, `weaker_of` has.
 
   Args:
@@ -29,8 +26,7 @@ def attacks_of(spec: Any, leak: Leak) -> list[attacks.Attack]:
   only = spec.auto.only
   chosen = [getattr(spec, name) for name in attacks.ATTACKS
             if (name in only if only else name not in LEFT_OUT)]
-  return sorted(chosen, key=lambda attack: (
-      not (is_defended and attack.name in ADAPTIVE), attack.cost))
+  return by_yield(chosen, is_defended)
 
 
 def weaker_of(spec: Any) -> list[attacks.Attack]:

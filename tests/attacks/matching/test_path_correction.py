@@ -1,0 +1,125 @@
+"""Targets of several local steps, corrected by the client's path."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vidleak_jax as vl
+from vidleak_jax import trees
+from vidleak_jax.attacks.base import CUT, Cost, Outcome, Problem
+from vidleak_jax.attacks.matching import (
+    batch_features,
+    path_correction,
+    path_refinement,
+)
+from vidleak_jax.attacks.surrogate import midpoint_surrogate
+from vidleak_jax.runtime.session import session
+from vidleak_jax.types import Recovery
+
+SHAPE = 2, 8, 8, 3
+CLIENTS = {
+    'sgd': vl.FedAvg(local_steps=4, local_learning_rate=3e-2),
+    'momentum': vl.FedAvg(local_steps=3, local_learning_rate=1e-2,
+                          optimizer='momentum', momentum=0.5,
+                          weight_decay=0.1, proximal=0.3)}
+
+
+@pytest.fixture(scope='module')
+def victim():
+  return vl.victims.c3d(SHAPE, 7, preset='tiny')
+
+
+def leak_of(victim, client):
+  clips = jax.random.uniform(jax.random.key(1), (1, *SHAPE))
+  params = victim.init(jax.random.key(0))
+  return clips, vl.observe(victim, params, clips, [4], client=client)
+
+
+def sent_of(victim, leak):
+  update = trees.take(leak.update, 0)
+  near = midpoint_surrogate(
+      leak.params, update, victim.head, 1, leak.public.federated)
+  assert not near.one_step
+  target, _ = batch_features.prepare(
+      victim.layers, near.params, near.gradient, 1, error=0.01)
+  return path_correction.Sent(leak.params, update, near.params,
+                              np.float32(near.scale), target)
+
+
+def misfit(victim, target, clips):
+  found = batch_features.residuals(victim.layers, exact=False)(clips, target)
+  return [float(jnp.linalg.norm(part)) for part in found]
+
+
+@pytest.mark.parametrize('name', CLIENTS)
+def test_the_path_ends_where_the_client_ended(victim, name):
+  """From any guess; from the true clip it is the client's own."""
+  clips, leak = leak_of(victim, CLIENTS[name])
+  sent, training = sent_of(victim, leak), leak.public.federated
+  path, shares = path_correction.bent_path(victim, training, sent, clips)
+  np.testing.assert_allclose(shares.sum(), 1, rtol=1e-5)
+  for steps in range(1, len(shares)):
+    update = CLIENTS[name].__class__(**{
+        **vars(CLIENTS[name]), 'local_steps': steps}).update(
+            victim.loss, leak.params, clips, jnp.array([4]))
+    moved = jax.tree.map(lambda w, p, n=steps: w - p[n], leak.params, path)
+    for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(update)):
+      np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_at_the_truth_nothing_is_left(victim):
+  clips, leak = leak_of(victim, CLIENTS['sgd'])
+  sent = sent_of(victim, leak)
+  before = misfit(victim, sent.target, clips)
+  after = misfit(victim, path_correction.corrected(
+      victim, leak.public.federated, sent, clips), clips)
+  assert before[0] > 1e-3
+  assert after[0] < 1e-2 * before[0] and after[1] < 0.1 * before[1]
+
+
+def test_a_guess_brings_the_targets_nearer(victim):
+  clips, leak = leak_of(victim, CLIENTS['sgd'])
+  sent = sent_of(victim, leak)
+  guess = jnp.clip(clips + 0.03 * jax.random.normal(
+      jax.random.key(2), clips.shape), 0, 1)
+  target = path_correction.corrected(
+      victim, leak.public.federated, sent, guess)
+  before, after = (misfit(victim, each, clips)
+                   for each in (sent.target, target))
+  assert after[0] < 0.3 * before[0]
+
+
+@pytest.mark.slow
+def test_rounds_never_answer_worse(victim):
+  _, leak = leak_of(victim, CLIENTS['sgd'])
+  before, after = (vl.attack(
+      victim, leak, vl.attacks.feature_matching(
+          num_steps=200, path_rounds=rounds), key=jax.random.key(3))
+                   for rounds in (0, 4))
+  assert after.gradient_residual[0] < before.gradient_residual[0]
+  np.testing.assert_allclose(
+      after.findings['residual_before_path'], before.gradient_residual[0],
+      rtol=1e-4)
+
+
+def test_when_time_is_over_the_best_answer_so_far_stands(victim):
+  clips, leak = leak_of(victim, CLIENTS['sgd'])
+  problem = Problem(victim, leak, jax.random.key(0), session().until(0))
+  start = Outcome(Recovery(
+      np.asarray(clips)[None], np.array([[4]], np.int32), np.zeros(1)),
+                  Cost(), {})
+  found = path_refinement.refined(problem, start, rounds=3)
+  np.testing.assert_array_equal(found.recovery.clips, start.recovery.clips)
+  assert found.findings[CUT] == 'stopped after 0 of 3 corrections'
+
+
+@pytest.mark.parametrize('client', [
+    vl.FedSGD(), vl.FedAvg(local_steps=1),
+    vl.FedAvg(local_steps=3, optimizer='adam'),
+    vl.FedAvg(per='batch', local_epochs=2, local_batch_size=1)])
+def test_other_clients_have_no_such_path(victim, client):
+  clips = jax.random.uniform(jax.random.key(1), (2, *SHAPE))
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), clips, [4, 1],
+                    client=client, key=jax.random.key(0))
+  assert not path_refinement.applies(victim, leak)

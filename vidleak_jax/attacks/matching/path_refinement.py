@@ -1,0 +1,132 @@
+"""Gauss-Newton on the features of several local steps, target by target.
+
+A round corrects the targets at the surrogate point by the client's path from
+the guess (`path_correction`), then takes a few steps of Gauss-Newton on the
+last layer's outputs and its kernel's gradient. A better guess corrects better,
+so that rounds contract.
+"""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidleak_jax import trees
+from vidleak_jax.attacks import local_training
+from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.base import CUT, Outcome, Problem
+from vidleak_jax.attacks.matching import (
+    batch_features,
+    feature_targets,
+    gauss_newton,
+    path_correction,
+)
+from vidleak_jax.attacks.residual import gradient_residual
+from vidleak_jax.attacks.surrogate import midpoint_surrogate
+from vidleak_jax.runtime import memory, programs
+from vidleak_jax.types import Leak, Victim
+
+# Chosen on clips of photo_motion's train split:
+_ERRORS = 1e-3, 1e-2      # of outputs and kernel, over their root mean square
+_STEPS = 3                # of Gauss-Newton in a round
+_INNER_STEPS = 100        # conjugate gradients in each
+
+_COPIES = 3  # of a path's weights: simulated, bent, and in between
+
+
+def applies(victim: Victim, leak: Leak) -> bool:
+  """Whether the targets of a leak can be corrected by the client's path."""
+  training, count = leak.public.federated, leak.public.batch_size
+  return (training.algorithm == 'fedavg'
+          and local_training.is_linear(training)
+          and not training.is_shuffled(count)
+          and training.num_local_steps(count) > 1
+          and victim.layers[-2].activation in INVERTIBLE
+          and _fits(leak, training.num_local_steps(count)))
+
+
+def _fits(leak: Leak, num_steps: int) -> bool:
+  """Whether the weights of all steps of the client's path fit the memory."""
+  free = memory.host_free()
+  needed = _COPIES * num_steps * memory.tree_bytes(leak.params)
+  return free is None or needed < free
+
+
+def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
+  """Returns the outcome after some rounds, the best one of each update.
+
+  The gradient residual says which is best, and may say that the start is. When
+  the session's time is over, no further round begins.
+
+  Args:
+    problem: a leak to which this `applies`.
+    outcome: of feature matching: its clips come in the order of its labels.
+    rounds: of corrections.
+  """
+  began = time.perf_counter()
+  recovery, leak = outcome.recovery, problem.leak
+  clips, labels = np.array(recovery.clips), recovery.labels
+  best, before = clips.copy(), _measure(problem, clips, labels)
+  least = before.copy()
+  known = [_sent(problem, i, labels[i]) for i in range(leak.num_updates)]
+  cut = {}
+  for done in range(rounds):
+    if not problem.session.go_on('path', done, rounds,
+                                 gradient_residual=float(least.mean())):
+      cut = {CUT: f'stopped after {done} of {rounds} corrections'}
+      break
+    for i, sent in enumerate(known):
+      if sent is not None:
+        clips[i] = _round(problem, sent, clips[i])
+    residual = _measure(problem, clips, labels)
+    better = residual < least
+    best[better], least[better] = clips[better], residual[better]
+  else:
+    problem.session.tell('path', rounds, rounds,
+                         gradient_residual=float(least.mean()))
+  seconds = time.perf_counter() - began
+  cost = outcome.cost
+  return Outcome(
+      recovery._replace(clips=best),
+      cost._replace(seconds_attack=cost.seconds_attack + seconds),
+      outcome.findings | {'residual_before_path': float(before.max()),
+                          'residual_after_path': float(least.max())} | cut)
+
+
+def _measure(problem, clips, labels):
+  return gradient_residual(problem.victim, problem.leak, clips, labels)
+
+
+def _sent(problem, index, labels):
+  """What a round starts from; None where the update is one exact gradient."""
+  victim, leak = problem.victim, problem.leak
+  public, update = leak.public, trees.take(leak.update, index)
+  near = midpoint_surrogate(leak.params, update, victim.head,
+                            public.batch_size, public.federated)
+  if near.one_step:
+    return None
+  target, _ = batch_features.prepare(
+      victim.layers, near.params, near.gradient, public.batch_size,
+      labels=labels, error=feature_targets.ERROR)
+  return path_correction.Sent(
+      leak.params, update, near.params, np.float32(near.scale), target)
+
+
+def _round(problem, sent, clips):
+  victim, training = problem.victim, problem.leak.public.federated
+  correct = programs.default().get(
+      ('path', victim.key, training, len(clips)),
+      lambda: jax.jit(functools.partial(
+          path_correction.corrected, victim, training)))
+  equations = batch_features.residuals(victim.layers, exact=False)
+
+  def residual(clips, target):
+    return tuple(r * (r.size ** 0.5 / error) for r, error in zip(
+        equations(clips, target), _ERRORS, strict=True))
+
+  return gauss_newton.minimize(
+      residual, correct(sent, jnp.asarray(clips)), clips,
+      gauss_newton.Options(steps=(_STEPS,), inner_steps=_INNER_STEPS),
+      key=('path', victim.key)).pixels

@@ -1,0 +1,119 @@
+"""From a clip that is nearly right to the exact one: video has 256 levels.
+
+What is left of an error lies where the equations say little: at borders, which
+fewer units see, and in fine texture. Elsewhere the clip is known to a fraction
+of a level, and there its pixels are whole levels, exactly. Held at those, the
+pixels that are left have more equations than before, so that more of them come
+near to levels, round after round.
+
+Where a clip is near to levels shows in the clip itself: distances to the
+nearest level are 0.29 at random.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vidleak_jax.attacks.analytic.rounding import TOP
+from vidleak_jax.attacks.matching import gauss_newton
+from vidleak_jax.runtime import programs
+from vidleak_jax.types import Array
+
+Equations = Callable[[Array, Any], Any]  # (clips, target) -> relative misfits
+
+# In levels; chosen on one clip of photo_motion's train split.
+_NEAR = 0.2       # distance to a level, of a pixel and of those around it
+_HELD = 0.05      # how far a pixel that is near a level may move in a round
+_FREE = 1.0       # how far any other may
+_ERROR = 3e-5     # of the equations, relative; float32 rounding leaves 1e-6
+_ROUNDING = 1e-11  # sum of squares that float32 leaves; 1e-12, as a rule
+_AROUND = 3, 5, 5  # frames, rows and columns around a pixel
+_FEWEST = 32      # numbers in there, to judge by
+_GAIN = 0.02      # share of what is not sure that a round has to settle
+
+
+class Settled(NamedTuple):
+  """What became of a clip."""
+  clips: np.ndarray  # [B, T, H, W, C] float32 in [0, 1]
+  share: float       # of the pixels that lie on levels surely; 0 to 1
+  misfit: float      # sum of squares of the equations
+
+
+def settle(
+    equations: Equations, target: Any, clips: np.ndarray, *, rounds: int,
+    inner_steps: int, key: Hashable,
+    go_on: Callable[[int, float], bool] = lambda done, share: True,
+) -> Settled:
+  """Returns clips on whole levels where the equations lead there.
+
+  But for rounding, it never returns clips that meet the equations less well
+  than those given. A start without a pixel near a level is returned as it is.
+
+  Args:
+    equations: each misfit relative to its target, so that squares add up to
+      the square of a relative error.
+    target: their constants, a pytree.
+    clips: [B, T, H, W, C] in [0, 1], nearly right.
+    rounds: at most; each is one step of Gauss-Newton.
+    inner_steps: conjugate gradients in each.
+    key: what `equations` depends on besides its arguments: equal keys share
+      their compiled programs.
+    go_on: told of rounds that are done and of the share; False ends it.
+  """
+  measure = programs.default().get(
+      ('misfit of levels', key), lambda: jax.jit(
+          lambda clips, target: sum(
+              jnp.sum(r ** 2) for r in jax.tree.leaves(
+                  equations(clips, target)))))
+
+  def residual(pixels, data):
+    target, anchor, reach = data
+    misfits = jax.tree.map(
+        lambda r: r * (r.size ** 0.5 / _ERROR), equations(pixels, target))
+    return misfits, (pixels - anchor) / reach
+
+  options = gauss_newton.Options(steps=(1,), inner_steps=inner_steps)
+  start = pixels = np.asarray(clips, np.float32)
+  levels, sure = map(np.asarray, _sure(pixels))
+  for done in range(rounds):
+    share = sure.mean()
+    if not share or sure.all() or not go_on(done, float(share)):
+      break
+    anchor = np.where(sure, levels, pixels)
+    reach = np.where(sure, _HELD, _FREE).astype(np.float32) / TOP
+    pixels = gauss_newton.minimize(
+        residual, (target, anchor, reach), anchor, options,
+        key=('levels', key)).pixels
+    levels, sure = map(np.asarray, _sure(pixels))
+    if sure.mean() - share < _GAIN * (1 - share):
+      break
+  answers = (start, pixels, levels) if sure.any() else (start,)
+  misfits = [float(measure(each, target)) for each in answers]
+  # Between levels a clip can fit the rounding of the gradient itself.
+  exact = sure.any() and misfits[-1] < _ROUNDING
+  best = -1 if exact else int(np.argmin(misfits))
+  return Settled(answers[best], float(sure.mean()), misfits[best])
+
+
+@jax.jit
+def _sure(pixels: Array) -> tuple[Array, Array]:
+  """(The nearest levels, which pixels surely lie on them), [B, T, H, W, C].
+
+  A pixel is judged by those around it, too. What the box [0, 1] holds at its
+  ends is on a level by force, and does not count.
+  """
+  levels = jnp.rint(pixels * TOP) / TOP
+  distance = jnp.abs(pixels - levels) * TOP
+  inside = (0.5 / TOP < pixels) & (pixels < 1 - 0.5 / TOP)
+
+  def around(x):
+    return lax.reduce_window(jnp.sum(x, -1, keepdims=True), 0.0, lax.add,
+                             (1, *_AROUND, 1), (1,) * x.ndim, 'SAME')
+  count = around(inside.astype(pixels.dtype))
+  square = around(jnp.where(inside, distance ** 2, 0)) / jnp.maximum(count, 1)
+  near = (count >= _FEWEST) & (square < _NEAR ** 2)
+  return levels, near & (distance < _NEAR)
