@@ -84,7 +84,9 @@ def _peeling(victim: vl.Victim) -> str:
   if peeled < total:
     share = network.blocks[-1 - peeled].num_shown / math.prod(victim.clip_shape)
     text += f', then {share:.1f} a pixel'
-  return text + ('; short' if needs.shortages(network) else '')
+  if needs.shortages(network):
+    return text + '; short'
+  return text + ('; completed' if needs.too_few(network) else '')
 
 
 def main() -> None:

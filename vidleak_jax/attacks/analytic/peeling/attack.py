@@ -20,6 +20,7 @@ from vidleak_jax.attacks.analytic.peeling import (
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
 from vidleak_jax.attacks.analytic.peeling.needs import (
     MARGIN,
+    completes,
     rounds_used,
     shortages,
     too_few,
@@ -222,19 +223,22 @@ class Peeling(Analytic):
         break
     problem.session.tell('layer peeling', total, total)
     assert best  # `_known_facts` yields or raises
+    if best.misfit > _EXACT and completes(network):
+      return self._complete(problem, walks, labels)
     return best
 
 
   def _complete(self, problem: Problem, walks: list[Walked],
                 labels: np.ndarray) -> Found:
-    """Likely pixels where equations are fewer."""
+    """Likely pixels where the equations do not lead to exact ones."""
     network = walks[0].network
     parts, rows = zip(*map(_partly, walks))
     clips, misfit = completion.complete(
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
-        lambda p: problem.session.tell('pixels', p.stage, p.num_stages,
+        lambda p: problem.session.tell('pixels', p.num_done, p.num_stages,
                                        cost=p.cost),
         channel_axis=network.channel_axis, key=problem.victim.key)
+    problem.session.tell('pixels', 1, 1)
     return Found(clips, labels, [
         row for each, partly in zip(walks, rows) for row in (
             *each.rows, *partly)], misfit)

@@ -1,6 +1,6 @@
-"""Clips of networks that show fewer equations than pixels.
+"""Likely clips where equations do not lead to the exact one.
 
-What the solved blocks show leaves directions open. The gradients of the kernels
+What the solved blocks of a narrow network show leaves directions open. The gradients of the kernels
 below say more (`lower`), and a prior of total variation fills the rest: maximum
 a posteriori, with errors tau of the guess's features that fall from stage to
 stage. The answer is near, not exact.
@@ -33,8 +33,8 @@ _ENDED = 0.99    # of the objective: the next tau
 
 
 class Progress(NamedTuple):
-  """Where the search is."""
-  stage: int  # from 1
+  """Where the search is after a step."""
+  num_done: int  # stages
   num_stages: int
   cost: float
 
@@ -52,16 +52,20 @@ def complete(
     parts: what each round shows, `lower` included.
     errors: tau of each stage, falling.
     num_steps: of Gauss-Newton in each, at most.
-    tell: called after each stage.
+    tell: called after each step; what it raises ends the search.
     channel_axis: of all outputs.
     key: of the network, `Victim.key`.
   """
+  def told(num_done, cost):
+    tell(Progress(num_done, len(_SMOOTH) + len(errors), cost))
+
   start = None
-  for smooth in _SMOOTH:
+  for done, smooth in enumerate(_SMOOTH):
     start = pixels.recover(
         graph, num_clips, parts, gauss_newton.Options(
             steps=_COARSE if start is None else _COARSE[-1:]),
-        start=start, smooth=smooth, channel_axis=channel_axis, key=key).pixels
+        lambda step, done=done: told(done, step.cost), start=start,
+        smooth=smooth, channel_axis=channel_axis, key=key).pixels
   kinds, belows = pixels.structure(graph, parts)
   unders = [facts_lib.until(graph, set(part.lower.cotangents))
             for part in parts]
@@ -95,24 +99,24 @@ def complete(
       ('completion', key, kinds, num_clips),
       lambda: (jax.jit(step, static_argnums=0), jax.jit(misfit)))
   clips = jnp.asarray(start, jnp.float32)
-  for stage, tau in enumerate(errors, 1):
-    clips, cost = _descend(
+  for done, tau in enumerate(errors, len(_SMOOTH)):
+    clips = _descend(
         functools.partial(move, _INNER[tau <= _SMALL], data, jnp.float32(tau)),
-        clips, num_steps)
-    tell(Progress(stage, len(errors), cost))
+        clips, num_steps, functools.partial(told, done))
   return np.asarray(clips, np.float64), float(measure(data, clips))
 
 
-def _descend(move, clips, num_steps):
-  """Steps until they hardly lower the objective, and what it came to."""
+def _descend(move, clips, num_steps, tell):
+  """Returns clips after steps, until these hardly lower the objective."""
   trust, last = jnp.float32(0.3), np.inf
   for _ in range(num_steps):
     step = move(clips, trust)
     clips, trust, value = step.clips, step.trust, float(step.value)
+    tell(value)
     if step.length == 1 and value > _ENDED * last:
       break
     last = value
-  return clips, value
+  return clips
 
 
 def _float32(tree):

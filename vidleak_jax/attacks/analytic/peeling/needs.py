@@ -56,6 +56,14 @@ def too_few(network: Network, num_rounds: int = 1) -> str:
   return ''
 
 
+def completes(network: Network) -> bool:
+  """Whether kernels below the solved blocks are read, see `completion`."""
+  try:
+    return _below(network) > 0
+  except UserError:
+    return False
+
+
 def _below(network: Network) -> int:
   """Numbers that a round shows below the lowest block that is solved.
 
