@@ -19,6 +19,7 @@ from vidleak_jax.attacks.analytic.peeling import (
 )
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
 from vidleak_jax.attacks.analytic.peeling.needs import (
+    LARGEST,
     MARGIN,
     completes,
     rounds_used,
@@ -80,6 +81,8 @@ class Peeling(Analytic):
       (0.1, 0.05, 0.03, 0.02, 0.01), 'of features, stage by stage, where '
       'equations are fewer than pixels', low=1e-6, high=1.0)
   stage_steps: int = option(8, 'of Gauss-Newton in each of these', low=1)
+  largest: int = option(LARGEST, 'numbers of the clips up to which that is '
+                        'tried: more take hours', low=1)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`; counts the equations below the blocks too."""
@@ -90,7 +93,8 @@ class Peeling(Analytic):
       network = blocks_of(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
-    return reasons + shortages(network, len(rounds_used(leak, network)))
+    return reasons + shortages(
+        network, len(rounds_used(leak, network)), self.largest)
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
@@ -223,7 +227,7 @@ class Peeling(Analytic):
         break
     problem.session.tell('layer peeling', total, total)
     assert best  # `_known_facts` yields or raises
-    if best.misfit > _EXACT and completes(network):
+    if best.misfit > _EXACT and completes(network, self.largest):
       return self._complete(problem, walks, labels)
     return best
 

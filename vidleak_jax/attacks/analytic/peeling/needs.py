@@ -8,6 +8,7 @@ from vidleak_jax.types import Leak, Round, UserError
 from vidleak_jax.victims.introspection import identifiability
 
 MARGIN = 1.2  # known outputs for each pixel, at least
+LARGEST = 2 ** 16  # numbers of the clips that are completed; more take hours
 
 
 def rounds_used(leak: Leak, network: Network) -> tuple[Round, ...]:
@@ -19,13 +20,22 @@ def rounds_used(leak: Leak, network: Network) -> tuple[Round, ...]:
   return leak.rounds() if alone else leak.rounds()[:1]
 
 
-def shortages(network: Network, num_rounds: int = 1) -> list[str]:
-  """Returns what is not determined, by count, in so many rounds."""
+def shortages(network: Network, num_rounds: int = 1, largest: int = LARGEST
+              ) -> list[str]:
+  """Returns what is not determined, by count, in so many rounds.
+
+  Args:
+    network: the victim.
+    num_rounds: of the client.
+    largest: numbers of the clips up to which `completion` is tried.
+  """
   reasons = _at_the_top(network)
   missing = too_few(network, num_rounds)
   if not missing:
     return reasons
   unknowns = network.num_clips * math.prod(network.graph.clip_shape)
+  if unknowns > largest:
+    return [*reasons, missing]
   try:
     shown = num_rounds * _below(network)
   except UserError as error:
@@ -56,10 +66,11 @@ def too_few(network: Network, num_rounds: int = 1) -> str:
   return ''
 
 
-def completes(network: Network) -> bool:
-  """Whether kernels below the solved blocks are read, see `completion`."""
+def completes(network: Network, largest: int = LARGEST) -> bool:
+  """Whether a network is narrow, small and read far enough to `complete`."""
   try:
-    return _below(network) > 0
+    return (network.num_clips * math.prod(network.graph.clip_shape) <= largest
+            and bool(too_few(network)) and _below(network) > 0)
   except UserError:
     return False
 
