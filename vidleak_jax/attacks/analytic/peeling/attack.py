@@ -118,7 +118,8 @@ class Peeling(Analytic):
 
   def _one(self, problem: Problem, walks: list[Walked], name: str) -> Found:
     """One update's clips, in the order of their frames that explains most."""
-    loose = walks[0].network.num_loose
+    planned = walks[0].network
+    loose = planned.num_loose
     walks = [self._descend(problem, each, loose, name + f'_round{i}' * (i > 0))
              for i, each in enumerate(walks)]
     best, wrong, tried = None, None, 0
@@ -129,7 +130,7 @@ class Peeling(Analytic):
         found = self._search(problem, [
             self._descend(problem, each, len(each.network.blocks),
                           folder + f'_round{i}' * (i > 0))
-            for i, each in enumerate(start)])
+            for i, each in enumerate(start)], planned)
       except UserError as error:  # the equations disagree, in this order
         wrong = error
         continue
@@ -207,12 +208,19 @@ class Peeling(Analytic):
                                        self.pixel_steps, cost=p.cost),
         channel_axis=network.channel_axis, key=problem.victim.key)
 
-  def _search(self, problem: Problem, walks: list[Walked]) -> Found:
-    """The pixels from what the solved blocks, and the one below, show."""
+  def _search(self, problem: Problem, walks: list[Walked], planned: Network
+              ) -> Found:
+    """The pixels from what the solved blocks, and the one below, show.
+
+    Args:
+      problem: what the attacker has.
+      walks: of each round.
+      planned: the network, with as many blocks solved as counts promise.
+    """
     network = walks[0].network
     total = network.num_peeled + 1
     labels = walk.read_head(network, walks[0].params, walks[0].update).labels
-    if too_few(network, len(walks)):
+    if too_few(planned, len(walks)):
       return self._complete(problem, walks, labels)
     best = None
     for parts, partly in _known_facts(walks):
@@ -227,10 +235,9 @@ class Peeling(Analytic):
         break
     problem.session.tell('layer peeling', total, total)
     assert best  # `_known_facts` yields or raises
-    if best.misfit > _EXACT and completes(network, self.largest):
+    if best.misfit > _EXACT and completes(planned, self.largest):
       return self._complete(problem, walks, labels)
     return best
-
 
   def _complete(self, problem: Problem, walks: list[Walked],
                 labels: np.ndarray) -> Found:
