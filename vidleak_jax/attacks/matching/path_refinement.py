@@ -78,8 +78,7 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
       cut = {CUT: f'stopped after {done} of {rounds} corrections'}
       break
     for i, sent in enumerate(known):
-      if sent is not None:
-        clips[i] = _round(problem, sent, clips[i])
+      clips[i] = _round(problem, sent, clips[i])
     residual = _measure(problem, clips, labels)
     better = residual < least
     best[better], least[better] = clips[better], residual[better]
@@ -100,13 +99,11 @@ def _measure(problem, clips, labels):
 
 
 def _sent(problem, index, labels):
-  """What a round starts from; None where the update is one exact gradient."""
+  """What a round starts from."""
   victim, leak = problem.victim, problem.leak
   public, update = leak.public, trees.take(leak.update, index)
   near = midpoint_surrogate(leak.params, update, victim.head,
                             public.batch_size, public.federated)
-  if near.one_step:
-    return None
   target, _ = batch_features.prepare(
       victim.layers, near.params, near.gradient, public.batch_size,
       labels=labels, error=feature_targets.ERROR)

@@ -61,6 +61,7 @@ class Found(NamedTuple):
   rows: list[walk.Row]
   misfit: float     # of the known layer's outputs, relative
   note: str = ''    # what is open about its frames, for the user
+  completed: bool = False  # by a prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +253,7 @@ class Peeling(Analytic):
     problem.session.tell('pixels', 1, 1)
     return Found(clips, labels, [
         row for each, partly in zip(walks, rows) for row in (
-            *each.rows, *partly)], misfit)
+            *each.rows, *partly)], misfit, completed=True)
 
 
 def _positions(walked: Walked) -> tuple[int, ...]:
@@ -327,6 +328,8 @@ def _note(found: list[Found]) -> str:
   bad = [f'update {m}: what Gauss-Newton found leaves {each.misfit:.0e} of the '
          'known layer unexplained' for m, each in enumerate(found)
          if each.misfit > _EXACT]
+  bad += [f'update {m}: a prior chose among the clips that the equations allow'
+          for m, each in enumerate(found) if each.completed]
   loose = [f'update {m}: {each.note}' for m, each in enumerate(found)
            if each.note]
   return (f'The closed form is not exact: {"; ".join(bad)}. ' * bool(bad)
