@@ -37,6 +37,7 @@ from vidleak_jax.types import Leak, UserError, Victim
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
 _EXACT = 1e-3  # error of the known layer's outputs, relative
+_LOST = 1e-2   # the same of likely pixels: the search went astray
 # From one colour a frame: a clip of high contrast is far from grey.
 _COARSE_STEPS = (4,) * 5
 _MAX_ORDERS = 16  # of loose frames whose few colours are fitted,
@@ -242,7 +243,11 @@ class Peeling(Analytic):
 
   def _complete(self, problem: Problem, walks: list[Walked],
                 labels: np.ndarray) -> Found:
-    """Likely pixels where the equations do not lead to exact ones."""
+    """Likely pixels where the equations do not lead to exact ones.
+
+    Raises:
+      UserError: the search went astray.
+    """
     network = walks[0].network
     parts, rows = zip(*map(_partly, walks))
     clips, misfit = completion.complete(
@@ -251,6 +256,12 @@ class Peeling(Analytic):
                                        cost=p.cost),
         channel_axis=network.channel_axis, key=problem.victim.key)
     problem.session.tell('pixels', 1, 1)
+    if not misfit < _LOST:
+      raise UserError(
+          f'What was found leaves {misfit:.0e} of the known layer unexplained: '
+          'the equations are fewer than the pixels, and the search for likely '
+          'ones went astray. Choose attack.name=ig, or a client seen in more '
+          'rounds.')
     return Found(clips, labels, [
         row for each, partly in zip(walks, rows) for row in (
             *each.rows, *partly)], misfit, completed=True)
