@@ -51,7 +51,7 @@ def test_the_document_has_every_row_and_the_floors(tmp_path, monkeypatch):
              enhanced=truth.originals)
     return {'feature_relative_error': 3e-8, 'psnr': 12.3, 'ssim': 0.2,
             'seconds_attack': 4.0, 'label_accuracy': 1.0, 'num_devices': 1,
-            'device_kind': 'cpu', 'labels_certified': True}
+            'device_kind': 'cpu'}
 
   monkeypatch.setattr(paper.audit, 'run', run)
   monkeypatch.setattr(paper.faults, 'measure', lambda *_: ['a', 'b'])
