@@ -162,3 +162,16 @@ def test_a_quick_run_prints_rows():
       capture_output=True, text=True)
   row, = map(json.loads, done.stdout.splitlines())
   assert 0 < row['share'] < 1 and row['ms_bytes'] > 0
+
+
+@pytest.mark.slow
+def test_labels_that_are_told_as_certain_are_right(load, monkeypatch):
+  counts = load('label_counts')
+  monkeypatch.setattr(counts, '_BATCHES', 15)
+  monkeypatch.setattr(counts, '_QUICK', SimpleNamespace(value=False))
+  victim = counts.victims.build('c3d', counts._SHAPE, 101, preset='small')
+  clips, motions = counts._clips('test')
+  row = counts._count(
+      victim, victim.init(jax.random.key(0)), clips, motions, 4)
+  assert row['batches'] == row['exact'] == 3
+  assert row['wrong'] == row['open'] == 0 and row['guess'] == 1

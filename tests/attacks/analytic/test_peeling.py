@@ -93,7 +93,7 @@ def test_a_factorised_network_falls_though_its_last_block_is_not_solvable(
   assert psnr(found.clips[0, 0], clip[0]) > 30
   assert all(row['unknowns'] <= row['rank'] for row in found.rows)
   # ... and without them, what the last block shows.
-  monkeypatch.setattr('vidleak_jax.attacks.analytic.peeling.attack.MARGIN',
+  monkeypatch.setattr('vidleak_jax.attacks.analytic.peeling.descent.MARGIN',
                       1e9)
   found = attack.solve(problem)
   assert psnr(found.clips[0, 0], clip[0]) > 30

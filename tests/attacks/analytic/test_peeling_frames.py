@@ -13,6 +13,7 @@ from vidleak_jax.attacks.analytic.peeling.attack import Peeling
 from vidleak_jax.attacks.analytic.peeling.needs import rounds_used
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.base import Problem
+from vidleak_jax.errors import OutOfTime
 from vidleak_jax.runtime.session import session
 from vidleak_jax.types import UserError, Victim
 
@@ -136,3 +137,15 @@ def test_frames_that_no_kernel_crosses_come_back_in_a_guessed_order():
   clip, truth = found.clips[0, 0], moving_clip()[0]
   assert max(psnr(clip, truth), psnr(clip[::-1], truth)) > 50
   assert 'no kernel crosses frames' in found.note
+
+
+def test_no_further_order_is_tried_when_time_is_over(monkeypatch):
+  tried = []
+
+  def search(self, problem, walks, planned):
+    tried.append(walks)
+    raise OutOfTime('the time was over')
+  monkeypatch.setattr(Peeling, '_search', search)
+  with pytest.raises(OutOfTime):
+    recovered(Mixed((3, 3, 1)), moving_clip())
+  assert len(tried) == 1

@@ -14,6 +14,7 @@ from vidleak_jax.attacks.matching import (
     path_refinement,
 )
 from vidleak_jax.attacks.surrogate import midpoint_surrogate
+from vidleak_jax.runtime import memory
 from vidleak_jax.runtime.session import session
 from vidleak_jax.types import Recovery
 
@@ -112,6 +113,18 @@ def test_when_time_is_over_the_best_answer_so_far_stands(victim):
   found = path_refinement.refined(problem, start, rounds=3)
   np.testing.assert_array_equal(found.recovery.clips, start.recovery.clips)
   assert found.findings[CUT] == 'stopped after 0 of 3 corrections'
+
+
+def test_a_path_beyond_the_memory_is_told(victim, monkeypatch):
+  clips, leak = leak_of(victim, CLIENTS['sgd'])
+  monkeypatch.setattr(memory, 'host_free', lambda: 1000)
+  start = Outcome(Recovery(
+      np.asarray(clips)[None], np.array([[4]], np.int32), np.zeros(1)),
+                  Cost(), {})
+  found = path_refinement.refined(
+      Problem(victim, leak, jax.random.key(0), session()), start, rounds=3)
+  assert 'weights of 4 local steps need' in found.findings['path_note']
+  assert found.recovery is start.recovery
 
 
 @pytest.mark.parametrize('client', [

@@ -149,7 +149,7 @@ def walk_down(
         'This victim is no chain of linear maps and activations, so the '
         'recursion does not apply. Choose victim.name=lenet or c3d, or '
         'attack.name=ig.')
-  params, update = _float64(leak.params), _float64(leak.update)
+  params, update = trees.to_float64(leak.params), trees.to_float64(leak.update)
   last = victim.layers[-1]
   path = tuple(last.name.split('/'))
   head = dense.dense_input(update, path, batch_size)
@@ -339,7 +339,3 @@ def _why(layer, above):
 
 def _rms(a):
   return jnp.sqrt(jnp.mean(a ** 2)) + 1e-300
-
-
-def _float64(tree):
-  return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)

@@ -141,7 +141,7 @@ def _descend(layer, leaks, known, max_steps, key):
       for i, values in known.items()])
   solved, down, sure = per_message.over_messages(
       functools.partial(_down, layer, max_steps), np.zeros(()),
-      _float64(messages), key=(
+      trees.to_float64(messages), key=(
           'layer input', max_steps, layer if key is None else key, layer.name))
   ends = np.cumsum([len(values[0]) for values in known.values()])[:-1]
   parts = zip(known, *(np.split(x, ends) for x in (solved, down, sure)))
@@ -209,7 +209,3 @@ def _join(trees):
 
 def _float32(tree):
   return jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
-
-
-def _float64(tree):
-  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)

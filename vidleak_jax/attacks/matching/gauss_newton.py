@@ -92,7 +92,7 @@ def minimize(
       lambda: (jax.jit(functools.partial(_cost, residual)),
                jax.jit(functools.partial(_move, residual, options.fast))))
   best, taken = float(measure(pixels, data)), 0
-  light = _light(data) if options.fast else data
+  light = to_float32(data) if options.fast else data
   for grid, steps in zip(grids(pixels.shape, len(options.steps)),
                          options.steps):
     axes = tuple(map(_enlarge, grid[-4:-1], pixels.shape[-4:-1]))
@@ -152,7 +152,7 @@ def _move(residual, fast, pixels, data, light, axes, damping, inner_steps):
   """The step, [..., T, H, W, C]."""
   dtype, now = pixels.dtype, residual(pixels, data)
   if fast:
-    now, pixels = _light(now), pixels.astype(jnp.float32)
+    now, pixels = to_float32(now), pixels.astype(jnp.float32)
   damping = jnp.asarray(damping, pixels.dtype)
   frames, rows, columns = (jnp.asarray(a, pixels.dtype) for a in axes)
 
@@ -172,7 +172,8 @@ def _move(residual, fast, pixels, data, light, axes, damping, inner_steps):
   return lift(z * size).astype(dtype)
 
 
-def _light(tree):
+def to_float32(tree: Any) -> Any:
+  """Returns a tree with its floats in float32, and all else as it is."""
   return jax.tree.map(
       lambda a: a.astype(jnp.float32)
       if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree)

@@ -26,7 +26,7 @@ from vidleak_jax.attacks.matching import (
 from vidleak_jax.attacks.residual import gradient_residual
 from vidleak_jax.attacks.surrogate import midpoint_surrogate
 from vidleak_jax.runtime import memory, programs
-from vidleak_jax.types import Leak, Victim
+from vidleak_jax.types import Leak, UserError, Victim, attempt
 
 # Chosen on clips of photo_motion's train split:
 _ERRORS = 1e-3, 1e-2      # of outputs and kernel, over their root mean square
@@ -43,28 +43,33 @@ def applies(victim: Victim, leak: Leak) -> bool:
           and local_training.is_linear(training)
           and not training.is_shuffled(count)
           and training.num_local_steps(count) > 1
-          and victim.layers[-2].activation in INVERTIBLE
-          and _fits(leak, training.num_local_steps(count)))
+          and victim.layers[-2].activation in INVERTIBLE)
 
 
-def _fits(leak: Leak, num_steps: int) -> bool:
-  """Whether the weights of all steps of the client's path fit the memory."""
-  free = memory.host_free()
-  needed = _COPIES * num_steps * memory.tree_bytes(leak.params)
-  return free is None or needed < free
+def _too_large(leak: Leak) -> UserError | None:
+  """Why the weights of all steps of the client's path do not fit the memory."""
+  steps = leak.public.federated.num_local_steps(leak.public.batch_size)
+  return attempt(
+      memory.require, _COPIES * steps * memory.tree_bytes(leak.params),
+      f'The weights of {steps} local steps', 'Nothing was corrected by the '
+      "client's path.")
 
 
 def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   """Returns the outcome after some rounds, the best one of each update.
 
   The gradient residual says which is best, and may say that the start is. When
-  the session's time is over, no further round begins.
+  the session's time is over, no further round begins; where memory does not
+  suffice none does, and `path_note` says so.
 
   Args:
     problem: a leak to which this `applies`.
     outcome: of feature matching: its clips come in the order of its labels.
     rounds: of corrections.
   """
+  if too_large := _too_large(problem.leak):
+    return outcome._replace(
+        findings=outcome.findings | {'path_note': str(too_large)})
   began = time.perf_counter()
   recovery, leak = outcome.recovery, problem.leak
   clips, labels = np.array(recovery.clips), recovery.labels

@@ -1,36 +1,34 @@
 """Layer peeling: the clip of a residual network from one gradient, exactly."""
 
-import contextlib
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.peeling import (
     completion,
-    equations,
+    descent,
     frames,
     pixels,
-    storage,
     walk,
 )
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
+from vidleak_jax.attacks.analytic.peeling.descent import Walked
 from vidleak_jax.attacks.analytic.peeling.needs import (
     LARGEST,
-    MARGIN,
     completes,
     rounds_used,
     shortages,
     too_few,
 )
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
-from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_fedsgd
 from vidleak_jax.attacks.matching import gauss_newton
+from vidleak_jax.errors import OutOfTime
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import Leak, UserError, Victim
@@ -43,16 +41,6 @@ _COARSE_STEPS = (4,) * 5
 _MAX_ORDERS = 16  # of loose frames whose few colours are fitted,
 _MAX_TRIED = 4    # and, of the best of these, whose pixels are
 _ORDER_STEPS = (3, 0, 0, 0, 0, 0)  # on the coarsest grid alone
-
-
-class Walked(NamedTuple):
-  """One round of one update, down to its lowest solved block."""
-  network: Network  # `num_peeled`: as many as can be solved
-  params: Leaves
-  update: Leaves
-  known: walk.Known | None = None  # the input of the lowest
-  rows: tuple[walk.Row, ...] = ()
-  depth: int = 0  # blocks that are solved
 
 
 class Found(NamedTuple):
@@ -102,8 +90,8 @@ class Peeling(Analytic):
     """See `Analytic.solve`."""
     network = blocks_of(problem.victim.graph,
                         problem.leak.public.batch_size)
-    rounds = [(_float64(leaves_of(each.params)),
-               _float64(leaves_of(each.update)))
+    rounds = [(trees.to_float64(leaves_of(each.params)),
+               trees.to_float64(leaves_of(each.update)))
               for each in rounds_used(problem.leak, network)]
     found = []
     with backend.float64():
@@ -122,17 +110,17 @@ class Peeling(Analytic):
     """One update's clips, in the order of their frames that explains most."""
     planned = walks[0].network
     loose = planned.num_loose
-    walks = [self._descend(problem, each, loose, name + f'_round{i}' * (i > 0))
-             for i, each in enumerate(walks)]
+    walks = _descend(problem, walks, loose, name)
     best, wrong, tried = None, None, 0
     for start in itertools.islice(self._ordered(problem, walks), _MAX_TRIED):
       folder = name + f'_order{tried}' * (loose > 0)
       tried += 1
       try:
-        found = self._search(problem, [
-            self._descend(problem, each, len(each.network.blocks),
-                          folder + f'_round{i}' * (i > 0))
-            for i, each in enumerate(start)], planned)
+        found = self._search(problem, _descend(
+            problem, start, len(planned.blocks), folder), planned)
+      except OutOfTime as error:
+        wrong = error
+        break
       except UserError as error:  # the equations disagree, in this order
         wrong = error
         continue
@@ -143,35 +131,6 @@ class Peeling(Analytic):
     if best is None:
       raise wrong
     return best._replace(note=_about_frames(walks[0], best.misfit, tried))
-
-  def _descend(self, problem: Problem, walked: Walked, stop: int, name: str
-               ) -> Walked:
-    """Solves blocks until so many are, or no more can be."""
-    folder = problem.session.folder
-    if folder:
-      folder = folder / name
-      folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    network, params, update, known, rows, depth = walked
-    last, total = len(network.blocks) - 1, network.num_peeled + 1
-    for i in range(depth, min(stop, network.num_peeled)):
-      place = folder and folder / f'block{last - i}.npz'
-      if place and place.exists():
-        known, found = storage.read(place)
-      else:
-        try:
-          known, found = (
-              walk.peel(network, last - i, known, params, update) if known
-              else walk.peel_top(network, params, update))
-        except equations.Undetermined:
-          if not known:
-            raise
-          network = dataclasses.replace(network, num_peeled=i)
-          break
-        storage.write(place, known, found)
-      rows, depth = (*rows, *found), i + 1
-      problem.session.tell('layer peeling', depth, total,
-                           residual=max(row.residual for row in found))
-    return Walked(network, params, update, known, rows, depth)
 
   def _ordered(self, problem: Problem, walks: list[Walked]
                ) -> Iterator[list[Walked]]:
@@ -189,10 +148,10 @@ class Peeling(Analytic):
     assert not others  # see `rounds_used`
     candidates = []
     for order in itertools.islice(
-        frames.orders(known.value, _positions(walked)), _MAX_ORDERS):
+        frames.orders(known.value, walked.positions), _MAX_ORDERS):
       start = walked._replace(known=walk.Known(*(
           field if field is None else field[order] for field in known)))
-      cost = self._pixels(problem, network, [_outputs(start)],
+      cost = self._pixels(problem, network, [descent.outputs(start)],
                           _ORDER_STEPS).cost if network.crosses_frames else 0
       candidates.append((cost, start))
       problem.session.tell('orders of frames', len(candidates), _MAX_ORDERS,
@@ -225,7 +184,7 @@ class Peeling(Analytic):
     if too_few(planned, len(walks)):
       return self._complete(problem, walks, labels)
     best = None
-    for parts, partly in _known_facts(walks):
+    for parts, partly in descent.known_facts(walks):
       result = self._pixels(problem, network, parts,
                             (*_COARSE_STEPS, self.pixel_steps))
       found = Found(result.pixels, labels,
@@ -236,7 +195,7 @@ class Peeling(Analytic):
       if best.misfit <= _EXACT:
         break
     problem.session.tell('layer peeling', total, total)
-    assert best  # `_known_facts` yields or raises
+    assert best  # `known_facts` yields or raises
     if best.misfit > _EXACT and completes(planned, self.largest):
       return self._complete(problem, walks, labels)
     return best
@@ -249,7 +208,7 @@ class Peeling(Analytic):
       UserError: the search went astray.
     """
     network = walks[0].network
-    parts, rows = zip(*map(_partly, walks))
+    parts, rows = zip(*map(descent.partly, walks))
     clips, misfit = completion.complete(
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
         lambda p: problem.session.tell('pixels', p.num_done, p.num_stages,
@@ -267,9 +226,12 @@ class Peeling(Analytic):
             *each.rows, *partly)], misfit, completed=True)
 
 
-def _positions(walked: Walked) -> tuple[int, ...]:
-  """(B, T, ...) of the input of the lowest block that is solved."""
-  return walked.network.blocks[-walked.depth].main[0].geometry.in_shape
+def _descend(problem: Problem, walks: list[Walked], stop: int, name: str
+             ) -> list[Walked]:
+  """The walks of all rounds, each in a folder of its own."""
+  return [descent.descend(problem.session, each, stop,
+                          name + f'_round{i}' * (i > 0))
+          for i, each in enumerate(walks)]
 
 
 def _about_frames(walked: Walked, misfit: float, tried: int) -> str:
@@ -282,52 +244,10 @@ def _about_frames(walked: Walked, misfit: float, tried: int) -> str:
   if not network.crosses_frames:
     return ('no kernel crosses frames, so their order is a guess from how '
             'alike they are, and may be the reverse')
-  clips = walked.known.value.reshape(*_positions(walked)[:2], -1)
+  clips = walked.known.value.reshape(*walked.positions[:2], -1)
   closest = min(frames.closest(each) for each in clips)
   return (f'two of its frames differ by {closest:.0e} of their features, so '
           'which is which is a guess') * (closest <= _EXACT)
-
-
-def _known_facts(walks: list[Walked]
-                 ) -> Iterator[tuple[list[pixels.Part], list[walk.Row]]]:
-  """Yields (facts about the clip by round, rows of the report), surest first.
-
-  The output of the lowest block that is solved has been checked layer by layer.
-  What the block below shows has not: fewer equations than unknowns agree with
-  any signs, wrong ones too. It is used where the outputs do not suffice.
-  """
-  unknowns = math.prod(walks[0].network.graph.clip_shape)
-  outputs = sum(_num_outputs(each.network) for each in walks)
-  bottom = all(_index(each) < 0 for each in walks)
-  suffices = bottom or outputs >= MARGIN * unknowns
-  if suffices:
-    yield [_outputs(each) for each in walks], []
-  if not bottom:
-    with contextlib.suppress(*([UserError] if suffices else [])):
-      parts, rows = zip(*map(_partly, walks))
-      yield list(parts), [row for each in rows for row in each]
-
-
-def _index(walked: Walked) -> int:
-  """The index of the block below the solved ones; -1 where none is."""
-  return len(walked.network.blocks) - walked.network.num_peeled - 1
-
-
-def _outputs(walked: Walked) -> pixels.Part:
-  return walk.outputs(walked.network, walked.known, walked.params,
-                      walked.update)
-
-
-def _partly(walked: Walked) -> tuple[pixels.Part, list[walk.Row]]:
-  if _index(walked) < 0:
-    return _outputs(walked), []
-  return walk.peel_partly(walked.network, _index(walked), walked.known,
-                          walked.params, walked.update)
-
-
-def _num_outputs(network: Network) -> float:
-  """How many outputs of the lowest solved block are on, about."""
-  return math.prod(network.graph.by_name[network.bottom].shape) / 2
 
 
 def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
@@ -345,7 +265,3 @@ def _note(found: list[Found]) -> str:
            if each.note]
   return (f'The closed form is not exact: {"; ".join(bad)}. ' * bool(bad)
           + f'The order of frames is open: {"; ".join(loose)}.' * bool(loose))
-
-
-def _float64(leaves: Leaves) -> Leaves:
-  return {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}

@@ -25,9 +25,8 @@ class Row:
   doubtful: int      # channels whose ReLUs it contradicts
 
 
-def peel(block: Block, out: Known, count: int, leaves: Leaves,
-                update: Leaves
-                ) -> tuple[Known, Known | None, Known, list[Row]]:
+def peel(block: Block, out: Known, count: int, leaves: Leaves, update: Leaves
+         ) -> tuple[Known, Known | None, Known, list[Row]]:
   """Solves for the inputs of the last `count` units of a main branch.
 
   Returns:

@@ -69,10 +69,10 @@ def complete(
   kinds, belows = pixels.structure(graph, parts)
   unders = [facts_lib.until(graph, set(part.lower.cotangents))
             for part in parts]
-  data = _float32((pixels.numbers(parts, belows), [
+  data = gauss_newton.to_float32((pixels.numbers(parts, belows), [
       part.lower._replace(gradient={
-          path: part.lower.gradient[path] for node in under.nodes
-          if node.kind == 'conv' for path in [node.op.kernel_path]})
+          node.op.kernel_path: part.lower.gradient[node.op.kernel_path]
+          for node in under.nodes if node.kind == 'conv'})
       for part, under in zip(parts, unders)]))
 
   def misses(data, tau, clips):
@@ -117,9 +117,3 @@ def _descend(move, clips, num_steps, tell):
       break
     last = value
   return clips
-
-
-def _float32(tree):
-  return jax.tree.map(
-      lambda a: jnp.asarray(a, jnp.float32)
-      if np.asarray(a).dtype.kind == 'f' else jnp.asarray(a), tree)
