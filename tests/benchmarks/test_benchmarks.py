@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from tests.helpers import ROOT
 from vidleak_jax.types import UserError
@@ -22,10 +23,15 @@ KEYS = {'name', 'shape', 'restarts', 'ms_per_restart_step', 'peer', 'ratio',
 
 @pytest.fixture(scope='module')
 def load():
-  """Imports a benchmark as its own command line does."""
+  """Imports a benchmark as its own command line does: each defines --quick."""
   folder = str(ROOT / 'benchmarks')
   sys.path.insert(0, folder)
-  yield importlib.import_module
+
+  def fresh(name):
+    if name not in sys.modules and 'quick' in flags.FLAGS:
+      del flags.FLAGS.quick
+    return importlib.import_module(name)
+  yield fresh
   sys.path.remove(folder)
 
 
