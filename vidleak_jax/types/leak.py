@@ -140,6 +140,16 @@ class Leak:
     """Returns all rounds, the first one included."""
     return (Round(self.params, self.update), *self.later_rounds)
 
+  def each_round(self) -> 'tuple[Leak, ...]':
+    """Returns a leak for each round, as if there were no others."""
+    if self.num_rounds == 1:
+      return (self,)
+    public = self.public.replace(
+        federated=self.public.federated.replace(num_rounds=1))
+    return tuple(self.replace(
+        params=one.params, update=one.update, public=public, later_rounds=())
+                 for one in self.rounds())
+
   def replace(self, **changes: Any) -> 'Leak':
     """Returns a copy with some fields changed, checked again."""
     return dataclasses.replace(self, **changes)

@@ -33,6 +33,7 @@ from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
+    feature_rounds,
     feature_targets,
     path_refinement,
     whole_levels,
@@ -122,8 +123,12 @@ class FeatureMatching(Iterative):
     """See `Iterative.prepare`: peels layers while they are determined.
 
     A batch is separated at the head first, a weight change is taken as a
-    gradient at a point between both weights (SME, ICML 2023).
+    gradient at a point between both weights (SME, ICML 2023). Each round tells
+    of the same clips.
     """
+    return feature_rounds.joined(problems, self._of_one_round)
+
+  def _of_one_round(self, problems):
     leaks = [problem.leak for problem in problems]
     if leaks[0].public.batch_size == 1 and (
         leaks[0].public.federated.algorithm == 'fedsgd'):
@@ -133,12 +138,12 @@ class FeatureMatching(Iterative):
 
   def templates(self, problem: Problem, target: Target) -> Guess:
     """See `Iterative.templates`: the clips of a batch come by their labels."""
-    if isinstance(target.evidence, dict):
+    evidence, leak = target.evidence[0], problem.leak
+    if isinstance(evidence, dict):
       return super().templates(problem, target)
-    leak = problem.leak
-    evidence = getattr(target.evidence, 'target', target.evidence)
     shape = leak.num_updates, leak.public.batch_size, *leak.public.clip_shape
-    return Guess(np.zeros(shape, np.float32), np.asarray(evidence.labels))
+    return Guess(np.zeros(shape, np.float32),
+                 np.asarray(feature_rounds.feature_target(evidence).labels))
 
   def finish(self, problem: Problem, target: Target, outcome: Outcome
              ) -> Outcome:
@@ -147,11 +152,14 @@ class FeatureMatching(Iterative):
     After several local steps targets are corrected; else pixels are settled on
     whole levels.
     """
+    outcome = outcome._replace(findings=outcome.findings | feature_rounds.note(
+        problem.leak, target))
     if self.path_rounds and path_refinement.applies(
         problem.victim, problem.leak):
       outcome = path_refinement.refined(problem, outcome, self.path_rounds)
     elif (self.level_rounds and problem.leak.public.eight_bit
-          and not isinstance(target.evidence, feature_targets.About)):
+          and not any(isinstance(each, feature_targets.About)
+                      for each in target.evidence)):
       outcome = self._on_levels(problem, target, outcome)
     return outcome if CUT in outcome.findings else super().finish(
         problem, target, outcome)
@@ -165,18 +173,20 @@ class FeatureMatching(Iterative):
     def go_on(done, share):
       return session.go_on('whole levels', done, self.level_rounds, sure=share)
 
-    if isinstance(target.evidence, dict):
-      layer, = target.evidence
-      equations, key = residuals(victim.layers), ('one', victim.key, layer)
-    else:
-      alone = batch_features.residuals(victim.layers)
-      equations, key = (
-          lambda clips, target: alone(clips, target.evidence),
-          ('several', victim.key))
+    one = residuals(victim.layers)
+    several = batch_features.residuals(victim.layers)
+
+    def equations(clips, target):
+      seen = target.evidence
+      return (one(clips, target) if isinstance(seen, dict)
+              else several(clips, seen))
+
     settled = [whole_levels.settle(
-        equations, Target(target.params, trees.take(target.evidence, i)), clips,
-        rounds=self.level_rounds, inner_steps=self.level_inner_steps, key=key,
-        go_on=go_on) for i, clips in enumerate(recovery.clips)]
+        feature_rounds.stacked(equations),
+        Target(target.params, trees.take(target.evidence, i)), clips,
+        rounds=self.level_rounds, inner_steps=self.level_inner_steps,
+        key=('features', victim.key), go_on=go_on)
+               for i, clips in enumerate(recovery.clips)]
     session.tell('whole levels', self.level_rounds, self.level_rounds)
     seconds = outcome.cost.seconds_attack + time.perf_counter() - began
     return Outcome(
@@ -201,7 +211,7 @@ class FeatureMatching(Iterative):
       if isinstance(seen, feature_targets.About):
         return about(guess.clips, seen.target)
       return several(guess.clips, seen)
-    return term
+    return feature_rounds.mean(term)
 
 
 def feature_match(layers: tuple[Layer, ...]) -> Term:

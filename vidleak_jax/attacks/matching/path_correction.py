@@ -154,6 +154,11 @@ def bent_path(victim: Victim, training: LocalTraining, sent: Sent,
   return bent, jnp.asarray(response.weights / response.gain, jnp.float32)
 
 
+def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:
+  """Returns the output of the layer below the head, [B, ...]."""
+  return layers[-2].activate(_last(layers, params, clips)[1])
+
+
 def _last(layers: tuple[Layer, ...], params: Params, clips: Array
           ) -> tuple[Array, Array]:
   """(input, output before its activation) of the layer below the head."""

@@ -3,7 +3,8 @@
 A round corrects the targets at the surrogate point by the client's path from
 the guess (`path_correction`), then takes a few steps of Gauss-Newton on the
 last layer's outputs and its kernel's gradient. A better guess corrects better,
-so that rounds contract.
+so that rounds contract. Of a client that was seen in several rounds of the
+federation each update is corrected by a path of its own.
 """
 
 import functools
@@ -19,6 +20,7 @@ from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
+    feature_rounds,
     feature_targets,
     gauss_newton,
     path_correction,
@@ -75,7 +77,8 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   clips, labels = np.array(recovery.clips), recovery.labels
   best, before = clips.copy(), _measure(problem, clips, labels)
   least = before.copy()
-  known = [_sent(problem, i, labels[i]) for i in range(leak.num_updates)]
+  known = [_sent(problem.victim, leak, i, clips[i], labels[i])
+           for i in range(leak.num_updates)]
   cut = {}
   for done in range(rounds):
     if not problem.session.go_on('path', done, rounds,
@@ -103,17 +106,31 @@ def _measure(problem, clips, labels):
   return gradient_residual(problem.victim, problem.leak, clips, labels)
 
 
-def _sent(problem, index, labels):
-  """What a round starts from."""
-  victim, leak = problem.victim, problem.leak
-  public, update = leak.public, trees.take(leak.update, index)
-  near = midpoint_surrogate(leak.params, update, victim.head,
-                            public.batch_size, public.federated)
-  target, _ = batch_features.prepare(
-      victim.layers, near.params, near.gradient, public.batch_size,
-      labels=labels, error=feature_targets.ERROR)
-  return path_correction.Sent(
-      leak.params, update, near.params, np.float32(near.scale), target)
+def _sent(victim, leak, index, clips, labels):
+  """What a round of corrections starts from: a `Sent` of each usable update.
+
+  The guess tells which clip is which.
+  """
+  sent, guessed = [], []
+  for one in leak.each_round():
+    public, update = one.public, trees.take(one.update, index)
+    near = midpoint_surrogate(one.params, update, victim.head,
+                              public.batch_size, public.federated)
+    target, _ = batch_features.prepare(
+        victim.layers, near.params, near.gradient, public.batch_size,
+        labels=labels, error=feature_targets.ERROR)
+    sent.append(path_correction.Sent(
+        one.params, update, near.params, np.float32(near.scale), target))
+    guessed.append(target._replace(output=path_correction.features(
+        victim.layers, near.params, clips)))
+  kept = []
+  for one, guess, sure in zip(sent, guessed, feature_rounds.separated(
+      [one.target for one in sent]), strict=True):
+    order = feature_rounds.order_of(guess, one.target)
+    if sure and order is not None:
+      kept.append(one._replace(target=feature_rounds.permuted(
+          one.target, order)))
+  return tuple(kept) or tuple(sent[:1])
 
 
 def _round(problem, sent, clips):
@@ -124,11 +141,11 @@ def _round(problem, sent, clips):
           path_correction.corrected, victim, training)))
   equations = batch_features.residuals(victim.layers, exact=False)
 
-  def residual(clips, target):
-    return tuple(r * (r.size ** 0.5 / error) for r, error in zip(
-        equations(clips, target), _ERRORS, strict=True))
+  def residual(clips, targets):
+    return [tuple(r * (r.size ** 0.5 / error) for r, error in zip(
+        equations(clips, target), _ERRORS, strict=True)) for target in targets]
 
   return gauss_newton.minimize(
-      residual, correct(sent, jnp.asarray(clips)), clips,
+      residual, [correct(one, jnp.asarray(clips)) for one in sent], clips,
       gauss_newton.Options(steps=(_STEPS,), inner_steps=_INNER_STEPS),
       key=('path', victim.key)).pixels
