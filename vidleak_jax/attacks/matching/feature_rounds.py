@@ -50,8 +50,8 @@ def note(leak: Leak, target: Target) -> Row:
   """Returns what is to be said of rounds that were left out."""
   used = len(target.evidence)
   return {} if used == leak.num_rounds else {
-      'rounds_note': f'{used} of {leak.num_rounds} rounds were used: the others '
-      'tell nothing, or not which clip is which.'}
+      'rounds_note': f'{used} of {leak.num_rounds} rounds were used: the '
+      'others tell nothing, or not which clip is which.'}
 
 
 def mean(one: Term) -> Term:
