@@ -112,7 +112,9 @@ def test_three_rounds_tell_more_than_one(victim, clips, watch):
 def test_each_round_has_a_path_of_its_own(victim, clips, watch, labels):
   client = vl.FedAvg(per='batch', local_steps=3, local_learning_rate=1e-3)
   leak = watch(labels, client)
-  sent = path_refinement._sent(
-      victim, leak, 0, clips[:len(labels)], np.array(labels))
+  sent = path_refinement._usable(
+      victim.layers, [path_refinement._sent(
+          problem(victim, one), 0, np.array(labels))
+                      for one in leak.each_round()], clips[:len(labels)])
   for one, own in zip(sent, leak.rounds(), strict=True):
     jax.tree.map(np.testing.assert_array_equal, one.params, own.params)

@@ -77,7 +77,9 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   clips, labels = np.array(recovery.clips), recovery.labels
   best, before = clips.copy(), _measure(problem, clips, labels)
   least = before.copy()
-  known = [_sent(problem.victim, leak, i, clips[i], labels[i])
+  each_round = [problem._replace(leak=one) for one in leak.each_round()]
+  known = [_usable(problem.victim.layers, [
+      _sent(one, i, labels[i]) for one in each_round], clips[i])
            for i in range(leak.num_updates)]
   cut = {}
   for done in range(rounds):
@@ -106,31 +108,34 @@ def _measure(problem, clips, labels):
   return gradient_residual(problem.victim, problem.leak, clips, labels)
 
 
-def _sent(victim, leak, index, clips, labels):
-  """What a round of corrections starts from: a `Sent` of each usable update.
+def _sent(problem, index, labels):
+  """What a round of corrections starts from, of one round of the federation."""
+  victim, leak = problem.victim, problem.leak
+  public, update = leak.public, trees.take(leak.update, index)
+  near = midpoint_surrogate(leak.params, update, victim.head,
+                            public.batch_size, public.federated)
+  target, _ = batch_features.prepare(
+      victim.layers, near.params, near.gradient, public.batch_size,
+      labels=labels, error=feature_targets.ERROR)
+  return path_correction.Sent(
+      leak.params, update, near.params, np.float32(near.scale), target)
 
-  The guess tells which clip is which.
+
+def _usable(layers, sent, clips):
+  """What all usable rounds of one update sent, by the guess's order of clips.
+
+  The guess's features in each round tell which clip is which.
   """
-  sent, guessed = [], []
-  for one in leak.each_round():
-    public, update = one.public, trees.take(one.update, index)
-    near = midpoint_surrogate(one.params, update, victim.head,
-                              public.batch_size, public.federated)
-    target, _ = batch_features.prepare(
-        victim.layers, near.params, near.gradient, public.batch_size,
-        labels=labels, error=feature_targets.ERROR)
-    sent.append(path_correction.Sent(
-        one.params, update, near.params, np.float32(near.scale), target))
-    guessed.append(target._replace(output=path_correction.features(
-        victim.layers, near.params, clips)))
   kept = []
-  for one, guess, sure in zip(sent, guessed, feature_rounds.separated(
-      [one.target for one in sent]), strict=True):
+  for one, sure in zip(sent, feature_rounds.separated(
+      [each.target for each in sent]), strict=True):
+    guess = one.target._replace(output=path_correction.features(
+        layers, one.point, clips))
     order = feature_rounds.order_of(guess, one.target)
     if sure and order is not None:
       kept.append(one._replace(target=feature_rounds.permuted(
           one.target, order)))
-  return tuple(kept) or tuple(sent[:1])
+  return kept or sent[:1]
 
 
 def _round(problem, sent, clips):
