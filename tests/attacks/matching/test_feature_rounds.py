@@ -8,9 +8,10 @@ import pytest
 import vidleak_jax as vl
 from tests.helpers import problem, psnr
 from vidleak_jax import trees
+from vidleak_jax.attacks.base import Cost, Outcome
 from vidleak_jax.attacks.matching import feature_rounds, path_refinement
 from vidleak_jax.attacks.matching.feature_matching import FeatureMatching
-from vidleak_jax.types import Guess, Round, Target
+from vidleak_jax.types import Guess, Recovery, Round, Target
 
 SHAPE = 2, 8, 8, 3
 LABELS = [2, 2, 5]
@@ -118,3 +119,19 @@ def test_each_round_has_a_path_of_its_own(victim, clips, watch, labels):
                       for one in leak.each_round()], clips[:len(labels)])
   for one, own in zip(sent, leak.rounds(), strict=True):
     jax.tree.map(np.testing.assert_array_equal, one.params, own.params)
+
+
+def test_paths_of_all_rounds_and_of_the_first_are_tried(
+    victim, clips, watch, monkeypatch):
+  leak = watch([4], vl.FedAvg(local_steps=3, local_learning_rate=1e-3))
+  used = []
+  monkeypatch.setattr(path_refinement, '_sent', lambda one, *_: one)
+  monkeypatch.setattr(
+      path_refinement, '_usable', lambda layers, sent, clips: sent)
+  monkeypatch.setattr(path_refinement, '_round', lambda problem, sent, guess: (
+      used.append(len(sent)), clips[:1] if len(sent) == 1 else guess)[1])
+  start = Outcome(Recovery(
+      1 - clips[None, :1], np.array([[4]], np.int32), np.zeros(1)), Cost(), {})
+  found = path_refinement.refined(problem(victim, leak), start, rounds=2)
+  assert used == [2, 2, 1, 1]
+  np.testing.assert_array_equal(found.recovery.clips[0], clips[:1])

@@ -4,7 +4,8 @@ A round corrects the targets at the surrogate point by the client's path from
 the guess (`path_correction`), then takes a few steps of Gauss-Newton on the
 last layer's outputs and its kernel's gradient. A better guess corrects better,
 so that rounds contract. Of a client that was seen in several rounds of the
-federation each update is corrected by a path of its own.
+federation each update is corrected by a path of its own; the first round alone
+is tried as well, since the rounds' equations together are harder to meet.
 """
 
 import functools
@@ -81,19 +82,25 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   known = [_usable(problem.victim.layers, [
       _sent(one, i, labels[i]) for one in each_round], clips[i])
            for i in range(leak.num_updates)]
-  cut = {}
-  for done in range(rounds):
-    if not problem.session.go_on('path', done, rounds,
+  plans = [known]
+  if any(len(sent) > 1 for sent in known):  # more equations, not always better
+    plans.append([sent[:1] for sent in known])
+  cut, total = {}, rounds * len(plans)
+  for done in range(total):
+    if not problem.session.go_on('path', done, total,
                                  gradient_residual=float(least.mean())):
-      cut = {CUT: f'stopped after {done} of {rounds} corrections'}
+      cut = {CUT: f'stopped after {done} of {total} corrections'}
       break
-    for i, sent in enumerate(known):
+    plan, number = divmod(done, rounds)
+    if not number:
+      clips = np.array(recovery.clips)
+    for i, sent in enumerate(plans[plan]):
       clips[i] = _round(problem, sent, clips[i])
     residual = _measure(problem, clips, labels)
     better = residual < least
     best[better], least[better] = clips[better], residual[better]
   else:
-    problem.session.tell('path', rounds, rounds,
+    problem.session.tell('path', total, total,
                          gradient_residual=float(least.mean()))
   seconds = time.perf_counter() - began
   cost = outcome.cost
