@@ -125,7 +125,8 @@ def _intro(base, sample, ours) -> list[str]:
   return [
       '# The paper, side by side', '',
       'Written by', '```', _command(base), '```', '',
-      'The paper is "Images in Motion?" (2509.09742). Its videos are not public: these are '
+      'The paper is "Images in Motion?" (2509.09742). Its videos are not '
+      'public: these are '
       f'{clips} clips of {frames} frames ({", ".join(sample.names)}), the '
       'same ones, with the same labels and weights, in every row. "Its PSNR" '
       'is the notebooks\' formula, which wraps (fault 1), applied to ours; '
