@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import scipy.special
 
+from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
+from vidleak_jax.specs import LocalTraining
 from vidleak_jax.types import UserError
 
 FEATURES, CLASSES = 40, 12
@@ -63,6 +65,32 @@ def test_noise_is_not_certified_and_still_fits():
   assert not found.certified and 1e-5 < found.residual < 1e-1
   error = np.linalg.norm(found.features - features)
   assert error < 0.05 * np.linalg.norm(features)
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'momentum'])
+def test_the_head_tells_the_order_of_minibatches(optimizer):
+  """One epoch of two clips a step: each clip saw the head as its step did."""
+  training = LocalTraining(local_epochs=1, local_batch_size=2,
+                           optimizer=optimizer, local_learning_rate=0.01)
+  labels = np.array([0, 3, 5, 8])
+  weights, offsets, _, _, features, _ = _head(labels)
+  head, velocity = np.vstack([weights, offsets]), 0
+  inputs = np.hstack([features, np.ones((4, 1))])
+  for own in ([1, 3], [2, 0]):
+    errors = scipy.special.softmax(inputs[own] @ head, axis=-1)
+    errors -= np.eye(CLASSES)[labels[own]]
+    slope = inputs[own].T @ errors / 2
+    velocity = slope + velocity * 0.9 * (optimizer == 'momentum')
+    head = head - 0.01 * velocity
+  gain = local_training.response(training, 4).gain
+  update = (np.vstack([weights, offsets]) - head) / gain
+  turns = local_training.turns(
+      training, 4, local_training.orders(training, 4))
+  found = unmix_head(
+      weights, offsets, update[:-1], update[-1], 4, turns=turns)
+  assert found.certified and found.labels.tolist() == labels.tolist()
+  np.testing.assert_allclose(found.features, features, atol=1e-4)
+  assert (found.shares[0] > 0).tolist() == [False, True, False, True]
 
 
 def test_clips_that_are_equal_are_not_certified():

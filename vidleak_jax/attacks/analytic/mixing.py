@@ -187,7 +187,8 @@ def _forward(problem, turns, mixing):
   inverse = jnp.linalg.inv(mixing).T
   z = inverse @ problem.logits
   moved = (turns.before * (inverse @ inverse.T)) @ errors
-  return errors, inverse, z, jax.nn.softmax(z + problem.shift - moved)
+  return errors, inverse, z, jax.nn.softmax(
+      z + problem.shift[None] - moved)
 
 
 def _step(problem, turns, state, targets):

@@ -75,7 +75,7 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   clips, labels = np.array(recovery.clips), recovery.labels
   best, before = clips.copy(), _measure(problem, clips, labels)
   least = before.copy()
-  known = _sent(problem, clips, labels)
+  known = starts(problem, clips, labels)
   cut = {}
   for done in range(rounds):
     if not problem.session.go_on('path', done, rounds,
@@ -103,11 +103,17 @@ def _measure(problem, clips, labels):
   return gradient_residual(problem.victim, problem.leak, clips, labels)
 
 
-def _sent(problem, clips, labels):
-  """What rounds start from, of each update.
+def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
+           ) -> list[path_correction.Sent]:
+  """Returns what rounds start from, of each update.
 
   The order of minibatches is the head's, if that is certified; else the one
   that fits the answer best.
+
+  Args:
+    problem: a leak to which this `applies`.
+    clips: [M, B, T, H, W, C] an answer.
+    labels: [M, B].
   """
   leak, sent = problem.leak, []
   training, count = leak.public.federated, leak.public.batch_size
