@@ -62,9 +62,9 @@ def test_turns_say_what_earlier_steps_have_moved():
   found = local_training.turns(client, 2, order[None])
   seen = []  # by each step
   for steps in range(4):
-    now = FedAvg(**{**vars(client), 'local_epochs': 0, 'local_steps': steps or 1}
-                 ).update(linear(slopes), params, np.arange(2), np.arange(2),
-                          order=order)['w']
+    options = vars(client) | {'local_epochs': 0, 'local_steps': steps or 1}
+    now = FedAvg(**options).update(
+        linear(slopes), params, np.arange(2), np.arange(2), order=order)['w']
     seen.append((steps > 0) * now)
   shares = found.shares[0]
   np.testing.assert_allclose(

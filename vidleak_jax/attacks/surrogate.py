@@ -16,8 +16,8 @@ with g_c = e, g_W = h (x) e
 
 which does not depend on s; a minimises the angle between e(a) and m_c, and
 s = <e(a), m_c> / |m_c|^2. For B clips the residual of the head's un-mixing
-takes the angle's place. Of minibatches in few possible orders all
-are tried at the head, which tells the right one. Where the head tells nothing,
+takes the angle's place. Of minibatches in few possible orders all are tried at
+the head, whose un-mixing tells the right one. Where the head tells nothing,
 after Adam, the point is `TYPICAL`.
 """
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from vidleak_jax.attacks import label_counts
 from vidleak_jax.attacks import labels as label_inference
-from vidleak_jax.attacks.analytic import mixing
+from vidleak_jax.attacks.analytic import mixing, unmixing_starts
 from vidleak_jax.attacks.local_training import Turns
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import UserError
@@ -128,9 +128,9 @@ def unmix_head(
   turns = Turns.of_one_gradient(batch_size) if turns is None else turns
   estimate = label_inference.infer_labels(
       update, params, batch_size, largest_weight=float(turns.weights.max()))
-  candidates = _candidates(estimate, batch_size, num_starts)
-  if labels is not None:
-    candidates = [_known_labels(labels, batch_size, num_classes)]
+  named = ([unmixing_starts.known_labels(labels, batch_size, num_classes)]
+           if labels is not None else unmixing_starts.likely_labels(
+               estimate, batch_size, num_starts))
   factors = _factorise(kernel, bias, kernel_update, bias_update, batch_size)
   slope = bias_update if bias_update is not None else (
       label_counts.implied_bias_update(
@@ -139,7 +139,7 @@ def unmix_head(
           batch_size))
   slope = np.asarray(slope, float)
   solution = _search(
-      factors, _with_turns(candidates, turns, slope), slope,
+      factors, unmixing_starts.in_turns(named, turns, slope), slope,
       labels is not None or estimate.certain, label_smoothing, num_starts,
       max_steps, np.random.default_rng(seed))
   return _answer(factors, solution, num_features)
@@ -166,40 +166,6 @@ class _Found:
 
   def errors(self, problem: mixing.Mixing) -> np.ndarray:
     return mixing.errors_of(problem, self.mixing, self.turns)
-
-
-def _candidates(estimate, batch_size, limit):
-  """Labels to start from: the estimate, near ties, then all other counts.
-
-  In a confident network the estimate says little beyond which classes are
-  present; all ways to fill the batch with those follow, even counts first.
-  """
-  candidates = [estimate.labels, *estimate.alternatives]
-  at_least = estimate.at_least
-  if estimate.certain or not at_least.any():
-    return candidates
-  present = np.flatnonzero(at_least)
-  ranked = label_counts.rank_counts(
-      np.full(len(present), batch_size / len(present)), at_least[present],
-      batch_size, limit)
-  seen = {tuple(each) for each in candidates}
-  filled = [np.repeat(present, counts).astype(np.int32) for counts in ranked]
-  filled = [each for each in filled if tuple(each) not in seen]
-  return candidates[:2] + filled + candidates[2:]
-
-
-def _with_turns(candidates, turns, slope):
-  """(labels, its clips' turns), those first that fit the bias gradient best."""
-  pairs = [(labels, Turns(*row)) for labels in candidates
-           for row in zip(*turns, strict=True)]
-  if len(turns.shares) == 1:
-    return pairs
-
-  def misfit(pair):
-    labels, own = pair
-    there = np.bincount(labels, own.weights, minlength=len(slope))
-    return np.linalg.norm(there + len(labels) * np.minimum(slope, 0))
-  return sorted(pairs, key=misfit)
 
 
 def _factorise(kernel, bias, kernel_update, bias_update, batch_size):
@@ -309,13 +275,3 @@ def _answer(factors, solution, num_features):
       solution.errors(factors.problem)[order],
       solution.labels[order].astype(np.int32), solution.turns.shares[:, order],
       solution.residual, certified, note)
-
-
-def _known_labels(labels, batch_size, num_classes):
-  labels = np.sort(np.asarray(labels, np.int32))
-  if labels.shape != (batch_size,) or labels.min() < 0 or (
-      labels.max() >= num_classes):
-    raise UserError(
-        f'labels must be {batch_size} integers in [0, {num_classes}), got '
-        f'shape {labels.shape} with values {labels.min()} to {labels.max()}.')
-  return labels

@@ -71,7 +71,7 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
     return outcome._replace(
         findings=outcome.findings | {'path_note': str(too_large)})
   began = time.perf_counter()
-  recovery, leak = outcome.recovery, problem.leak
+  recovery = outcome.recovery
   clips, labels = np.array(recovery.clips), recovery.labels
   best, before = clips.copy(), _measure(problem, clips, labels)
   least = before.copy()
