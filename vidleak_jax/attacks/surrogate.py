@@ -102,7 +102,7 @@ def midpoint_surrogate(
         'The surrogate of several local steps needs a head with a bias: '
         f'{"/".join(head)} has none. Choose an attack that simulates the '
         'client, such as ig.')
-  if (tried := local_training.orders(training, batch_size)) is not None:
+  if (tried := _orders(training, batch_size)) is not None:
     unmixed = unmix_head(
         weights['kernel'], weights['bias'], slopes['kernel'], slopes['bias'],
         batch_size, labels=labels,
@@ -153,6 +153,17 @@ def surrogate(
   return _at(params, update, mean, position, 1.0, float('nan'), False,
              f'The update is taken as the {what} at {position:.2f} of the way; '
              'the head does not tell this point.')
+
+
+def _orders(training, batch_size):
+  """All orders where they are few, or one of many by which clips are named."""
+  tried = local_training.orders(training, batch_size)
+  steps = training.num_local_steps(batch_size)
+  if (tried is None and training.is_shuffled(batch_size)
+      and steps == training.steps_an_epoch(batch_size)
+      and np.ptp(local_training.response(training, batch_size).weights)):
+    return np.arange(batch_size)[None, None]
+  return tried
 
 
 def _at(params, update, mean, position, scale, residual, one_step, note):

@@ -67,30 +67,47 @@ def test_noise_is_not_certified_and_still_fits():
   assert error < 0.05 * np.linalg.norm(features)
 
 
+def _after_an_epoch(training, labels, order):
+  """(features, W, c, dL/dW, dL/dc): each step sees the head it moved."""
+  weights, offsets, _, _, features, _ = _head(labels)
+  start, velocity = np.vstack([weights, offsets]), 0
+  head, inputs = start, np.hstack([features, np.ones((len(labels), 1))])
+  for own in np.reshape(order, (-1, training.local_batch_size)):
+    errors = scipy.special.softmax(inputs[own] @ head, axis=-1)
+    errors -= np.eye(CLASSES)[labels[own]]
+    velocity = inputs[own].T @ errors / len(own) + velocity * (
+        training.momentum * (training.optimizer == 'momentum'))
+    head = head - training.local_learning_rate * velocity
+  update = (start - head) / local_training.response(
+      training, len(labels)).gain
+  return features, weights, offsets, update[:-1], update[-1]
+
+
 @pytest.mark.parametrize('optimizer', ['sgd', 'momentum'])
 def test_the_head_tells_the_order_of_minibatches(optimizer):
-  """One epoch of two clips a step: each clip saw the head as its step did."""
   training = LocalTraining(local_epochs=1, local_batch_size=2,
                            optimizer=optimizer, local_learning_rate=0.01)
   labels = np.array([0, 3, 5, 8])
-  weights, offsets, _, _, features, _ = _head(labels)
-  head, velocity = np.vstack([weights, offsets]), 0
-  inputs = np.hstack([features, np.ones((4, 1))])
-  for own in ([1, 3], [2, 0]):
-    errors = scipy.special.softmax(inputs[own] @ head, axis=-1)
-    errors -= np.eye(CLASSES)[labels[own]]
-    slope = inputs[own].T @ errors / 2
-    velocity = slope + velocity * 0.9 * (optimizer == 'momentum')
-    head = head - 0.01 * velocity
-  gain = local_training.response(training, 4).gain
-  update = (np.vstack([weights, offsets]) - head) / gain
-  turns = local_training.turns(
-      training, 4, local_training.orders(training, 4))
-  found = unmix_head(
-      weights, offsets, update[:-1], update[-1], 4, turns=turns)
+  features, *head = _after_an_epoch(training, labels, [1, 3, 2, 0])
+  found = unmix_head(*head, 4, turns=local_training.turns(
+      training, 4, local_training.orders(training, 4)))
   assert found.certified and found.labels.tolist() == labels.tolist()
   np.testing.assert_allclose(found.features, features, atol=1e-4)
   assert (found.shares[0] > 0).tolist() == [False, True, False, True]
+
+
+def test_of_too_many_orders_the_likely_ones_are_tried():
+  """Of five clips, one a step, there are 120."""
+  training = LocalTraining(local_epochs=1, local_batch_size=1,
+                           optimizer='momentum', local_learning_rate=0.01)
+  labels, order = np.array([0, 3, 5, 8, 9]), np.array([4, 1, 0, 3, 2])
+  assert local_training.orders(training, 5) is None
+  features, *head = _after_an_epoch(training, labels, order)
+  found = unmix_head(*head, 5, turns=local_training.turns(
+      training, 5, np.arange(5)[None, None]))
+  assert found.certified and found.labels.tolist() == labels.tolist()
+  assert found.shares.argmax(1).tolist() == order.tolist()
+  np.testing.assert_allclose(found.features, features, atol=1e-4)
 
 
 def test_clips_that_are_equal_are_not_certified():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vidleak_jax.attacks import label_counts
+from vidleak_jax.attacks import label_counts, local_training
 from vidleak_jax.attacks.labels import LabelEstimate
 from vidleak_jax.attacks.local_training import Turns
 from vidleak_jax.types import UserError
@@ -44,19 +44,30 @@ def in_turns(candidates: Sequence[np.ndarray], turns: Turns, slope: np.ndarray
 
   Args:
     candidates: labels, [B] each.
-    turns: of each order.
+    turns: of each order; or of one in which clips are named by their turn:
+      those that count more lower their label's entry of the bias more.
     slope: [K] dL/dc of the mean loss, or what stands for it.
   """
+  if len(turns.shares) == 1 and np.ptp(turns.weights):
+    candidates = [
+        each for labels in candidates for each in _neighbours(
+            local_training.in_order_of_weight(labels, slope))]
   pairs = [(labels, Turns(*row)) for labels in candidates
            for row in zip(*turns, strict=True)]
-  if len(turns.shares) == 1:
-    return pairs
 
   def misfit(pair):
     labels, own = pair
     there = np.bincount(labels, own.weights, minlength=len(slope))
     return np.linalg.norm(there + len(labels) * np.minimum(slope, 0))
-  return sorted(pairs, key=misfit)
+  return sorted(pairs, key=misfit) if np.ptp(turns.weights) else pairs
+
+
+def _neighbours(labels):
+  """Labels, and those with two that follow each other in turn."""
+  yield labels
+  for i in range(len(labels) - 1):
+    yield np.concatenate([
+        labels[:i], labels[i:i + 2][::-1], labels[i + 2:]])
 
 
 def known_labels(labels: Sequence[int], batch_size: int, num_classes: int
