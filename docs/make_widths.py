@@ -3,7 +3,7 @@
   python docs/make_widths.py [--rows=runs/widths.jsonl]
 
 Layer peeling of one clip of the test split of `photo_motion` from one gradient
-of R3D-18, with all widths divided alike: about half an hour on two idle cores.
+of R3D-18, with all widths divided alike: 14 minutes of processor time.
 Rows are added to the file as they come; started again it goes on from there.
 It needs matplotlib.
 """
