@@ -101,7 +101,8 @@ def joiner(like: Any, below: int) -> tuple[Callable, Callable]:
     rows = iter([part.reshape(leaf.shape)
                  for part, leaf in zip(parts, small, strict=True)])
     rest = iter(others)
-    return structure.unflatten(next(rows if own else rest) for own in joins)
+    return jax.tree.unflatten(
+        structure, [next(rows if own else rest) for own in joins])
   return join, split
 
 
