@@ -1,6 +1,7 @@
 """Where tests find files, and what they attack."""
 
 import os
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import jax
@@ -27,6 +28,12 @@ CLIPS = Path(os.environ.get('VIDLEAK_CLIPS') or ROOT / '../shared/data/videos')
 needs_clips = pytest.mark.skipif(
     not CLIPS.is_dir(),
     reason=f'no real videos at {CLIPS}: set VIDLEAK_CLIPS')
+
+
+def mostly_quick(cases: Iterable[str], slow: Collection[str]) -> list:
+  """Returns cases as a test's parameters, some of them marked slow."""
+  return [pytest.param(case, marks=[pytest.mark.slow] * (case in slow))
+          for case in cases]
 
 
 def share(victim: Victim, clips: Array, labels: Array, seed: int = 0) -> Leak:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, mostly_quick
 from vidleak_jax import recipes, victims
 from vidleak_jax.errors import UserError
 from vidleak_jax.experiments.leaking import Audit
@@ -69,7 +69,8 @@ def test_a_file_that_is_no_config_is_told(text, said, tmp_path, monkeypatch):
     recipes.load(str(tmp_path / 'mine.py'))
 
 
-@pytest.mark.parametrize('preset', ['tiny', 'small', 'full'])
+@pytest.mark.parametrize(
+    'preset', mostly_quick(['tiny', 'small', 'full'], ['full']))
 @pytest.mark.parametrize('name', NAMES)
 def test_the_victim_takes_the_clip(name, preset):
   config = _config(name, preset)

@@ -61,3 +61,17 @@ def test_to_float64():
   small = jax.tree.map(np.float32, TREE)
   assert {leaf.dtype for leaf in jax.tree.leaves(trees.to_float64(small))} == {
       np.dtype('float64')}
+
+
+def test_small_leaves_are_joined_and_split_again():
+  join, split = trees.joiner(TREE, 4)
+  vector, kernel = join(TREE)
+  np.testing.assert_array_equal(vector, [1, 1, 1, 2])
+  assert kernel.shape == (2, 3)
+  jax.tree.map(np.testing.assert_array_equal, split(join(TREE)), TREE)
+
+
+def test_where_no_leaf_is_small_all_stay_apart():
+  join, split = trees.joiner(TREE, 0)
+  assert len(join(TREE)) == 1 + 3
+  jax.tree.map(np.testing.assert_array_equal, split(join(TREE)), TREE)

@@ -42,11 +42,33 @@ def test_an_update_is_the_weighted_sum_of_its_gradients(options):
   expected = seen.decay * params['w'] + sum(
       weight * slopes[own].mean(0) for weight, own in zip(seen.weights, rows))
   np.testing.assert_allclose(update, expected, rtol=1e-4, atol=1e-6)
+  shares = local_training.shares(client, 4, order)
+  np.testing.assert_allclose(
+      expected, seen.decay * params['w'] + seen.gain * shares.sum(0) @ slopes,
+      rtol=1e-5)
+  np.testing.assert_allclose(shares.sum(), 1)
   # What one clip weighs, over the mean.
-  share = np.zeros(4)
-  for weight, own in zip(seen.weights, rows):
-    share[own] += 4 * weight / len(own) / seen.gain
-  assert share.max() <= local_training.largest_weight(client, 4) + 1e-6
+  assert 4 * shares.sum(0).max() <= (
+      local_training.largest_weight(client, 4) + 1e-6)
+
+
+def test_turns_say_what_earlier_steps_have_moved():
+  """Momentum: two clips one after the other, twice."""
+  client = FedAvg(per='batch', local_learning_rate=RATE, local_epochs=2,
+                  local_batch_size=1, optimizer='momentum', momentum=0.5)
+  slopes = np.eye(2, dtype=np.float32)
+  params = {'w': np.zeros(2, np.float32)}
+  order = np.array([[1, 0], [0, 1]])
+  found = local_training.turns(client, 2, order[None])
+  seen = []  # by each step
+  for steps in range(4):
+    options = vars(client) | {'local_epochs': 0, 'local_steps': steps or 1}
+    now = FedAvg(**options).update(
+        linear(slopes), params, np.arange(2), np.arange(2), order=order)['w']
+    seen.append((steps > 0) * now)
+  shares = found.shares[0]
+  np.testing.assert_allclose(
+      found.before[0], (shares / shares.sum(0)).T @ np.stack(seen), rtol=1e-5)
 
 
 def test_equal_gradients_come_back():

@@ -126,6 +126,7 @@ def test_the_loss_falls_and_devices_stay_alike():
     np.testing.assert_array_equal(leaf[0], leaf[1])
 
 
+@pytest.mark.slow
 def test_the_rival_learns_too():
   def init():
     return {'w': np.full(3, 0.1, np.float32)}
@@ -139,6 +140,7 @@ def test_the_rival_learns_too():
   assert not np.allclose(state.discriminator['w'], 0.1)
 
 
+@pytest.mark.slow
 def test_no_key_is_used_twice():
   pool = step.Pool(jnp.zeros((3, 3, 4, 4, 3), jnp.uint8),
                    jnp.zeros((3, 8, 8, 3), jnp.uint8))
@@ -238,6 +240,7 @@ def test_perceptual_features_come_from_a_file(tmp_path):
   assert loss(frames, frames) == 0 < loss(frames, 1 - frames)
 
 
+@pytest.mark.slow
 def test_our_own_extractor_serves_too():
   """Its last stage, pooled, is what the victims' network gives."""
   from vidleak_jax.victims.frozen import frozen

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import mostly_quick
 from vidleak_jax.types import UserError
 from vidleak_jax.victims import NETWORKS, build
 
@@ -16,6 +17,8 @@ VARIANTS = {
     'frozen_matrix': ('frozen', {'head': 'matrix'}),
 }
 CASES = {name: (name, {}) for name in NETWORKS} | VARIANTS
+DEEP = {'r2plus1d18', 'r3d18', 'r3d18_batch', 'timesformer', 'videomae',
+        'vivit'}  # whose programs compile for long
 
 
 def _clip_shape(name):
@@ -33,7 +36,7 @@ def _case(case):
   return victim, params, jnp.asarray(clips), jnp.array([1, 3])
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=mostly_quick(CASES, DEEP))
 def case(request):
   return _case(request.param)
 
@@ -67,7 +70,7 @@ def test_gradients_of_many_restarts(case):
     assert not leaf.any()
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', mostly_quick(NETWORKS, DEEP))
 def test_two_derivatives_agree_with_finite_differences(name):
   """The loss's first and second, along a line in params and clips.
 

@@ -71,6 +71,7 @@ class Row(nn.Module):
     return sum(repeat.repeat(self, Square, DEPTH, x, x + 1))
 
 
+@pytest.mark.slow
 def test_a_match_and_its_slope_are_those_of_single_blocks():
   module, clips = Row(), jnp.linspace(-1, 1, 6).reshape(1, 6)
   params = module.init(jax.random.key(0), clips)['params']

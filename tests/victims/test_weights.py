@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import REFERENCES
+from tests.helpers import REFERENCES, mostly_quick
 from vidleak_jax import victims
 from vidleak_jax.models import resnet, weights
 from vidleak_jax.types import UserError
@@ -26,6 +26,7 @@ CASES = {  # reference -> victim and its options
     'videomae': ('videomae', {}),
     'vivit': ('vivit', {}),
 }
+DEEP = {'r2plus1d18', 'r3d18_batch', 'timesformer', 'videomae'}
 TORCH_LAYERS = (  # of torch's TransformerEncoder
     (r'layers\.(\d+)\.', r'block\1.'),
     (r'self_attn', 'attention'),
@@ -60,7 +61,7 @@ def _shapes(victim):
   return jax.eval_shape(victim.init, jax.random.key(0))
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', mostly_quick(CASES, DEEP))
 def test_outputs_and_gradients_equal_the_reference(case):
   arrays, *_ = _read(case)
   name, options = CASES[case]
@@ -68,6 +69,7 @@ def test_outputs_and_gradients_equal_the_reference(case):
   _check(case, victim, victims.NETWORKS[name].names)
 
 
+@pytest.mark.slow
 def test_the_factorised_encoder_equals_torch_layers():
   _check('vivit_factorised', _build('vivit', encoder='factorised'),
          TORCH_LAYERS)

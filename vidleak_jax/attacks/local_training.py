@@ -27,6 +27,27 @@ _ORDERS = 24  # orders of minibatches that are tried one by one
 _STATISTICS = 'batch_stats'
 
 
+class Turns(NamedTuple):
+  """What an order of minibatches makes of each clip's gradient.
+
+  With e_b the error of clip b's logits, the head's part of the mean gradient is
+  sum_b w_b / B h_b e_b, w_b = B sum_k shares_kb, and clip b was seen by a head
+  that earlier steps had moved by -sum_c before_bc h_c e_c.
+  """
+  shares: np.ndarray  # [orders, N, B] of a clip in the update, step by step
+  before: np.ndarray  # [orders, B, B]
+
+  @property
+  def weights(self) -> np.ndarray:
+    """[orders, B] of a clip in the update, over the mean."""
+    return self.shares.shape[-1] * self.shares.sum(-2)
+
+  @classmethod
+  def of_one_gradient(cls, batch_size: int) -> 'Turns':
+    return cls(np.full((1, 1, batch_size), 1 / batch_size),
+               np.zeros((1, batch_size, batch_size)))
+
+
 class Response(NamedTuple):
   """What a linear optimiser makes of constant gradients and of the weights."""
   weights: np.ndarray  # [N], W_k
@@ -99,6 +120,55 @@ def mean_gradient(
   return jax.tree_util.tree_map_with_path(undone, update, params)
 
 
+def position(training: LocalTraining, batch_size: int) -> float:
+  """Returns how far along u the steps start, on average, if gradients stay."""
+  weights = response(training, batch_size).weights
+  after = np.cumsum(weights[::-1]) - weights[::-1]
+  return float(weights[::-1] @ after / weights.sum() ** 2)
+
+
+def shares(training: LocalTraining, batch_size: int,
+           order: np.ndarray | None) -> np.ndarray:
+  """Returns what each clip's gradient in each step is of the mean gradient.
+
+  Args:
+    training: with plain or momentum SGD.
+    batch_size: B.
+    order: [epochs, B] of the clips; None: each step takes all of them.
+
+  Returns:
+    [N, B], of sum 1.
+  """
+  seen = response(training, batch_size)
+  each, size = training.steps_an_epoch(batch_size), training.local_batch_size
+  rows = np.full((len(seen.weights), batch_size), 1 / batch_size)
+  if order is not None:
+    for k, row in enumerate(rows):
+      own = order[k // each][size * (k % each):][:size]
+      row[:] = np.isin(np.arange(batch_size), own) / len(own)
+  return seen.weights[:, None] * rows / seen.gain
+
+
+def turns(training: LocalTraining, batch_size: int,
+          tried: np.ndarray) -> Turns:
+  """Returns what each order makes of the clips.
+
+  Args:
+    training: with plain or momentum SGD.
+    batch_size: B.
+    tried: [orders, epochs, B], in which each clip has a turn.
+  """
+  weights = response(training, batch_size).weights
+  steps = len(weights)
+  # What step j's gradient has moved before step k.
+  moved = np.array([[weights[steps - k + j] if j < k else 0.0
+                     for j in range(steps)] for k in range(steps)])
+  each = np.stack([shares(training, batch_size, order) for order in tried])
+  seen = each / each.sum(1, keepdims=True)      # of all that a clip sends
+  in_step = each / each.sum(2, keepdims=True)   # of all that a step sends
+  return Turns(each, seen.swapaxes(1, 2) @ moved @ in_step)
+
+
 def largest_weight(training: LocalTraining, batch_size: int) -> float:
   """Returns the most that one clip can weigh in an update, over the mean.
 
@@ -116,22 +186,22 @@ def largest_weight(training: LocalTraining, batch_size: int) -> float:
   return max(1.0, float(batch_size * most / weights.sum()))
 
 
-def orders(federated: FederatedSpec, batch_size: int) -> np.ndarray | None:
+def orders(training: LocalTraining, batch_size: int) -> np.ndarray | None:
   """Returns every order of minibatches that makes a difference, if few.
 
   Args:
-    federated: the protocol.
+    training: of the client.
     batch_size: B.
 
   Returns:
     [orders, epochs, B] int32; None where each step covers all clips, or where
     there are too many orders to try.
   """
-  if federated.algorithm != 'fedavg' or not federated.is_shuffled(batch_size):
+  if not training.is_shuffled(batch_size):
     return None
-  size = federated.local_batch_size
-  epochs = -(-federated.num_local_steps(batch_size)
-             // federated.steps_an_epoch(batch_size))
+  size = training.local_batch_size
+  epochs = -(-training.num_local_steps(batch_size)
+             // training.steps_an_epoch(batch_size))
   count = _count(batch_size, size) ** epochs
   if count > _ORDERS:
     return None

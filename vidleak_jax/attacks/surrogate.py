@@ -16,12 +16,13 @@ with g_c = e, g_W = h (x) e
 
 which does not depend on s; a minimises the angle between e(a) and m_c, and
 s = <e(a), m_c> / |m_c|^2. For B clips the residual of the head's un-mixing
-takes the angle's place. Where the head tells nothing, after Adam or
-minibatches, the point is `TYPICAL`.
+takes the angle's place. Of minibatches in few possible orders all are tried at
+the head, whose un-mixing tells the right one. Where the head tells nothing,
+after Adam, the point is `TYPICAL`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ import scipy.special
 
 from vidleak_jax.attacks import labels as label_inference
 from vidleak_jax.attacks import local_training
-from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
+from vidleak_jax.attacks.analytic.head_unmixing import UnmixedHead, unmix_head
 from vidleak_jax.specs import LocalTraining
 from vidleak_jax.types import Params, UserError
 
@@ -53,6 +54,8 @@ class Surrogate:
       relative error of the head's gradient. NaN where it was not looked at.
     one_step: whether the update is one gradient at the start weights.
     note: one sentence for the user.
+    unmixed: how the head separates the clips, where minibatches make it differ
+      from one gradient.
   """
   params: Params
   gradient: Params
@@ -61,6 +64,7 @@ class Surrogate:
   residual: float
   one_step: bool
   note: str
+  unmixed: UnmixedHead | None = None
 
 
 def midpoint_surrogate(
@@ -69,6 +73,8 @@ def midpoint_surrogate(
     head: tuple[str, ...],
     batch_size: int,
     training: LocalTraining,
+    *,
+    labels: Sequence[int] | None = None,
 ) -> Surrogate:
   """Finds the point and the scale at which an update is a gradient.
 
@@ -78,6 +84,7 @@ def midpoint_surrogate(
     head: path of the last dense layer, with a bias.
     batch_size: B.
     training: of the client, by plain or momentum SGD.
+    labels: [B], where the attacker knows them.
 
   Raises:
     UserError: a head without a bias, a batch that its head cannot separate, or
@@ -95,6 +102,14 @@ def midpoint_surrogate(
         'The surrogate of several local steps needs a head with a bias: '
         f'{"/".join(head)} has none. Choose an attack that simulates the '
         'client, such as ig.')
+  if (tried := _orders(training, batch_size)) is not None:
+    unmixed = unmix_head(
+        weights['kernel'], weights['bias'], slopes['kernel'], slopes['bias'],
+        batch_size, labels=labels,
+        turns=local_training.turns(training, batch_size, tried))
+    near = _at(params, update, mean, local_training.position(
+        training, batch_size), 1.0, unmixed.residual, False, unmixed.note)
+    return dataclasses.replace(near, unmixed=unmixed)
   seen = local_training.response(training, batch_size)
   most = seen.gain / float(seen.weights[0])  # of the first step alone
   find = _one_clip if batch_size == 1 else _many_clips
@@ -138,6 +153,17 @@ def surrogate(
   return _at(params, update, mean, position, 1.0, float('nan'), False,
              f'The update is taken as the {what} at {position:.2f} of the way; '
              'the head does not tell this point.')
+
+
+def _orders(training, batch_size):
+  """All orders where they are few, or one of many by which clips are named."""
+  tried = local_training.orders(training, batch_size)
+  steps = training.num_local_steps(batch_size)
+  if (tried is None and training.is_shuffled(batch_size)
+      and steps == training.steps_an_epoch(batch_size)
+      and np.ptp(local_training.response(training, batch_size).weights)):
+    return np.arange(batch_size)[None, None]
+  return tried
 
 
 def _at(params, update, mean, position, scale, residual, one_step, note):

@@ -2,7 +2,7 @@ r"""Every result of the paper beside ours, as one document.
 
   vidleak paper --workdir=runs/paper --config.data.dir=FOLDER_OR_VIDEO
   vidleak paper --workdir=runs/paper --config.data.name=photo_motion \
-      --config.data.split=test --document=docs/lab/paper.md
+      --config.data.split=test --document=docs/paper.md
 
 Of the config only data, seed, backend and victim.weights_file (of the frozen
 ResNet-20; without one, the one that is shipped) count, for every row. More

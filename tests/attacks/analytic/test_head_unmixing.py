@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import scipy.special
 
+from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
+from vidleak_jax.specs import LocalTraining
 from vidleak_jax.types import UserError
 
 FEATURES, CLASSES = 40, 12
@@ -63,6 +65,49 @@ def test_noise_is_not_certified_and_still_fits():
   assert not found.certified and 1e-5 < found.residual < 1e-1
   error = np.linalg.norm(found.features - features)
   assert error < 0.05 * np.linalg.norm(features)
+
+
+def _after_an_epoch(training, labels, order):
+  """(features, W, c, dL/dW, dL/dc): each step sees the head it moved."""
+  weights, offsets, _, _, features, _ = _head(labels)
+  start, velocity = np.vstack([weights, offsets]), 0
+  head, inputs = start, np.hstack([features, np.ones((len(labels), 1))])
+  for own in np.reshape(order, (-1, training.local_batch_size)):
+    errors = scipy.special.softmax(inputs[own] @ head, axis=-1)
+    errors -= np.eye(CLASSES)[labels[own]]
+    velocity = inputs[own].T @ errors / len(own) + velocity * (
+        training.momentum * (training.optimizer == 'momentum'))
+    head = head - training.local_learning_rate * velocity
+  update = (start - head) / local_training.response(
+      training, len(labels)).gain
+  return features, weights, offsets, update[:-1], update[-1]
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'momentum'])
+def test_the_head_tells_the_order_of_minibatches(optimizer):
+  training = LocalTraining(local_epochs=1, local_batch_size=2,
+                           optimizer=optimizer, local_learning_rate=0.01)
+  labels = np.array([0, 3, 5, 8])
+  features, *head = _after_an_epoch(training, labels, [1, 3, 2, 0])
+  found = unmix_head(*head, 4, turns=local_training.turns(
+      training, 4, local_training.orders(training, 4)))
+  assert found.certified and found.labels.tolist() == labels.tolist()
+  np.testing.assert_allclose(found.features, features, atol=1e-4)
+  assert (found.shares[0] > 0).tolist() == [False, True, False, True]
+
+
+def test_of_too_many_orders_the_likely_ones_are_tried():
+  """Of five clips, one a step, there are 120."""
+  training = LocalTraining(local_epochs=1, local_batch_size=1,
+                           optimizer='momentum', local_learning_rate=0.01)
+  labels, order = np.array([0, 3, 5, 8, 9]), np.array([4, 1, 0, 3, 2])
+  assert local_training.orders(training, 5) is None
+  features, *head = _after_an_epoch(training, labels, order)
+  found = unmix_head(*head, 5, turns=local_training.turns(
+      training, 5, np.arange(5)[None, None]))
+  assert found.certified and found.labels.tolist() == labels.tolist()
+  assert found.shares.argmax(1).tolist() == order.tolist()
+  np.testing.assert_allclose(found.features, features, atol=1e-4)
 
 
 def test_clips_that_are_equal_are_not_certified():

@@ -191,7 +191,9 @@ def test_a_chunk_that_was_lost_is_run_again(run_toy, tmp_path, batch):
   _assert_equal(again, whole)
 
 
-@MACHINES
+@pytest.mark.parametrize('devices, batch', [
+    (1, 1), (1, 8), pytest.param(2, 8, marks=pytest.mark.slow),
+    pytest.param(8, 2, marks=pytest.mark.slow)])
 def test_trials_that_share_a_program_equal_themselves_alone(
     toy_attack, toy_target, toy_templates, tmp_path, devices, batch):
   budget = _budget(devices=devices, batch=batch, **HALVED)

@@ -55,6 +55,7 @@ def test_the_true_clip_matches_with_0(activation, batch):
   assert term(truth._replace(clips=1 - truth.clips), own) > 1e-2
 
 
+@pytest.mark.slow
 def test_clips_are_recovered(batch):
   """From a random start that knows nothing, far above their mean colour."""
   small = batch._replace(clips=batch.clips[:, :2, :8, :8])

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import target_of
 from vidleak_jax.attacks.matching import match
 from vidleak_jax.clients import FedAvg, FedSGD
-from vidleak_jax.types import Guess
+from vidleak_jax.types import Guess, Target
 
 
 def _flat(tree):
@@ -86,3 +86,21 @@ def test_fedavg_is_matched_by_simulating_the_client(victim, own, batch):
   assert term(truth, sent) < 1e-5
   other = truth._replace(clips=1 - truth.clips)
   assert term(other, sent) > 1e-3
+
+
+@pytest.mark.parametrize('pack', [lambda params: params, None])
+def test_small_leaves_have_no_sums_of_their_own(pack):
+  """Each sum over a leaf is a loop that XLA compiles."""
+  def loss(params, clips, labels):
+    del labels
+    return sum(jnp.sum(jnp.tanh(clips * leaf)) for leaf in params)
+
+  def dots(count):
+    own = tuple(jnp.ones(1) for _ in range(count))
+    term = match.gradient_match(
+        loss, match.weighted_distance({'cosine': 1.0}), pack)
+    traced = jax.make_jaxpr(lambda clips: term(
+        Guess(clips, jnp.zeros(1, jnp.int32)), Target(own, own)))(jnp.ones(1))
+    return str(traced).count('dot_general')
+
+  assert (dots(20) == dots(2)) == (pack is not None)

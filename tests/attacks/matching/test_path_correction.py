@@ -7,12 +7,14 @@ import pytest
 
 import vidleak_jax as vl
 from vidleak_jax import trees
+from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.base import CUT, Cost, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
     path_correction,
     path_refinement,
 )
+from vidleak_jax.attacks.residual import best_orders
 from vidleak_jax.attacks.surrogate import midpoint_surrogate
 from vidleak_jax.runtime import memory
 from vidleak_jax.runtime.session import session
@@ -44,8 +46,9 @@ def sent_of(victim, leak):
   assert not near.one_step
   target, _ = batch_features.prepare(
       victim.layers, near.params, near.gradient, 1, error=0.01)
-  return path_correction.Sent(leak.params, update, near.params,
-                              np.float32(near.scale), target)
+  return path_correction.Sent(
+      leak.params, update, near.params, np.float32(near.scale),
+      local_training.shares(leak.public.federated, 1, None), target)
 
 
 def misfit(victim, target, clips):
@@ -58,9 +61,8 @@ def test_the_path_ends_where_the_client_ended(victim, name):
   """From any guess; from the true clip it is the client's own."""
   clips, leak = leak_of(victim, CLIENTS[name])
   sent, training = sent_of(victim, leak), leak.public.federated
-  path, shares = path_correction.bent_path(victim, training, sent, clips)
-  np.testing.assert_allclose(shares.sum(), 1, rtol=1e-5)
-  for steps in range(1, len(shares)):
+  path = path_correction.bent_path(victim, training, sent, clips)
+  for steps in range(1, training.local_steps):
     update = CLIENTS[name].__class__(**{
         **vars(CLIENTS[name]), 'local_steps': steps}).update(
             victim.loss, leak.params, clips, jnp.array([4]))
@@ -72,6 +74,30 @@ def test_the_path_ends_where_the_client_ended(victim, name):
 def test_at_the_truth_nothing_is_left(victim):
   clips, leak = leak_of(victim, CLIENTS['sgd'])
   sent = sent_of(victim, leak)
+  before = misfit(victim, sent.target, clips)
+  after = misfit(victim, path_correction.corrected(
+      victim, leak.public.federated, sent, clips), clips)
+  assert before[0] > 1e-3
+  assert after[0] < 1e-2 * before[0] and after[1] < 0.1 * before[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('optimizer', ['sgd', 'momentum'])
+def test_minibatches_leave_nothing_at_the_truth(victim, optimizer):
+  """Three clips in minibatches of 2: each in its own step, of its own weight.
+  """
+  clips = jax.random.uniform(jax.random.key(1), (3, *SHAPE))
+  leak = vl.observe(
+      victim, victim.init(jax.random.key(0)), clips, [1, 2, 4],
+      client=vl.FedAvg(per='batch', local_epochs=1, local_batch_size=2,
+                       optimizer=optimizer, local_learning_rate=1e-2),
+      key=jax.random.key(3))
+  problem = Problem(victim, leak, jax.random.key(0), session())
+  sent, = path_refinement.starts(
+      problem, np.asarray(clips)[None], np.array([[1, 2, 4]]))
+  order = best_orders(victim, leak, clips[None], np.array([[1, 2, 4]]))[0, 0]
+  np.testing.assert_allclose(sent.shares, local_training.shares(
+      leak.public.federated, 3, order), rtol=1e-6)
   before = misfit(victim, sent.target, clips)
   after = misfit(victim, path_correction.corrected(
       victim, leak.public.federated, sent, clips), clips)
@@ -130,7 +156,7 @@ def test_a_path_beyond_the_memory_is_told(victim, monkeypatch):
 @pytest.mark.parametrize('client', [
     vl.FedSGD(), vl.FedAvg(local_steps=1),
     vl.FedAvg(local_steps=3, optimizer='adam'),
-    vl.FedAvg(per='batch', local_epochs=2, local_batch_size=1)])
+    vl.FedAvg(per='batch', local_epochs=6, local_batch_size=1)])
 def test_other_clients_have_no_such_path(victim, client):
   clips = jax.random.uniform(jax.random.key(1), (2, *SHAPE))
   leak = vl.observe(victim, victim.init(jax.random.key(0)), clips, [4, 1],

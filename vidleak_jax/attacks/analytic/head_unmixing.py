@@ -17,6 +17,11 @@ however many features there are. A residual at the level of float32's rounding
 certifies the answer, labels included, as long as equations outnumber unknowns;
 labels that the bias does not prove are found on the way, since each accepted
 step takes the labels that fit best.
+
+After local training in minibatches clips have weights w_b, and later ones saw a
+head that earlier ones had moved (`local_training.Turns`): E = diag(1/w) M E0,
+and the logits of M^-T L0 move along. All orders are tried; the residual tells
+which one it was.
 """
 
 import dataclasses
@@ -27,7 +32,8 @@ import numpy as np
 
 from vidleak_jax.attacks import label_counts
 from vidleak_jax.attacks import labels as label_inference
-from vidleak_jax.attacks.analytic import mixing
+from vidleak_jax.attacks.analytic import mixing, unmixing_starts
+from vidleak_jax.attacks.local_training import Turns
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import UserError
 
@@ -49,8 +55,10 @@ class UnmixedHead:
   Attributes:
     features: [B, F] float64, the head's input of each clip.
     errors: [B, K] float64, dL_b/dlogits of each clip's own loss; its part in
-      the mean loss is `errors / B`.
+      the mean loss is `errors` times the sum of its `shares`.
     labels: [B] int32, increasing.
+    shares: [N, B] of each clip in the update, step by step
+      (`local_training.shares`); its column's sum is 1 / B for one gradient.
     residual: relative misfit of `errors` and the softmax of `features`.
     certified: whether that misfit proves features and labels.
     note: one sentence for the user.
@@ -58,6 +66,7 @@ class UnmixedHead:
   features: np.ndarray
   errors: np.ndarray
   labels: np.ndarray
+  shares: np.ndarray
   residual: float
   certified: bool
   note: str
@@ -71,6 +80,7 @@ def unmix_head(
     batch_size: int,
     *,
     labels: Sequence[int] | None = None,
+    turns: Turns | None = None,
     label_smoothing: float = 0.0,
     num_starts: int = 64,
     max_steps: int = 80,
@@ -85,6 +95,8 @@ def unmix_head(
     bias_update: dL/dc, [K], or None where the head has no bias.
     batch_size: B.
     labels: [B], where the attacker knows them; otherwise they are inferred.
+    turns: what each order of minibatches makes of the clips; None: one
+      gradient.
     label_smoothing: s of targets (1 - s) onehot + s / K, in [0, 1).
     num_starts: of the solver, at most; a certified answer ends the search.
     max_steps: of Levenberg-Marquardt, per start.
@@ -113,18 +125,21 @@ def unmix_head(
     params['bias'] = bias
   if bias_update is not None:
     update['bias'] = bias_update
-  estimate = label_inference.infer_labels(update, params, batch_size)
-  candidates = _candidates(estimate, batch_size, num_starts)
-  if labels is not None:
-    candidates = [_known_labels(labels, batch_size, num_classes)]
+  turns = Turns.of_one_gradient(batch_size) if turns is None else turns
+  estimate = label_inference.infer_labels(
+      update, params, batch_size, largest_weight=float(turns.weights.max()))
+  named = ([unmixing_starts.known_labels(labels, batch_size, num_classes)]
+           if labels is not None else unmixing_starts.likely_labels(
+               estimate, batch_size, num_starts))
   factors = _factorise(kernel, bias, kernel_update, bias_update, batch_size)
   slope = bias_update if bias_update is not None else (
       label_counts.implied_bias_update(
           np.asarray(kernel_update, float), np.asarray(kernel, float),
           np.zeros(num_classes) if bias is None else np.asarray(bias, float),
           batch_size))
+  slope = np.asarray(slope, float)
   solution = _search(
-      factors, candidates, np.asarray(slope, float),
+      factors, unmixing_starts.in_turns(named, turns, slope), slope,
       labels is not None or estimate.certain, label_smoothing, num_starts,
       max_steps, np.random.default_rng(seed))
   return _answer(factors, solution, num_features)
@@ -145,28 +160,12 @@ class _Found:
   """The best start, and whether another one fits as well but differs."""
   mixing: np.ndarray
   labels: np.ndarray
+  turns: Turns
   residual: float
   rivals: bool
 
-
-def _candidates(estimate, batch_size, limit):
-  """Labels to start from: the estimate, near ties, then all other counts.
-
-  In a confident network the estimate says little beyond which classes are
-  present; all ways to fill the batch with those follow, even counts first.
-  """
-  candidates = [estimate.labels, *estimate.alternatives]
-  at_least = estimate.at_least
-  if estimate.certain or not at_least.any():
-    return candidates
-  present = np.flatnonzero(at_least)
-  ranked = label_counts.rank_counts(
-      np.full(len(present), batch_size / len(present)), at_least[present],
-      batch_size, limit)
-  seen = {tuple(each) for each in candidates}
-  filled = [np.repeat(present, counts).astype(np.int32) for counts in ranked]
-  filled = [each for each in filled if tuple(each) not in seen]
-  return candidates[:2] + filled + candidates[2:]
+  def errors(self, problem: mixing.Mixing) -> np.ndarray:
+    return mixing.errors_of(problem, self.mixing, self.turns)
 
 
 def _factorise(kernel, bias, kernel_update, bias_update, batch_size):
@@ -201,15 +200,18 @@ def _search(factors, candidates, slope, fixed, smoothing, num_starts, max_steps,
     chosen = [candidates[(tried + i) % len(candidates)]
               for i in range(_TOGETHER)]
     starts = np.stack([
-        mixing.start(rng, problem, labels, slope, factors.has_bias,
-                     first=tried + i < len(candidates),
+        mixing.start(rng, problem, labels, own.weights, slope,
+                     factors.has_bias, first=tried + i < len(candidates),
                      spread=_SPREADS[(tried + i) % len(_SPREADS)])
-        for i, labels in enumerate(chosen)])
+        for i, (labels, own) in enumerate(chosen)])
+    labels, orders = zip(*chosen, strict=True)
+    turns = Turns(*map(np.stack, zip(*orders, strict=True)))
     with backend.float64():
       solved = jax.device_get(mixing.solve_many(
-          problem, starts, np.stack(chosen).astype(np.int32), smoothing,
+          problem, starts, np.stack(labels).astype(np.int32), turns, smoothing,
           max_steps, fixed))
-    ends += [_Found(m, y, float(r), False) for m, y, r in zip(*solved)
+    ends += [_Found(m, y, own, float(r), False)
+             for m, y, r, own in zip(*solved, orders, strict=True)
              if np.isfinite(r) and not _saturated(m)]
     tried += _TOGETHER
     if not ends:
@@ -225,7 +227,8 @@ def _search(factors, candidates, slope, fixed, smoothing, num_starts, max_steps,
         'entries of extreme size in the head\'s parameters and gradient.')
   exact = [end for end in ends if end.residual < min(
       _CERTIFIED, max(10 * best.residual, _ROUNDING))]
-  rivals = any(_differ(best, end, problem.errors) for end in exact)
+  rivals = any(_differ(best.errors(problem), end.errors(problem))
+               for end in exact)
   return dataclasses.replace(best, rivals=rivals)
 
 
@@ -238,8 +241,7 @@ def _saturated(mixing):
   return bool(sizes.max() > _OUTGROWN * np.median(sizes))
 
 
-def _differ(one, other, basis):
-  a, b = one.mixing @ basis, other.mixing @ basis
+def _differ(a, b):
   gaps = np.abs(a[:, None] - b[None]).max(-1)
   size = np.abs(a).max(1)
   return bool(np.any(gaps.min(1) > _SAME * size))
@@ -270,16 +272,6 @@ def _answer(factors, solution, num_features):
             f'{solution.residual:.1e} with {surplus} equations to spare.')
   return UnmixedHead(
       features[order, :num_features],
-      (solution.mixing @ factors.problem.errors)[order],
-      solution.labels[order].astype(np.int32), solution.residual, certified,
-      note)
-
-
-def _known_labels(labels, batch_size, num_classes):
-  labels = np.sort(np.asarray(labels, np.int32))
-  if labels.shape != (batch_size,) or labels.min() < 0 or (
-      labels.max() >= num_classes):
-    raise UserError(
-        f'labels must be {batch_size} integers in [0, {num_classes}), got '
-        f'shape {labels.shape} with values {labels.min()} to {labels.max()}.')
-  return labels
+      solution.errors(factors.problem)[order],
+      solution.labels[order].astype(np.int32), solution.turns.shares[:, order],
+      solution.residual, certified, note)

@@ -1,8 +1,8 @@
 """The B x B equations of a softmax head's batch: starts and solver.
 
-The unknown M satisfies `M E0 + Y = softmax(M^-T L0 + s)` and `1^T M = u`, see
-`head_unmixing`. Everything is float64: call `solve_many` under
-`jax.enable_x64(True)`.
+The unknown M satisfies `E + Y = softmax(M^-T L0 + s)` and `1^T M = u`, with
+`E = diag(1 / w) M E0`, see `head_unmixing`. Everything is float64: call
+`solve_many` under `jax.enable_x64(True)`.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax.attacks.local_training import Turns
 from vidleak_jax.types import Array
 
 _DAMPING = 1e-3    # Marquardt's, at the start; relative to the diagonal
@@ -42,6 +43,7 @@ def start(
     rng: np.random.Generator,
     problem: Mixing,
     labels: np.ndarray,
+    weights: np.ndarray,
     bias_update: np.ndarray,
     has_bias: bool,
     *,
@@ -51,7 +53,8 @@ def start(
   """A first M, [B, B], from a class-wise guess of the errors.
 
   Clips of class i get errors t_i (q - onehot_i), with q the errors' common
-  positive part and t_i what the bias gradient leaves for each of n_i clips.
+  positive part and t_i what the bias gradient leaves for each unit of the
+  weight n_i of that class.
   Least squares gives the mean feature of each class in the coordinates of H0.
   Features of one class differ by random vectors outside the span of the means.
 
@@ -59,6 +62,7 @@ def start(
     rng: source of the random parts.
     problem: the equations.
     labels: [B], a candidate.
+    weights: [B] of these clips.
     bias_update: dL/dc, or what stands for it, [K].
     has_bias: whether features have a last entry of 1.
     first: take t_i as they are; otherwise vary them at random.
@@ -66,7 +70,8 @@ def start(
   """
   basis = np.asarray(problem.errors)
   batch_size, num_classes = basis.shape
-  classes, counts = np.unique(labels, return_counts=True)
+  classes, where = np.unique(labels, return_inverse=True)
+  counts = np.bincount(where, weights)
   common = np.maximum(bias_update, 1e-9)
   common = common / common.sum()
   size = np.clip(-batch_size * bias_update[classes] / counts, 0.02, 1)
@@ -96,6 +101,7 @@ def solve_many(
     problem: Mixing,
     starts: Array,
     labels: Array,
+    turns: Turns,
     smoothing: float,
     max_steps: int,
     fixed: bool,
@@ -106,24 +112,30 @@ def solve_many(
     problem: the equations.
     starts: M, [S, B, B] float64.
     labels: [S, B] int32.
+    turns: of the clips, leaves [S, ...].
     smoothing: of the labels.
     max_steps: of each start.
     fixed: whether the labels stay; otherwise each accepted step relabels the
       clips where that lowers the residual.
 
   Returns:
-    (M [S, B, B], labels [S, B], residual relative to |M E0| [S]).
+    (M [S, B, B], labels [S, B], residual relative to |E| [S]).
   """
   together = None if jax.default_backend() == 'cpu' else len(starts)
 
   def one(row):
     end = _solve(problem, *row, smoothing, max_steps, fixed)
-    size = jnp.sum((end.mixing @ problem.errors) ** 2)
+    size = jnp.sum(errors_of(problem, end.mixing, row[2]) ** 2)
     return end.mixing, end.labels, jnp.sqrt(end.cost / size)
-  return jax.lax.map(one, (starts, labels), batch_size=together)
+  return jax.lax.map(one, (starts, labels, turns), batch_size=together)
 
 
-def _solve(problem, mixing, labels, smoothing, max_steps, fixed):
+def errors_of(problem: Mixing, mixing: Array, turns: Turns) -> Array:
+  """Returns E, [B, K], each clip's dL_b/dlogits."""
+  return mixing @ problem.errors / turns.weights[:, None]
+
+
+def _solve(problem, mixing, labels, turns, smoothing, max_steps, fixed):
   num_classes = problem.errors.shape[1]
 
   def targets(labels):
@@ -131,19 +143,19 @@ def _solve(problem, mixing, labels, smoothing, max_steps, fixed):
     return (1 - smoothing) * hot + smoothing / num_classes
 
   def cost(mixing, labels):
-    p = _forward(problem, mixing)[2]
-    rows = mixing @ problem.errors + targets(labels) - p
+    errors, _, _, p = _forward(problem, turns, mixing)
+    rows = errors + targets(labels) - p
     sums = problem.weight * (mixing.sum(0) - problem.ones)
     total = jnp.sum(rows ** 2) + jnp.sum(sums ** 2)
     return jnp.where(jnp.isfinite(total), total, jnp.inf)
 
   def relabel(mixing, labels):
-    p = _forward(problem, mixing)[2]
-    best = jnp.argmin(mixing @ problem.errors - p, axis=1).astype(labels.dtype)
+    errors, _, _, p = _forward(problem, turns, mixing)
+    best = jnp.argmin(errors - p, axis=1).astype(labels.dtype)
     return jnp.where(cost(mixing, best) < cost(mixing, labels), best, labels)
 
   def body(state):
-    moved = state.mixing + _step(problem, state, targets(state.labels))
+    moved = state.mixing + _step(problem, turns, state, targets(state.labels))
     named = state.labels if fixed else relabel(moved, state.labels)
     new = cost(moved, named)
     accept = new < state.cost
@@ -165,28 +177,35 @@ def _solve(problem, mixing, labels, smoothing, max_steps, fixed):
       jnp.asarray(0), jnp.asarray(0)))
 
 
-def _forward(problem, mixing):
-  """(M^-T, logits, probabilities)."""
+def _forward(problem, turns, mixing):
+  """(E, M^-T, logits without the bias and earlier steps, probabilities).
+
+  H0 has orthonormal rows, so that A A^T, A = M^-T, holds the products of
+  features by which earlier steps have moved the logits.
+  """
+  errors = errors_of(problem, mixing, turns)
   inverse = jnp.linalg.inv(mixing).T
-  z = inverse @ problem.logits + problem.shift
-  return inverse, z, jax.nn.softmax(z)
+  z = inverse @ problem.logits
+  moved = (turns.before * (inverse @ inverse.T)) @ errors
+  return errors, inverse, z, jax.nn.softmax(
+      z + problem.shift[None] - moved)
 
 
-def _step(problem, state, targets):
+def _step(problem, turns, state, targets):
   """A damped Gauss-Newton step of M.
 
   With A = M^-T, dA = -A dM^T A; so dM_ji changes row b's misfit by
-  [b = j] E0_ik + A_bi S_b (A_j L0)_k, S_b = diag(p_b) - p_b p_b^T.
+  [b = j] E0_ik / w_b + A_bi S_b (A_j L0)_k, S_b = diag(p_b) - p_b p_b^T. That
+  earlier steps hang on M as well is left out: they move the logits by little.
   """
   batch_size = len(state.mixing)
-  inverse, _, p = _forward(problem, state.mixing)
-  z = inverse @ problem.logits
-  rows = state.mixing @ problem.errors + targets - p
+  errors, inverse, z, p = _forward(problem, turns, state.mixing)
+  rows = errors + targets - p
   sums = problem.weight * (state.mixing.sum(0) - problem.ones)
   centred = z[None] - jnp.einsum('bk,jk->bj', p, z)[..., None]
   slope = jnp.einsum('bi,bjk->bkji', inverse, p[:, None] * centred)
   slope += jnp.einsum(
-      'bj,ik->bkji', jnp.eye(batch_size, dtype=p.dtype), problem.errors)
+      'bj,ik->bkji', jnp.diag(1 / turns.weights), problem.errors)
   slope = slope.reshape(rows.size, -1)
   ones = problem.weight * jnp.tile(
       jnp.eye(batch_size, dtype=p.dtype), (1, batch_size))

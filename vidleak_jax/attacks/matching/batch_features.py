@@ -55,6 +55,7 @@ def prepare(
     labels: np.ndarray | None = None,
     error: float = 0.0,
     seed: int = 0,
+    unmixed: UnmixedHead | None = None,
 ) -> tuple[FeatureTarget, UnmixedHead | None]:
   """The targets of one message, and how its clips were separated.
 
@@ -66,6 +67,7 @@ def prepare(
     labels: [B], where the attacker knows them.
     error: relative error of the gradient, as for `from_features`.
     seed: of the un-mixing.
+    unmixed: how the head separates the clips, where that is known.
 
   Returns:
     (target, un-mixing; None for one clip). The un-mixing says whether the
@@ -91,12 +93,12 @@ def prepare(
         layers, params, update, features[None], errors[None], inferred,
         error=error)
     return target, None
-  unmixed = unmix_head(
+  unmixed = unmixed or unmix_head(
       weights['kernel'], weights.get('bias'), grads['kernel'],
       grads.get('bias'), batch_size, labels=labels, seed=seed)
   target = from_features(
       layers, params, update, unmixed.features, unmixed.errors, unmixed.labels,
-      error=error)
+      shares=unmixed.shares.sum(0), error=error)
   return target._replace(
       residual=np.float32(unmixed.residual)), unmixed
 
@@ -109,6 +111,7 @@ def from_features(
     errors: np.ndarray,
     labels: np.ndarray,
     *,
+    shares: np.ndarray | None = None,
     error: float = 0.0,
 ) -> FeatureTarget:
   """The targets, given each clip's feature and error.
@@ -120,6 +123,7 @@ def from_features(
     features: [B, F], the head's input of each clip.
     errors: [B, K], dL_b/dlogits of each clip's own loss.
     labels: [B].
+    shares: [B] of the clips in the gradient; None: 1 / B each.
     error: relative error of the kernel's gradient, 0 for an exact one. Where
       the gradient is only about right, output channels whose dz is smaller
       than that stay unamplified: whitening by (S + error^2 S_max)^(-1/2), and
@@ -130,7 +134,9 @@ def from_features(
   kernel = np.asarray(trees.named(params, head.name)['kernel'], np.float64)
   shape = (len(features), *head.in_shape)
   output = np.asarray(features).reshape(shape)
-  slope = (np.asarray(errors) @ kernel.T / len(features)).reshape(shape)
+  if shares is None:
+    shares = np.full(len(features), 1 / len(features))
+  slope = (shares[:, None] * np.asarray(errors) @ kernel.T).reshape(shape)
   channels = output.shape[-1]
   whitening, doubtful = np.eye(channels), np.zeros(shape)
   if layer.activation in INVERTIBLE:

@@ -102,10 +102,10 @@ class FeatureMatching(Iterative):
         reasons.append(
             f'the updates of optimizer={training.optimizer} are no sums of '
             'gradients: use ig')
-      elif (training.optimizer == 'momentum'
-            and training.is_shuffled(public.batch_size)):
-        reasons.append('momentum weighs minibatches differently, so that the '
-                       "head's gradient is no batch's: use ig")
+      elif (training.num_local_steps(public.batch_size)
+            < training.steps_an_epoch(public.batch_size)):
+        reasons.append('the client trains for less than an epoch, on some of '
+                       'its clips alone: use ig')
     if public.batch_size > min(victim.num_classes - 1, _LARGEST_BATCH):
       reasons.append(
           f'batches of {public.batch_size} cannot be separated by a head of '

@@ -19,7 +19,7 @@ from vidleak_jax.attacks.analytic import linear_solvers, per_message, recurrent
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.base import Problem
 from vidleak_jax.attacks.matching import batch_features
-from vidleak_jax.attacks.surrogate import midpoint_surrogate
+from vidleak_jax.attacks.surrogate import Surrogate, midpoint_surrogate
 from vidleak_jax.models.layers import by_channel
 from vidleak_jax.types import Array, Layer, Leak, Target, UserError
 
@@ -94,23 +94,34 @@ def separated(problem: Problem) -> Target:
   Raises:
     UserError: where the head does not separate the clips.
   """
+  leak = problem.leak
+  each = [of_message(problem, i) for i in range(leak.num_updates)]
+  stacked = trees.stack([target for target, _ in each])
+  exact = all(near is None or near.one_step for _, near in each)
+  return Target(leak.params, stacked if exact else About(stacked))
+
+
+def of_message(problem: Problem, index: int
+               ) -> tuple[batch_features.FeatureTarget, Surrogate | None]:
+  """Returns one update's targets, and where they hold after local training.
+
+  Raises:
+    UserError: where the head does not separate the clips.
+  """
   victim, leak = problem.victim, problem.leak
-  public, prepared, notes = leak.public, [], True
-  for i in range(leak.num_updates):
-    params, gradient = leak.params, trees.take(leak.update, i)
-    error = 0.0
-    if public.federated.algorithm == 'fedavg':
-      near = midpoint_surrogate(
-          params, gradient, victim.head, public.batch_size, public.federated)
-      params, gradient = near.params, near.gradient
-      notes &= near.one_step
-      error = 0.0 if near.one_step else ERROR
-    labels = None if leak.labels is None else leak.labels[i]
-    prepared.append(batch_features.prepare(
-        victim.layers, params, gradient, public.batch_size, labels=labels,
-        error=error)[0])
-  stacked = trees.stack(prepared)
-  return Target(leak.params, stacked if notes else About(stacked))
+  public, near, error = leak.public, None, 0.0
+  params, gradient = leak.params, trees.take(leak.update, index)
+  if public.federated.algorithm == 'fedavg':
+    near = midpoint_surrogate(
+        params, gradient, victim.head, public.batch_size, public.federated,
+        labels=None if leak.labels is None else leak.labels[index])
+    params, gradient = near.params, near.gradient
+    error = 0.0 if near.one_step else ERROR
+  target, _ = batch_features.prepare(
+      victim.layers, params, gradient, public.batch_size,
+      labels=None if leak.labels is None else leak.labels[index], error=error,
+      unmixed=near and near.unmixed)
+  return target, near
 
 
 def _target(layer, leak, values) -> Target:

@@ -97,8 +97,8 @@ class GradientMatching(Iterative):
       distance = _of_signs(distance)
     if near or federated.algorithm == 'fedsgd':
       # Signs have a scale in each leaf, so that leaves must stay apart.
-      packed = () if distance is not plain else (victim.pack,)
-      one = match.gradient_match(victim.loss, distance, *packed)
+      pack = victim.pack if distance is plain else None
+      one = match.gradient_match(victim.loss, distance, pack)
     else:
       client, order = client_from(federated), _order(leak)
       one = match.update_match(

@@ -23,6 +23,9 @@ from vidleak_jax.types import (
 Distance = Callable[[Params, Params], Array]
 Term = Callable[[Guess, Target], Array]
 
+# Parameters of fewer entries are matched as one vector. Joining larger ones
+# costs a step more than it saves (`docs/lab/performance.md`).
+_SMALL = 4096
 _TINY = 1e-20  # keeps values and slopes finite where a norm is 0
 
 
@@ -68,7 +71,7 @@ def weighted_distance(weights: Mapping[str, Array | float]) -> Distance:
 
 def gradient_match(
     loss: Callable[..., Array], distance: Distance,
-    pack: Callable[[Params], Params] = lambda params: params,
+    pack: Callable[[Params], Params] | None = lambda params: params,
 ) -> Term:
   """The match of a FedSGD leak, with its exact gradient by forward mode.
 
@@ -79,7 +82,8 @@ def gradient_match(
     loss: a victim's, `(params, clips, labels) -> []`.
     distance: between gradients; a function of the sums over all entries.
     pack: of the victim: the parameters in fewer leaves, which the loss takes
-      too, and gradients like them.
+      too, and gradients like them. None: the distance looks at single leaves,
+      so that they stay apart.
 
   Returns:
     A term that is right in value and first derivative. Its second derivative
@@ -88,11 +92,13 @@ def gradient_match(
 
   def term(guess, target):
     moving, rebuild = _differentiable(guess)
-    weights, evidence = pack(target.params), pack(target.evidence)
+    join, split = _packer(target.params, pack)
+    weights, evidence = join(target.params), join(target.evidence)
     gradient = jax.grad(
-        lambda params: loss(params, *rebuild(moving)))(weights)
+        lambda params: loss(split(params), *rebuild(moving)))(weights)
     value, v = jax.value_and_grad(distance)(gradient, evidence)
-    inner = jax.grad(lambda moved, params: loss(params, *rebuild(moved)))
+    inner = jax.grad(
+        lambda moved, params: loss(split(params), *rebuild(moved)))
     slope = jax.jvp(
         lambda params: inner(moving, params), (weights,), (v,))[1]
     return _with_gradient(value, slope, moving)
@@ -113,6 +119,14 @@ def update_match(
     moving, rebuild = _differentiable(guess)
     return distance(client(target.params, *rebuild(moving)), target.evidence)
   return term
+
+
+def _packer(params, pack):
+  """How parameters become fewer leaves, and those what the loss takes."""
+  if pack is None:
+    return lambda params: params, lambda params: params
+  join, split = trees.joiner(jax.eval_shape(pack, params), _SMALL)
+  return lambda params: join(pack(params)), split
 
 
 def _differentiable(guess):

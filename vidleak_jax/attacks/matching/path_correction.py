@@ -9,7 +9,9 @@ along that path is compared with what they do at the point:
   sum_k a_k f(z_target + z_k - z_point) = h_seen,   a_k = e_k . m / |m|^2
   dW_target = dW_seen - (sum_k dW_k - dW_point)
 
-with m = sum_k e_k the head's bias gradient, which the update shows. Signs of
+with m = sum_k e_k the clip's part in the head's bias gradient. The errors e_k
+are those of each clip in each step times its share of the update there
+(`local_training.shares`), 0 where the step covers other clips. Signs of
 units are those of the targets, moved by what the guess says of the steps: both
 are continuous in the guess, unlike gradients.
 """
@@ -21,7 +23,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from vidleak_jax import trees
-from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.matching.batch_features import FeatureTarget
 from vidleak_jax.models.layers import by_channel
@@ -37,6 +38,7 @@ class Sent(NamedTuple):
   update: Params         # w - w_N of one message
   point: Params          # weights of the surrogate
   scale: Array           # [] of the surrogate's gradient over the mean's
+  shares: Array          # [N, B] of each clip's gradient in each step
   target: FeatureTarget  # at the point, from the update alone
 
 
@@ -47,22 +49,22 @@ def corrected(victim: Victim, training: LocalTraining, sent: Sent,
   Args:
     victim: a chain of layers whose last one but the head has an invertible
       activation.
-    training: plain or momentum SGD, each step over all clips.
+    training: plain or momentum SGD.
     sent: the update, and its targets without a correction.
     clips: [B, T, H, W, C] the guess, in the order of the targets' labels.
   """
-  layers, (_, _, point, scale, target) = victim.layers, sent
+  layers, (_, _, point, scale, shares, target) = victim.layers, sent
   layer, head = layers[-2], layers[-1]
   inverse = INVERTIBLE[layer.activation]
   labels = jax.nn.one_hot(target.labels, victim.num_classes)
-  path, shares = bent_path(victim, training, sent, clips)
+  path = bent_path(victim, training, sent, clips)
 
-  def forward(_, weights_and_share):
-    weights, share = weights_and_share
+  def forward(_, weights_and_shares):
+    weights, share = weights_and_shares
     z = _last(layers, weights, clips)[1]
     leaves = trees.named(weights, head.name)
     logits = layer.activate(z).reshape(len(clips), -1) @ leaves['kernel']
-    return None, (z, share * (jax.nn.softmax(
+    return None, (z, share[:, None] * (jax.nn.softmax(
         logits + leaves['bias'][None]) - labels))
 
   _, (outputs, errors) = lax.scan(forward, None, (path, shares))
@@ -76,7 +78,7 @@ def corrected(victim: Victim, training: LocalTraining, sent: Sent,
   def backward(total, step):
     weights, error, z = step
     kernel = trees.named(weights, head.name)['kernel']
-    down = (error @ kernel.T / len(clips)).reshape(z.shape)
+    down = (error @ kernel.T).reshape(z.shape)
     x = _last(layers, weights, clips)[0]
     slope = inverse.slope(layer.activate(goal + z - z_point))
     return total + _kernel_gradient(layer, weights, x, down * slope), None
@@ -84,7 +86,7 @@ def corrected(victim: Victim, training: LocalTraining, sent: Sent,
   kernel, _ = lax.scan(backward, jnp.zeros_like(
       trees.named(point, layer.name)['kernel']), (path, errors, outputs))
   down = scale * (mean @ trees.named(point, head.name)['kernel'].T
-                  / len(clips)).reshape(goal.shape)
+                  ).reshape(goal.shape)
   output = layer.activate(goal)
   at_point = _kernel_gradient(
       layer, point, x_point, down * inverse.slope(output))
@@ -110,26 +112,30 @@ def _output_at_point(layer, seen, parts, moves):
 
 
 def bent_path(victim: Victim, training: LocalTraining, sent: Sent,
-              clips: Array) -> tuple[Params, Array]:
+              clips: Array) -> Params:
   """Returns the weights at each step, ending where the client's ended.
 
   Args:
     victim: the network.
-    training: plain or momentum SGD, each step over all clips.
+    training: plain or momentum SGD.
     sent: the update.
     clips: [B, T, H, W, C] the guess.
 
   Returns:
-    Leaves [N, ...] of the weights from which the steps start, and [N] shares
-    of their gradients in the update, whose sum is 1.
+    Leaves [N, ...] of the weights from which the steps start.
   """
-  response = local_training.response(training, len(clips))
   momentum = training.momentum if training.optimizer == 'momentum' else 0.0
   start, labels = sent.params, sent.target.labels
 
-  def step(carry, _):
+  @jax.grad
+  def gradient(weights, share):
+    each = jax.vmap(lambda *clip: victim.loss(weights, *clip))(
+        clips[:, None], labels[:, None])
+    return share @ each / share.sum()
+
+  def step(carry, share):
     weights, velocity = carry
-    slope = jax.grad(victim.loss)(weights, clips, labels)
+    slope = gradient(weights, share)
     velocity = jax.tree.map(
         lambda v, g, w, w0: (momentum * v + g + training.weight_decay * w
                              + training.proximal * (w - w0)),
@@ -139,8 +145,7 @@ def bent_path(victim: Victim, training: LocalTraining, sent: Sent,
     return (moved, velocity), weights
 
   still = jax.tree.map(jnp.zeros_like, start)
-  (end, _), path = lax.scan(
-      step, (start, still), None, length=len(response.weights))
+  (end, _), path = lax.scan(step, (start, still), sent.shares)
   # A step's part of the way, by the head's bias, which has the least noise.
   bias = trees.named(start, victim.layers[-1].name)['bias']
   along = trees.named(path, victim.layers[-1].name)['bias']
@@ -148,10 +153,9 @@ def bent_path(victim: Victim, training: LocalTraining, sent: Sent,
   parts = (along - bias[None]) @ whole / jnp.vdot(whole, whole)
   missed = jax.tree.map(
       lambda e, w, u: e - (w - u), end, start, sent.update)
-  bent = jax.tree.map(
+  return jax.tree.map(
       lambda p, e: p - parts.reshape(-1, *[1] * e.ndim) * e[None], path,
       missed)
-  return bent, jnp.asarray(response.weights / response.gain, jnp.float32)
 
 
 def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:

@@ -26,8 +26,7 @@ from vidleak_jax.attacks.matching import (
     gauss_newton,
     path_correction,
 )
-from vidleak_jax.attacks.residual import gradient_residual
-from vidleak_jax.attacks.surrogate import midpoint_surrogate
+from vidleak_jax.attacks.residual import best_orders, gradient_residual
 from vidleak_jax.runtime import memory, programs
 from vidleak_jax.types import Leak, UserError, Victim, attempt
 
@@ -42,9 +41,10 @@ _COPIES = 3  # of a path's weights: simulated, bent, and in between
 def applies(victim: Victim, leak: Leak) -> bool:
   """Whether the targets of a leak can be corrected by the client's path."""
   training, count = leak.public.federated, leak.public.batch_size
-  return (training.algorithm == 'fedavg'
+  told = (not training.is_shuffled(count)
+          or local_training.orders(training, count) is not None)
+  return (training.algorithm == 'fedavg' and told
           and local_training.is_linear(training)
-          and not training.is_shuffled(count)
           and training.num_local_steps(count) > 1
           and victim.layers[-2].activation in INVERTIBLE)
 
@@ -74,10 +74,11 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
     return outcome._replace(
         findings=outcome.findings | {'path_note': str(too_large)})
   began = time.perf_counter()
-  recovery, leak = outcome.recovery, problem.leak
+  recovery = outcome.recovery
   clips, labels = np.array(recovery.clips), recovery.labels
   best, before = clips.copy(), _measure(problem, clips, labels)
   least = before.copy()
+<<<<<<< HEAD
   each_round = [problem._replace(leak=one) for one in leak.each_round()]
   known = [_usable(problem.victim.layers, [
       _sent(one, i, labels[i]) for one in each_round], clips[i])
@@ -88,6 +89,12 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   cut, total = {}, rounds * len(plans)
   for done in range(total):
     if not problem.session.go_on('path', done, total,
+=======
+  known = starts(problem, clips, labels)
+  cut = {}
+  for done in range(rounds):
+    if not problem.session.go_on('path', done, rounds,
+>>>>>>> main
                                  gradient_residual=float(least.mean())):
       cut = {CUT: f'stopped after {done} of {total} corrections'}
       break
@@ -115,6 +122,7 @@ def _measure(problem, clips, labels):
   return gradient_residual(problem.victim, problem.leak, clips, labels)
 
 
+<<<<<<< HEAD
 def _sent(problem, index, labels):
   """What a round of corrections starts from, of one round of the federation."""
   victim, leak = problem.victim, problem.leak
@@ -126,6 +134,33 @@ def _sent(problem, index, labels):
       labels=labels, error=feature_targets.ERROR)
   return path_correction.Sent(
       leak.params, update, near.params, np.float32(near.scale), target)
+=======
+def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
+           ) -> list[path_correction.Sent]:
+  """Returns what rounds start from, of each update.
+
+  The order of minibatches is the head's, if that is certified; else the one
+  that fits the answer best.
+
+  Args:
+    problem: a leak to which this `applies`.
+    clips: [M, B, T, H, W, C] an answer.
+    labels: [M, B].
+  """
+  leak, sent = problem.leak, []
+  training, count = leak.public.federated, leak.public.batch_size
+  orders = best_orders(problem.victim, leak, clips, labels)
+  for i in range(leak.num_updates):
+    target, near = feature_targets.of_message(problem, i)
+    unmixed = near.unmixed
+    shares = unmixed.shares if unmixed and unmixed.certified else (
+        local_training.shares(
+            training, count, None if orders is None else orders[i][0]))
+    sent.append(path_correction.Sent(
+        leak.params, trees.take(leak.update, i), near.params,
+        np.float32(near.scale), np.float32(shares), target))
+  return sent
+>>>>>>> main
 
 
 def _usable(layers, sent, clips):

@@ -111,10 +111,10 @@ def runner(build: Build, batch_size: int) -> Callable:
       return batch(rows) if together > 1 else one(*rows)
 
     rows = states, tries.trial, tries.message, num_steps
+    if together == 1:  # one after another: a vmap of one is slower
+      return lax.map(turn, rows)
     if together == len(num_steps):
       return batch(rows)
-    if together == 1:
-      return lax.map(turn, rows)
     rows = jax.tree.map(
         lambda leaf: leaf.reshape(-1, together, *leaf.shape[1:]), rows)
     return jax.tree.map(

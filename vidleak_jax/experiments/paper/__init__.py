@@ -84,7 +84,7 @@ def write(base: Audit, folder: Path, document: Path, *,
   longer = load_data(base.replace(data=base.data.replace(
       num_frames=_LONGER, frame_stride=1, num_clips=1)))
   text = '\n'.join([
-      *_intro(sample, runs['lenet_ours'][0]),
+      *_intro(base, sample, runs['lenet_ours'][0]),
       '## Raw frames: LeNet, one gradient a frame', '',
       *_frames(sample, runs), '',
       '## Frozen extractor: the classifier alone shares its gradient', '',
@@ -109,12 +109,24 @@ def _audit(name: str, base: Audit) -> Audit:
                      backend=base.backend)
 
 
-def _intro(sample, ours) -> list[str]:
+def _command(base: Audit) -> str:
+  """The command that writes the document; VIDEOS for a folder of one's own."""
+  usual = Audit.from_dict(recipes.load('paper/lenet_ours').to_dict()).data
+  asked = {name: value for name, value in base.data.to_dict().items()
+           if value != getattr(usual, name)}
+  if base.data.dir:
+    asked['dir'] = 'VIDEOS'
+  return ' '.join(['vidleak paper --workdir=DIR', *(
+      f'--config.data.{name}={value}' for name, value in asked.items())])
+
+
+def _intro(base, sample, ours) -> list[str]:
   clips, frames = sample.batch.clips.shape[:2]
   return [
       '# The paper, side by side', '',
-      'Written by `python launch/paper.py`; do not edit. The paper is "Images '
-      'in Motion?" (2509.09742). Its videos are not public: these are '
+      'Written by', '```', _command(base), '```', '',
+      'The paper is "Images in Motion?" (2509.09742). Its videos are not '
+      'public: these are '
       f'{clips} clips of {frames} frames ({", ".join(sample.names)}), the '
       'same ones, with the same labels and weights, in every row. "Its PSNR" '
       'is the notebooks\' formula, which wraps (fault 1), applied to ours; '
