@@ -113,10 +113,8 @@ def test_three_rounds_tell_more_than_one(victim, clips, watch):
 def test_each_round_has_a_path_of_its_own(victim, clips, watch, labels):
   client = vl.FedAvg(per='batch', local_steps=3, local_learning_rate=1e-3)
   leak = watch(labels, client)
-  sent = path_refinement._usable(
-      victim.layers, [path_refinement._sent(
-          problem(victim, one), 0, np.array(labels))
-                      for one in leak.each_round()], clips[:len(labels)])
+  sent, = path_refinement._known(
+      problem(victim, leak), clips[None, :len(labels)], np.array([labels]))
   for one, own in zip(sent, leak.rounds(), strict=True):
     jax.tree.map(np.testing.assert_array_equal, one.params, own.params)
 
@@ -125,9 +123,8 @@ def test_paths_of_all_rounds_and_of_the_first_are_tried(
     victim, clips, watch, monkeypatch):
   leak = watch([4], vl.FedAvg(local_steps=3, local_learning_rate=1e-3))
   used = []
-  monkeypatch.setattr(path_refinement, '_sent', lambda one, *_: one)
-  monkeypatch.setattr(
-      path_refinement, '_usable', lambda layers, sent, clips: sent)
+  monkeypatch.setattr(path_refinement, '_known', lambda problem, *answer: [
+      problem.leak.each_round()])
   monkeypatch.setattr(path_refinement, '_round', lambda problem, sent, guess: (
       used.append(len(sent)), clips[:1] if len(sent) == 1 else guess)[1])
   start = Outcome(Recovery(

@@ -78,23 +78,13 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   clips, labels = np.array(recovery.clips), recovery.labels
   best, before = clips.copy(), _measure(problem, clips, labels)
   least = before.copy()
-<<<<<<< HEAD
-  each_round = [problem._replace(leak=one) for one in leak.each_round()]
-  known = [_usable(problem.victim.layers, [
-      _sent(one, i, labels[i]) for one in each_round], clips[i])
-           for i in range(leak.num_updates)]
+  known = _known(problem, clips, labels)
   plans = [known]
   if any(len(sent) > 1 for sent in known):  # more equations, not always better
     plans.append([sent[:1] for sent in known])
   cut, total = {}, rounds * len(plans)
   for done in range(total):
     if not problem.session.go_on('path', done, total,
-=======
-  known = starts(problem, clips, labels)
-  cut = {}
-  for done in range(rounds):
-    if not problem.session.go_on('path', done, rounds,
->>>>>>> main
                                  gradient_residual=float(least.mean())):
       cut = {CUT: f'stopped after {done} of {total} corrections'}
       break
@@ -122,25 +112,35 @@ def _measure(problem, clips, labels):
   return gradient_residual(problem.victim, problem.leak, clips, labels)
 
 
-<<<<<<< HEAD
-def _sent(problem, index, labels):
-  """What a round of corrections starts from, of one round of the federation."""
-  victim, leak = problem.victim, problem.leak
-  public, update = leak.public, trees.take(leak.update, index)
-  near = midpoint_surrogate(leak.params, update, victim.head,
-                            public.batch_size, public.federated)
-  target, _ = batch_features.prepare(
-      victim.layers, near.params, near.gradient, public.batch_size,
-      labels=labels, error=feature_targets.ERROR)
-  return path_correction.Sent(
-      leak.params, update, near.params, np.float32(near.scale), target)
-=======
+def _known(problem, clips, labels):
+  """Of each update what all usable rounds of the federation sent."""
+  layers = problem.victim.layers
+  each_round = [starts(problem._replace(leak=one), clips, labels)
+                for one in problem.leak.each_round()]
+  known = []
+  for i, sent in enumerate(zip(*each_round, strict=True)):
+    sure = feature_rounds.separated([one.target for one in sent])
+    known.append([
+        one for one, is_sure in zip(sent, sure, strict=True)
+        if is_sure and _order(layers, one.point, one.target, clips[i],
+                              labels[i]) is not None] or sent[:1])
+  return known
+
+
+def _order(layers, point, target, clips, labels):
+  """Where in a target each clip of the answer is, by its features; or None."""
+  return feature_rounds.order_of(target._replace(
+      output=path_correction.features(layers, point, clips), labels=labels),
+                                 target)
+
+
 def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
            ) -> list[path_correction.Sent]:
-  """Returns what rounds start from, of each update.
+  """Returns what corrections start from, of each update of one round.
 
-  The order of minibatches is the head's, if that is certified; else the one
-  that fits the answer best.
+  The clips come in the order of the answer, where their features tell it. The
+  order of minibatches is the head's, if that is certified; else the one that
+  fits the answer best.
 
   Args:
     problem: a leak to which this `applies`.
@@ -152,32 +152,17 @@ def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
   orders = best_orders(problem.victim, leak, clips, labels)
   for i in range(leak.num_updates):
     target, near = feature_targets.of_message(problem, i)
-    unmixed = near.unmixed
-    shares = unmixed.shares if unmixed and unmixed.certified else (
+    order = _order(problem.victim.layers, near.params, target, clips[i],
+                   labels[i])
+    order = np.arange(count) if order is None else order
+    target, unmixed = feature_rounds.permuted(target, order), near.unmixed
+    shares = unmixed.shares[:, order] if unmixed and unmixed.certified else (
         local_training.shares(
             training, count, None if orders is None else orders[i][0]))
     sent.append(path_correction.Sent(
         leak.params, trees.take(leak.update, i), near.params,
         np.float32(near.scale), np.float32(shares), target))
   return sent
->>>>>>> main
-
-
-def _usable(layers, sent, clips):
-  """What all usable rounds of one update sent, by the guess's order of clips.
-
-  The guess's features in each round tell which clip is which.
-  """
-  kept = []
-  for one, sure in zip(sent, feature_rounds.separated(
-      [each.target for each in sent]), strict=True):
-    guess = one.target._replace(output=path_correction.features(
-        layers, one.point, clips))
-    order = feature_rounds.order_of(guess, one.target)
-    if sure and order is not None:
-      kept.append(one._replace(target=feature_rounds.permuted(
-          one.target, order)))
-  return kept or sent[:1]
 
 
 def _round(problem, sent, clips):
