@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidleak_jax import trees
+from vidleak_jax.models.layers import by_channel
 from vidleak_jax.types import Array, Layer, Params
 
 _ABSENT = 16           # columns that stand for all classes without a clip
@@ -74,9 +76,11 @@ def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:
   """Returns the head's inputs, [B, F]."""
   x = clips
   for layer in layers[:-1]:
-    own = params[layer.name]
-    x = x.reshape(-1, *layer.in_shape)
-    x = layer.activate(layer.linear(own['kernel'], x) + own.get('bias', 0.0))
+    own = trees.named(params, layer.name)
+    z = layer.linear(own['kernel'], x.reshape(-1, *layer.in_shape))
+    if 'bias' in own:
+      z += by_channel(own['bias'], z)
+    x = layer.activate(z)
   return x.reshape(len(clips), -1)
 
 
@@ -88,7 +92,8 @@ def path(layers: tuple[Layer, ...], params: Params, update: Params, head: Head,
   def at(part):
     now = jax.tree.map(lambda w, u: w - part * u, params, update)
     found = features(layers, now, clips)
-    logits = found @ now[name]['kernel'] + now[name]['bias']
+    own = trees.named(now, name)
+    logits = found @ own['kernel'] + own['bias'][None]
     return Path(found - start, jax.nn.logsumexp(logits, -1)
                 - _log_sum(head, logits[:, head.classes]))
   return lax.map(at, jnp.arange(num_steps) / num_steps)
@@ -116,7 +121,7 @@ def simulate(head: Head, start: Array, along: Path, steps: Array, rate: float,
     weights, means, squares, sums = carry
     count, rows, drift, rest = now
     found = start[rows] + drift[rows]
-    logits = found @ weights[0] + weights[1]
+    logits = found @ weights[0] + weights[1][None]
     errors = jnp.exp(
         logits - (_log_sum(head, logits) + rest[rows])[:, None]) - goals[rows]
     slopes = found.T @ errors / len(rows), errors.mean(0)
@@ -124,7 +129,7 @@ def simulate(head: Head, start: Array, along: Path, steps: Array, rate: float,
     squares = _averaged(squares, [g ** 2 for g in slopes], _DECAYS[1])
     moves = [_quotient(m / (1 - _DECAYS[0] ** count),
                        v / (1 - _DECAYS[1] ** count),
-                       edge ** 2 * jnp.mean(g ** 2, 0))
+                       edge ** 2 * jnp.mean(g ** 2, 0, keepdims=g.ndim > 1))
              for m, v, g in zip(means, squares, slopes, strict=True)]
     return ([w - rate * move for w, move in zip(weights, moves, strict=True)],
             means, squares,
@@ -206,7 +211,7 @@ def _averaged(old, new, decay):
 
 def _log_sum(head, logits):
   """Of all classes, about, from the columns."""
-  return jax.nn.logsumexp(logits + head.log_count, -1)
+  return jax.nn.logsumexp(logits + head.log_count[None], -1)
 
 
 def _quotient(mean, square, edge):

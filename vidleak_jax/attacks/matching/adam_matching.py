@@ -27,6 +27,8 @@ from vidleak_jax.types import Guess, Leak, Recovery, Row, Victim
 _COLOUR = 3.0       # weight of the variation between colours beside the others
 _EDGES = 0.3, 0.1   # what is smoothed in the first and the last step
 _EVERY = 25         # steps between two looks at the path and the order
+_FALL = 1.0        # of the prior, from the first step to the last
+_ANEW = 100, 200   # steps after which other orders are tried, too
 _START = 0.5, 0.05  # mean and standard deviation of the first guess
 
 
@@ -62,8 +64,6 @@ class AdamMatching(Attack):
                      'activations, such as c3d or lenet')
     elif 'bias' not in trees.named(leak.params, victim.layers[-1].name):
       reasons.append('it needs a bias in the last dense layer')
-    elif any('/' in layer.name for layer in victim.layers):
-      reasons.append('it needs layers that stand side by side in the weights')
     return reasons
 
   def run(self, problem: Problem, effort: Effort) -> Outcome:
@@ -96,13 +96,18 @@ class AdamMatching(Attack):
         jax.random.fold_in(problem.key, index), 3)
     update = trees.take(leak.update, index)
     name = victim.layers[-1].name
-    head = adam_head.read(*(jax.tree.map(np.asarray, tree[name])
+    head = adam_head.read(*(jax.tree.map(np.asarray, trees.named(tree, name))
                             for tree in (leak.params, update)),
                           labels, rate, column_key)
     steps = training.num_local_steps(count)
     epochs = -(-steps // training.steps_an_epoch(count))
-    order = np.stack([np.asarray(jax.random.permutation(key, count))
-                      for key in jax.random.split(order_key, epochs)])
+
+    def draw(done, number):
+      keys = jax.random.split(
+          jax.random.fold_in(order_key, done), (number, epochs))
+      return [np.stack([np.asarray(jax.random.permutation(key, count))
+                        for key in row]) for row in keys]
+    order, = draw(total, 1)
     follow, move, optimizer = programs.default().get(
         ('adam_matching', victim.key, training, count, total, self),
         lambda: self._programs(victim, steps, rate, total))
@@ -112,13 +117,16 @@ class AdamMatching(Attack):
     state, done, value = optimizer.init(clips), 0, np.nan
     while done < total:
       start, along = follow(leak.params, update, head, clips)
-      order, value = adam_head.better_order(
-          head, start, along, order, size, rate)
+      order, value = min((adam_head.better_order(
+          head, start, along, each, size, rate)
+          for each in (order, *draw(done, done in _ANEW))),
+          key=lambda found: found[1])
       chunk = min(_EVERY, total - done)
       for k in range(done, done + chunk):
         edge = _EDGES[0] * (_EDGES[1] / _EDGES[0]) ** (k / total)
         clips, state = move(leak.params, head, clips, state, along,
-                            order.reshape(-1, size)[:steps], edge)
+                            order.reshape(-1, size)[:steps], edge,
+                            self.prior * _FALL ** (k / total))
       done += chunk
       if not problem.session.go_on('adam', done, total, head_misfit=value):
         break
@@ -137,12 +145,12 @@ class AdamMatching(Attack):
               adam_head.path(layers, params, update, head, clips, steps))
 
     @functools.partial(jax.jit, donate_argnums=3)
-    def move(params, head, clips, state, along, order, edge):
+    def move(params, head, clips, state, along, order, edge, prior):
       def objective(clips):
         guess = Guess(clips, head.labels)
         variation = (spatial_tv(guess, None) + temporal_tv(guess, None)
                      + _COLOUR * colour_tv(guess, None))
-        return self.prior * variation + adam_head.misfit(
+        return prior * variation + adam_head.misfit(
             head, adam_head.features(layers, params, clips), along, order, rate,
             edge)
       change, state = optimizer.update(jax.grad(objective)(clips), state, clips)
