@@ -1,4 +1,4 @@
-"""Adam in minibatches: the head as the clips' features and the order make it."""
+"""Adam in minibatches: the head as features and order of the clips make it."""
 
 import jax
 import jax.numpy as jnp
