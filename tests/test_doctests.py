@@ -7,8 +7,9 @@ import pytest
 
 MODULES = (
     'api', 'attacks.auto', 'attacks.analytic.rgap',
-    'attacks.matching.defense_aware', 'attacks.matching.feature_matching',
-    'attacks.matching.gradient_matching', 'clients.fedavg', 'clients.fedsgd',
+    'attacks.matching.adam_matching', 'attacks.matching.defense_aware',
+    'attacks.matching.feature_matching', 'attacks.matching.gradient_matching',
+    'clients.fedavg', 'clients.fedsgd',
     'clients.observe', 'experiments.leaking', 'optional', 'options', 'recipes',
     'types.leak', 'victims', 'victims.base')
 

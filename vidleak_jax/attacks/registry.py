@@ -8,6 +8,7 @@ from vidleak_jax.attacks.analytic.transformer import TransformerEmbedding
 from vidleak_jax.attacks.auto import Auto
 from vidleak_jax.attacks.base import Attack
 from vidleak_jax.attacks.features.attack import FrozenFeatures
+from vidleak_jax.attacks.matching.adam_matching import AdamMatching
 from vidleak_jax.attacks.matching.defense_aware import DefenseAware
 from vidleak_jax.attacks.matching.feature_matching import FeatureMatching
 from vidleak_jax.attacks.matching.gradient_matching import (
@@ -26,6 +27,7 @@ ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (
     Subspace,
     Peeling,
     DefenseAware,
+    AdamMatching,
     InvertingGradients,
     DeepLeakage,
     ImprovedDeepLeakage,
