@@ -27,8 +27,7 @@ from vidleak_jax.types import Guess, Leak, Recovery, Row, Victim
 _COLOUR = 3.0       # weight of the variation between colours beside the others
 _EDGES = 0.3, 0.1   # what is smoothed in the first and the last step
 _EVERY = 25         # steps between two looks at the path and the order
-_FALL = 1.0        # of the prior, from the first step to the last
-_ANEW = 100, 200   # steps after which other orders are tried, too
+_ANEW = 100, 200    # steps after which other orders are tried, too
 _START = 0.5, 0.05  # mean and standard deviation of the first guess
 
 
@@ -125,8 +124,7 @@ class AdamMatching(Attack):
       for k in range(done, done + chunk):
         edge = _EDGES[0] * (_EDGES[1] / _EDGES[0]) ** (k / total)
         clips, state = move(leak.params, head, clips, state, along,
-                            order.reshape(-1, size)[:steps], edge,
-                            self.prior * _FALL ** (k / total))
+                            order.reshape(-1, size)[:steps], edge)
       done += chunk
       if not problem.session.go_on('adam', done, total, head_misfit=value):
         break
@@ -145,12 +143,12 @@ class AdamMatching(Attack):
               adam_head.path(layers, params, update, head, clips, steps))
 
     @functools.partial(jax.jit, donate_argnums=3)
-    def move(params, head, clips, state, along, order, edge, prior):
+    def move(params, head, clips, state, along, order, edge):
       def objective(clips):
         guess = Guess(clips, head.labels)
         variation = (spatial_tv(guess, None) + temporal_tv(guess, None)
                      + _COLOUR * colour_tv(guess, None))
-        return prior * variation + adam_head.misfit(
+        return self.prior * variation + adam_head.misfit(
             head, adam_head.features(layers, params, clips), along, order, rate,
             edge)
       change, state = optimizer.update(jax.grad(objective)(clips), state, clips)
