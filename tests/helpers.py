@@ -30,7 +30,7 @@ needs_clips = pytest.mark.skipif(
     reason=f'no real videos at {CLIPS}: set VIDLEAK_CLIPS')
 
 
-def mostly_quick(cases: Iterable[str], slow: Collection[str]) -> list:
+def mostly_quick(cases: Iterable, slow: Collection) -> list:
   """Returns cases as a test's parameters, some of them marked slow."""
   return [pytest.param(case, marks=[pytest.mark.slow] * (case in slow))
           for case in cases]

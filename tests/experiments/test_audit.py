@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, mostly_quick
 from vidleak_jax.attacks.base import Cost, Outcome
 from vidleak_jax.attacks.matching import recipe
 from vidleak_jax.attacks.matching.feature_matching import FeatureMatching
@@ -212,6 +212,7 @@ def test_auto_goes_on_with_the_attack_that_was_cut_short(
       each['gradient_residual'] for each in auto[1]['attempts']]
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_unless_it_is_asked_for(tmp_path, capfd):
   audit.run(config(attack__num_steps=2, data__original_size=64,
                    superres__name='clip', superres__num_references=1), tmp_path)
@@ -268,7 +269,7 @@ def test_the_truth_orders_nothing_before_super_resolution(
     np.testing.assert_array_equal(saved['clips'], found[0])
 
 
-@pytest.mark.parametrize('references', [0, 2])
+@pytest.mark.parametrize('references', mostly_quick([0, 2], [2]))
 def test_recoveries_are_enlarged_and_scored(references, tmp_path):
   result = audit.run(config(
       data__original_size=64, superres__name='clip',

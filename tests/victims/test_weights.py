@@ -75,7 +75,7 @@ def test_the_factorised_encoder_equals_torch_layers():
          TORCH_LAYERS)
 
 
-@pytest.mark.parametrize('case', RESNETS)
+@pytest.mark.parametrize('case', mostly_quick(RESNETS, ['resnet_bottleneck']))
 def test_networks_on_frames_equal_the_reference(case):
   arrays, *_ = _read(case)
   style = resnet.Style('relu', 'fixed', 'matmul')

@@ -71,6 +71,7 @@ def test_the_clips_of_a_batch_come_back():
   assert psnr(found.clips[0, 1], clips[0]) > 40
 
 
+@pytest.mark.slow
 def test_more_of_the_sums_is_known_from_block_to_block():
   victim = Victim.from_flax(PreActivation((48, 64, 64, 64)), SHAPE, 5)
   params = uneven(victim.init(jax.random.key(0)))

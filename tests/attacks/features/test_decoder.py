@@ -63,6 +63,7 @@ def test_a_reference_that_is_not_held_has_no_influence(references):
                              mix(features, other, held), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_derivative_is_finite_with_one_reference(references):
   def loss(params):
     return jnp.sum(mix(extract(references), references[:1], None, params) ** 2)
@@ -82,6 +83,7 @@ def test_training_lowers_the_error():
   assert len(losses) == 2 and losses[1] > losses[0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_bit_equal(tmp_path):
   spec = train_blend.BlendSpec(
       image_size=SIZE, num_scenes=4, num_frames=2, num_references=2,

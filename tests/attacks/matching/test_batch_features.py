@@ -77,6 +77,7 @@ def test_relu_hides_signs_and_still_matches_at_the_truth():
   assert value < 1e-5 and jnp.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_a_target_with_errors_amplifies_less():
   victim, params, update, clips = _sent([1, 4])
   exact, rough = (batch_features.prepare(

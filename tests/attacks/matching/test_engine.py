@@ -20,7 +20,9 @@ from vidleak_jax.types import Target, UserError
 KEY = jax.random.key(3)
 BATCHES = pytest.mark.parametrize('batch', [1, 2, 8])
 MACHINES = pytest.mark.parametrize('devices, batch', [
-    (1, 1), (1, 2), (1, 8), (2, 1), (2, 8), (8, 2)])
+    (1, 1), (1, 8), (2, 1),
+    *(pytest.param(*case, marks=pytest.mark.slow)
+      for case in ((1, 2), (2, 8), (8, 2)))])
 PROGRAMS = ProgramCache(64)  # of all tests of the toy attack
 HALVED = {'restarts': 8, 'num_steps': 8, 'halve_at': (2, 4, 6)}
 
@@ -191,9 +193,7 @@ def test_a_chunk_that_was_lost_is_run_again(run_toy, tmp_path, batch):
   _assert_equal(again, whole)
 
 
-@pytest.mark.parametrize('devices, batch', [
-    (1, 1), (1, 8), pytest.param(2, 8, marks=pytest.mark.slow),
-    pytest.param(8, 2, marks=pytest.mark.slow)])
+@MACHINES
 def test_trials_that_share_a_program_equal_themselves_alone(
     toy_attack, toy_target, toy_templates, tmp_path, devices, batch):
   budget = _budget(devices=devices, batch=batch, **HALVED)
