@@ -42,6 +42,7 @@ def first_step(options: list[str], cache: str) -> float:
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, 'launch/attack.py', *options, f'--workdir={folder}',
+         '--config.attack.name=feature_matching',
          '--config.attack.chunk_steps=1', '--config.superres.name=none'],
         cwd=ROOT, env=os.environ | {'XDG_CACHE_HOME': cache},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
