@@ -3,11 +3,8 @@
 R-GAP (2010.07733) for many classes, 2-D and 3-D convolutions, any stride and
 padding. Let layer l map x to h = f(z), z = linear(W, x) + b, and let h and
 dL/dh be known. Then z = f^-1(h), dL/dz = dL/dh f'(z), and two linear systems
-hold for x: linear(W, x) = z - b, and sum dL/dz d linear/dW(x) = dL/dW.
-
-What is known of h is known to about the same error everywhere, so the first
-system's rows are weighted by f'(z) / rms(h): the error of f^-1 near saturation
-then weighs nothing. From float32 gradients that is worth 40 dB.
+hold for x: linear(W, x) = z - b, and sum dL/dz d linear/dW(x) = dL/dW. How they
+are solved stands in `rgap_layer`.
 """
 
 import dataclasses
@@ -17,7 +14,6 @@ import math
 from typing import ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vidleak_jax import trees
@@ -26,6 +22,7 @@ from vidleak_jax.attacks.analytic import (
     linear_solvers,
     per_message,
     recurrent,
+    rgap_layer,
 )
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution, doubts
@@ -33,10 +30,7 @@ from vidleak_jax.attacks.base import Problem, needs_one_clip
 from vidleak_jax.types import Layer, Leak, UserError, Victim
 
 _ROUNDING = 1e-7  # of float32, the least error assumed
-_GREY = 0.5  # what unknown pixels are taken for
-_DARK = 0.3   # level of pixels below which a clip is as good as black
-_PASSES = 2   # that settle on which side of a kink outputs lie
-_DOUBT = 8.0  # median errors from a kink within which an output is in doubt
+_GREY = 0.5       # what unknown pixels are taken for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +132,7 @@ def walk_down(
     leak: M messages of one clip each.
     batch_size: clips per message, where the attacker knows it.
     max_steps: of conjugate gradients, per layer.
-    tolerance: at which they stop, see `solve.least_squares`.
+    tolerance: at which they stop, see `linear_solvers.least_squares`.
 
   Raises:
     UserError: the victim lists no layers, has no bias, or a message holds
@@ -166,8 +160,10 @@ def walk_down(
     before = victim.layers[i - 1].activation if i else ''
     rest = INVERTIBLE[before].rest if before in INVERTIBLE else _GREY
     above = report[-1]
-    blur = _DOUBT * above['condition'] * max(above['residual'], _ROUNDING)
-    step = functools.partial(_step_down, layer, rest, max_steps, tolerance)
+    blur = rgap_layer.DOUBT * above['condition'] * max(
+        above['residual'], _ROUNDING)
+    step = functools.partial(
+        rgap_layer.step_down, layer, rest, max_steps, tolerance)
     solution, down, open_directions = per_message.over_messages(
         step, (trees.named(params, layer.name), np.float64(blur)), _with_probe(
             (trees.named(update, layer.name), known,
@@ -199,100 +195,6 @@ def _with_probe(messages):
   return *again, np.arange(count + 1) == count
 
 
-def _step_down(layer, rest, max_steps, tolerance, constants, message):
-  """One message, one layer: (its input's `Solution`, dL/d input, open).
-
-  The probe's right-hand side comes from random signs u (in scaled columns).
-  What the solution misses of them, |u - u'|^2, is the number of directions
-  that the equations leave open, in expectation, and 0 if there is none.
-  """
-  params, blur = constants
-  kernel, bias = params['kernel'], params['bias']
-  update, h, dh, probe = message
-  f = INVERTIBLE[layer.activation]
-  step = functools.partial(
-      _solve_layer, layer, max_steps, tolerance, kernel, bias,
-      update['kernel'], dh=dh, probe=probe)
-  start = jnp.full(layer.in_shape, rest)
-  doubt = (jnp.abs(h) < blur * _rms(h)) & f.kinked & ~probe
-  solution, dz, missed = step(h, start, doubt)
-  for _ in range(_PASSES if f.kinked else 0):
-    z = _apply(layer, kernel, solution.x) + bias
-    side = jnp.where(z >= 0, 0.0, -1e-300)
-    h = jnp.where(doubt & ((h >= 0) != (z >= 0)), side, h)
-    error = jnp.nanmedian(
-        jnp.where(doubt, jnp.nan, jnp.abs(z - f.inverse(h))))
-    doubt &= jnp.abs(z) < _DOUBT * error
-    again = jnp.where(probe, start, solution.x)
-    solution, dz, missed = step(h, again, doubt)
-  return solution, _input_gradient(layer, kernel, start, dz), missed
-
-
-def _solve_layer(layer, max_steps, tolerance, kernel, bias, kernel_update,
-                 h, start, doubt, *, dh, probe):
-  """The two linear systems: (`Solution`, dL/dz, directions left open).
-
-  Where it is in doubt on which side of a kink an output lies, so is its slope:
-  its row weighs as on the flat side, and as dL/dz of its channel is not known,
-  the kernel's equations for that channel wait. One wrong slope would upset all.
-  """
-  f = INVERTIBLE[layer.activation]
-  slope = f.slope(h)
-  dz = dh * slope
-  rows = jnp.where(doubt, f.slope(-1.0), slope) / _rms(h)
-  clear = ~jnp.any(doubt, axis=range(doubt.ndim - 1))
-  seen = clear * _arrived(kernel_update) / jnp.maximum(
-      _rms(kernel_update), _DARK * jnp.linalg.norm(dz))
-
-  def forward(x):
-    return (rows * _apply(layer, kernel, x),
-            seen * _kernel_gradient(layer, kernel.shape, x, dz))
-
-  # Squares of the column norms: every kernel entry meets every input at most
-  # once per output, so squaring the factors squares the matrix.
-  squares = (_input_gradient(layer, kernel ** 2, start, rows ** 2)
-             + _input_gradient(layer, seen ** 2, start, dz ** 2))
-  scale = jax.lax.rsqrt(jnp.maximum(squares, 1e-12 * jnp.max(squares)))
-  signs = scale * jax.random.rademacher(
-      jax.random.key(0), layer.in_shape, start.dtype)
-  z = f.inverse(h)
-  # Rounding is in proportion to z: of a black frame z - b is nothing else.
-  target, size = (
-      jax.tree.map(functools.partial(jnp.where, probe), forward(signs),
-                   (rows * a, seen * kernel_update)) for a in (z - bias, z))
-  solution = linear_solvers.least_squares(
-      forward, target, jnp.where(probe, 0.0, start), scale, size=size,
-      max_steps=max_steps, tolerance=tolerance)
-  missed = jnp.sum(((solution.x - signs) / scale) ** 2)
-  return solution, dz, missed
-
-
-def _arrived(kernel_update):
-  """Entries that are known: not those that a defence has zeroed.
-
-  Where all of an input channel's are zero, the channel is: a black frame's.
-  """
-  there = kernel_update != 0
-  dark = ~jnp.any(there, axis=(*range(there.ndim - 2), there.ndim - 1),
-                  keepdims=True)
-  return there | dark
-
-
-def _apply(layer, kernel, x):
-  return layer.linear(kernel, x[None])[0]
-
-
-def _input_gradient(layer, kernel, x, dz):
-  transpose = jax.linear_transpose(lambda x: _apply(layer, kernel, x), x)
-  return transpose(dz)[0]
-
-
-def _kernel_gradient(layer, shape, x, dz):
-  kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-  transpose = jax.linear_transpose(lambda k: _apply(layer, k, x), kernel)
-  return transpose(dz)[0]
-
-
 def _dense_row(layer, head):
   n = head.features.shape[1]
   return {'layer': layer.name, 'rank': n, 'unknowns': n, 'equations': n,
@@ -308,10 +210,11 @@ def _row(
   `equations` counts those of one message: outputs, plus the kernel entries
   that arrived. `rank` is at most that, and is measured by a random probe of
   the first message. `condition` is that of the weighted, column-scaled system
-  within its range, as conjugate gradients saw it (`solve.condition`).
+  within its range, as conjugate gradients saw it (`linear_solvers.condition`).
   """
   unknowns = int(np.prod(layer.in_shape))
-  arrived = min(int(jnp.sum(_arrived(kernel))) for kernel in update['kernel'])
+  arrived = min(int(rgap_layer.arrived(kernel).sum())
+                for kernel in update['kernel'])
   equations = int(np.prod(h.shape[1:])) + arrived
   return {
       'layer': layer.name,
@@ -335,7 +238,3 @@ def _why(layer, above):
       f'so the closed form ends at the input of {above.name}, which is known '
       'exactly; the matching attack takes it as its target. Invertible are: '
       f'{", ".join(sorted(INVERTIBLE))}.')
-
-
-def _rms(a):
-  return jnp.sqrt(jnp.mean(a ** 2)) + 1e-300
