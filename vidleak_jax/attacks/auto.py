@@ -292,9 +292,8 @@ def by_yield(attacks: Sequence[Attack], is_defended: bool) -> list[Attack]:
 def _is_plain(leak: Leak) -> bool:
   """Whether the update can be simulated exactly, and nothing has touched it."""
   defense, federated = leak.public.defense, leak.public.federated
-  told = not local_training.order_note(leak) or (
-      local_training.orders(federated, leak.public.batch_size) is not None)
-  return told and defense is not None and defense.is_off
+  return defense is not None and defense.is_off and not (
+      local_training.is_order_open(federated, leak.public.batch_size))
 
 
 def _polish_seconds(problem: Problem, best: Outcome, num_steps: int) -> float:

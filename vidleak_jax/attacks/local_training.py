@@ -209,10 +209,16 @@ def orders(training: LocalTraining, batch_size: int) -> np.ndarray | None:
       _partitions(tuple(range(batch_size)), size), repeat=epochs)), np.int32)
 
 
+def is_order_open(training: LocalTraining, batch_size: int) -> bool:
+  """Returns whether minibatches have too many orders to try, see `orders`."""
+  return training.is_shuffled(batch_size) and (
+      orders(training, batch_size) is None)
+
+
 def order_note(leak: Leak) -> str:
   """Returns what a measure supposes of an order that is not known, or ''."""
   federated, count = leak.public.federated, leak.public.batch_size
-  if federated.algorithm != 'fedavg' or not federated.is_shuffled(count):
+  if not federated.is_shuffled(count):
     return ''
   tried = orders(federated, count)
   if tried is None:

@@ -102,8 +102,7 @@ def order_floor(
     labels: [M, B].
   """
   federated, count = leak.public.federated, leak.public.batch_size
-  if not local_training.order_note(leak) or (
-      local_training.orders(federated, count) is not None):
+  if not local_training.is_order_open(federated, count):
     return np.zeros(leak.num_updates)
   gaps = programs_lib.default().get(
       ('order_floor', victim.key, federated, count),

@@ -8,7 +8,7 @@ import pytest
 import vidleak_jax as vl
 from vidleak_jax import trees
 from vidleak_jax.attacks.base import CUT, Effort, Problem
-from vidleak_jax.attacks.matching import adam_head
+from vidleak_jax.attacks.matching import adam_head, chain
 from vidleak_jax.runtime.session import session
 
 SHAPE = 2, 8, 8, 3
@@ -43,7 +43,7 @@ def test_the_truth_fits_in_its_order_alone(victim, clips):
   head = adam_head.read(params['head'], update['head'], LABELS, RATE,
                         jax.random.key(2))
   layers = victim.layers
-  start = adam_head.features(layers, params, clips)
+  start = chain.features(layers, params, clips)
   along = adam_head.path(layers, params, update, head, jnp.asarray(clips), 4)
   assert along.drift.shape == (4, *start.shape)
   true = float(adam_head.misfit(head, start, along, order.reshape(4, 2), RATE))
@@ -70,7 +70,7 @@ def test_the_derivative_is_smooth_and_the_value_exact(victim, leak, clips):
   update = trees.take(leak.update, 0)
   head = adam_head.read(leak.params['head'], update['head'], LABELS, RATE,
                         jax.random.key(2))
-  start = adam_head.features(victim.layers, leak.params, clips)
+  start = chain.features(victim.layers, leak.params, clips)
   along = adam_head.path(
       victim.layers, leak.params, update, head, jnp.asarray(clips), 4)
   steps = np.array([[0, 1], [2, 3], [0, 2], [1, 3]])

@@ -93,7 +93,7 @@ def test_minibatches_leave_nothing_at_the_truth(victim, optimizer):
                        optimizer=optimizer, local_learning_rate=1e-2),
       key=jax.random.key(3))
   problem = Problem(victim, leak, jax.random.key(0), session())
-  sent, = path_refinement.starts(
+  (sent, _), = path_refinement.starts(
       problem, np.asarray(clips)[None], np.array([[1, 2, 4]]))
   order = best_orders(victim, leak, clips[None], np.array([[1, 2, 4]]))[0, 0]
   np.testing.assert_allclose(sent.shares, local_training.shares(

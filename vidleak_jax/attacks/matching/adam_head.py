@@ -18,10 +18,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from vidleak_jax import trees
-from vidleak_jax.models.layers import by_channel
+from vidleak_jax.attacks.matching import chain
 from vidleak_jax.types import Array, Layer, Params
 
 _ABSENT = 16           # columns that stand for all classes without a clip
@@ -72,26 +73,14 @@ def read(weights: Params, update: Params, labels: np.ndarray, rate: float,
               jnp.asarray(columns))
 
 
-def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:
-  """Returns the head's inputs, [B, F]."""
-  x = clips
-  for layer in layers[:-1]:
-    own = trees.named(params, layer.name)
-    z = layer.linear(own['kernel'], x.reshape(-1, *layer.in_shape))
-    if 'bias' in own:
-      z += by_channel(own['bias'], z)
-    x = layer.activate(z)
-  return x.reshape(len(clips), -1)
-
-
 def path(layers: tuple[Layer, ...], params: Params, update: Params, head: Head,
          clips: Array, num_steps: int) -> Path:
   """Returns where clips are on the line from start to end weights."""
-  start, name = features(layers, params, clips), layers[-1].name
+  start, name = chain.features(layers, params, clips), layers[-1].name
 
   def at(part):
     now = jax.tree.map(lambda w, u: w - part * u, params, update)
-    found = features(layers, now, clips)
+    found = chain.features(layers, now, clips)
     own = trees.named(now, name)
     logits = found @ own['kernel'] + own['bias'][None]
     return Path(found - start, jax.nn.logsumexp(logits, -1)
@@ -124,13 +113,17 @@ def simulate(head: Head, start: Array, along: Path, steps: Array, rate: float,
     logits = found @ weights[0] + weights[1][None]
     errors = jnp.exp(
         logits - (_log_sum(head, logits) + rest[rows])[:, None]) - goals[rows]
-    slopes = found.T @ errors / len(rows), errors.mean(0)
-    means = _averaged(means, slopes, _DECAYS[0])
-    squares = _averaged(squares, [g ** 2 for g in slopes], _DECAYS[1])
-    moves = [_quotient(m / (1 - _DECAYS[0] ** count),
-                       v / (1 - _DECAYS[1] ** count),
-                       edge ** 2 * jnp.mean(g ** 2, 0, keepdims=g.ndim > 1))
-             for m, v, g in zip(means, squares, slopes, strict=True)]
+    slopes = [found.T @ errors / len(rows), errors.mean(0)]
+    means, squares = (
+        optax.tree.update_moment(slopes, old, decay, order)
+        for order, (old, decay) in enumerate(
+            zip((means, squares), _DECAYS, strict=True), 1))
+    mean, square = (
+        optax.tree.bias_correction(each, decay, count)
+        for each, decay in zip((means, squares), _DECAYS, strict=True))
+    moves = [_quotient(m, v, edge ** 2 * jnp.mean(
+        g ** 2, 0, keepdims=g.ndim > 1))
+             for m, v, g in zip(mean, square, slopes, strict=True)]
     return ([w - rate * move for w, move in zip(weights, moves, strict=True)],
             means, squares,
             [s + move for s, move in zip(sums, moves, strict=True)]), None
@@ -203,10 +196,6 @@ def _exchanged(order, epoch, size):
       other[epoch, [i, j]] = other[epoch, [j, i]]
       found.append(other)
   return np.stack(found)
-
-
-def _averaged(old, new, decay):
-  return [decay * o + (1 - decay) * n for o, n in zip(old, new, strict=True)]
 
 
 def _log_sum(head, logits):

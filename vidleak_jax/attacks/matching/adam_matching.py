@@ -13,7 +13,7 @@ import optax
 from vidleak_jax import trees
 from vidleak_jax.attacks import labels as label_inference
 from vidleak_jax.attacks.base import CUT, Attack, Cost, Effort, Outcome, Problem
-from vidleak_jax.attacks.matching import adam_head, optimizers
+from vidleak_jax.attacks.matching import adam_head, chain, optimizers
 from vidleak_jax.attacks.matching.priors import (
     colour_tv,
     spatial_tv,
@@ -139,7 +139,7 @@ class AdamMatching(Attack):
 
     @jax.jit
     def follow(params, update, head, clips):
-      return (adam_head.features(layers, params, clips),
+      return (chain.features(layers, params, clips),
               adam_head.path(layers, params, update, head, clips, steps))
 
     @functools.partial(jax.jit, donate_argnums=3)
@@ -149,7 +149,7 @@ class AdamMatching(Attack):
         variation = (spatial_tv(guess, None) + temporal_tv(guess, None)
                      + _COLOUR * colour_tv(guess, None))
         return self.prior * variation + adam_head.misfit(
-            head, adam_head.features(layers, params, clips), along, order, rate,
+            head, chain.features(layers, params, clips), along, order, rate,
             edge)
       change, state = optimizer.update(jax.grad(objective)(clips), state, clips)
       return jnp.clip(optax.apply_updates(clips, change), 0, 1), state

@@ -26,7 +26,7 @@ from jax import lax
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.analytic.head_unmixing import UnmixedHead, unmix_head
-from vidleak_jax.models.layers import by_channel
+from vidleak_jax.attacks.matching import chain
 from vidleak_jax.types import Array, Layer, Params, UserError
 
 _RIDGE = 1e-7  # of the largest eigenvalue, when whitening
@@ -147,14 +147,13 @@ def from_features(
     if error:
       z = np.asarray(inverse.inverse(output))
       doubtful = np.abs(z) < _DOUBTFUL * np.sqrt(np.mean(z ** 2))
-  below = {each.name: trees.named(params, each.name)
-           for each in layers[:-1]}
   return FeatureTarget(
       *(np.float32(each) for each in (
           output, slope, _rows(np.asarray(
               trees.named(update, layer.name)['kernel'])),
           whitening)),
-      below, np.asarray(labels, np.int32), np.float32(0),
+      chain.leaves(layers[:-1], params), np.asarray(labels, np.int32),
+      np.float32(0),
       np.float32(doubtful))
 
 
@@ -174,13 +173,10 @@ def residuals(
       which they are linear. They are solved for, and carry no derivative.
   """
   _check_layers(layers)
-  *below, layer = layers[:-1]
+  layer = layers[-2]
 
   def equations(clips, target):
-    x = clips.reshape(-1, *layers[0].in_shape)
-    for each in below:
-      x = each.activate(_affine(each, target.params, x))
-    z = _affine(layer, target.params, x)
+    x, z = chain.run(layers[:-1], target.params, clips)
     kernel = target.params[layer.name]['kernel']
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     if layer.activation in INVERTIBLE:
@@ -250,12 +246,6 @@ def _check_layers(layers):
     raise UserError(
         'Feature matching needs a victim that lists its layers, such as c3d '
         f'or lenet; this one lists {len(layers)}. Choose ig for this one.')
-
-
-def _affine(layer, params, x):
-  leaves = params[layer.name]
-  z = layer.linear(leaves['kernel'], x)
-  return z + by_channel(leaves['bias'], z)
 
 
 def _rows(array):

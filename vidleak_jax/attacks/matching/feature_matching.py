@@ -33,6 +33,7 @@ from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
+    chain,
     feature_rounds,
     feature_targets,
     path_refinement,
@@ -41,7 +42,6 @@ from vidleak_jax.attacks.matching import (
 from vidleak_jax.attacks.matching.iterative import Iterative
 from vidleak_jax.attacks.matching.match import Term
 from vidleak_jax.attacks.matching.recipe import Priors
-from vidleak_jax.models.layers import by_channel
 from vidleak_jax.options import option
 from vidleak_jax.types import (
   Array,
@@ -245,12 +245,9 @@ def residuals(
 
   def equations(clips, target):
     (name, seen), = target.evidence.items()
-    *below, layer = layers[:names.index(name) + 1]
-    params = target.params
-    x = clips.reshape(-1, *layers[0].in_shape)
-    for each in below:
-      x = each.activate(_affine(each, params, x))
-    z = _affine(layer, params, x)
+    down_to = layers[:names.index(name) + 1]
+    layer, params = down_to[-1], chain.leaves(down_to, target.params)
+    x, z = chain.run(down_to, params, clips)
     known, slope = seen.output[None], seen.slope[None]
     if layer.activation in INVERTIBLE:
       inverse = INVERTIBLE[layer.activation]
@@ -260,19 +257,13 @@ def residuals(
     else:  # the sign of what is lost has to come from the guess
       output = _relative(layer.activate(z) - known, known)
       dz = lax.stop_gradient(slope * _slope(layer, z))
-    kernel = trees.named(params, layer.name)['kernel']
+    kernel = params[layer.name]['kernel']
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     rows = _rows(pull(dz)[0])
     white = _whitening(_rows(dz))
     return output, _relative(
         (rows - seen.kernel) @ white, seen.kernel @ white)
   return equations
-
-
-def _affine(layer, params, x):
-  leaves = trees.named(params, layer.name)
-  z = layer.linear(leaves['kernel'], x)
-  return z + by_channel(leaves['bias'], z)
 
 
 def _slope(layer, z):

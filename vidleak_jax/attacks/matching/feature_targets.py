@@ -111,16 +111,16 @@ def of_message(problem: Problem, index: int
   victim, leak = problem.victim, problem.leak
   public, near, error = leak.public, None, 0.0
   params, gradient = leak.params, trees.take(leak.update, index)
+  labels = None if leak.labels is None else leak.labels[index]
   if public.federated.algorithm == 'fedavg':
     near = midpoint_surrogate(
         params, gradient, victim.head, public.batch_size, public.federated,
-        labels=None if leak.labels is None else leak.labels[index])
+        labels=labels)
     params, gradient = near.params, near.gradient
     error = 0.0 if near.one_step else ERROR
   target, _ = batch_features.prepare(
-      victim.layers, params, gradient, public.batch_size,
-      labels=None if leak.labels is None else leak.labels[index], error=error,
-      unmixed=near and near.unmixed)
+      victim.layers, params, gradient, public.batch_size, labels=labels,
+      error=error, unmixed=near and near.unmixed)
   return target, near
 
 

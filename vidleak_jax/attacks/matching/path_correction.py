@@ -24,10 +24,10 @@ from jax import lax
 
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.matching import chain
 from vidleak_jax.attacks.matching.batch_features import FeatureTarget
-from vidleak_jax.models.layers import by_channel
 from vidleak_jax.specs import LocalTraining
-from vidleak_jax.types import Array, Layer, Params, Victim
+from vidleak_jax.types import Array, Params, Victim
 
 _NEWTON = 8  # steps; a piecewise linear function needs one for each kink
 
@@ -158,24 +158,10 @@ def bent_path(victim: Victim, training: LocalTraining, sent: Sent,
       missed)
 
 
-def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:
-  """Returns the output of the layer below the head, [B, ...]."""
-  return layers[-2].activate(_last(layers, params, clips)[1])
-
-
-def _last(layers: tuple[Layer, ...], params: Params, clips: Array
-          ) -> tuple[Array, Array]:
+def _last(layers, params, clips):
   """(input, output before its activation) of the layer below the head."""
-  x = clips.reshape(-1, *layers[0].in_shape)
-  for each in layers[:-2]:
-    x = each.activate(_affine(each, params, x))
-  return x, _affine(layers[-2], params, x)
-
-
-def _affine(layer, params, x):
-  leaves = trees.named(params, layer.name)
-  z = layer.linear(leaves['kernel'], x)
-  return z + by_channel(leaves['bias'], z)
+  below = layers[:-1]
+  return chain.run(below, chain.leaves(below, params), clips)
 
 
 def _kernel_gradient(layer, params, x, dz):

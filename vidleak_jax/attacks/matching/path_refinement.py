@@ -21,6 +21,7 @@ from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
+    chain,
     feature_rounds,
     feature_targets,
     gauss_newton,
@@ -41,9 +42,8 @@ _COPIES = 3  # of a path's weights: simulated, bent, and in between
 def applies(victim: Victim, leak: Leak) -> bool:
   """Whether the targets of a leak can be corrected by the client's path."""
   training, count = leak.public.federated, leak.public.batch_size
-  told = (not training.is_shuffled(count)
-          or local_training.orders(training, count) is not None)
-  return (training.algorithm == 'fedavg' and told
+  return (training.algorithm == 'fedavg'
+          and not local_training.is_order_open(training, count)
           and local_training.is_linear(training)
           and training.num_local_steps(count) > 1
           and victim.layers[-2].activation in INVERTIBLE)
@@ -114,33 +114,24 @@ def _measure(problem, clips, labels):
 
 def _known(problem, clips, labels):
   """Of each update what all usable rounds of the federation sent."""
-  layers = problem.victim.layers
   each_round = [starts(problem._replace(leak=one), clips, labels)
                 for one in problem.leak.each_round()]
   known = []
-  for i, sent in enumerate(zip(*each_round, strict=True)):
-    sure = feature_rounds.separated([one.target for one in sent])
-    known.append([
-        one for one, is_sure in zip(sent, sure, strict=True)
-        if is_sure and _order(layers, one.point, one.target, clips[i],
-                              labels[i]) is not None] or sent[:1])
+  for rounds in zip(*each_round, strict=True):
+    sure = feature_rounds.separated([sent.target for sent, _ in rounds])
+    usable = [sent for (sent, matched), is_sure in zip(
+        rounds, sure, strict=True) if matched and is_sure]
+    known.append(usable or [rounds[0][0]])
   return known
 
 
-def _order(layers, point, target, clips, labels):
-  """Where in a target each clip of the answer is, by its features; or None."""
-  return feature_rounds.order_of(target._replace(
-      output=path_correction.features(layers, point, clips), labels=labels),
-                                 target)
-
-
 def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
-           ) -> list[path_correction.Sent]:
+           ) -> list[tuple[path_correction.Sent, bool]]:
   """Returns what corrections start from, of each update of one round.
 
-  The clips come in the order of the answer, where their features tell it. The
-  order of minibatches is the head's, if that is certified; else the one that
-  fits the answer best.
+  The clips come in the order of the answer, where their features tell it; the
+  second value says whether they do. The order of minibatches is the head's, if
+  that is certified; else the one that fits the answer best.
 
   Args:
     problem: a leak to which this `applies`.
@@ -152,16 +143,18 @@ def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
   orders = best_orders(problem.victim, leak, clips, labels)
   for i in range(leak.num_updates):
     target, near = feature_targets.of_message(problem, i)
-    order = _order(problem.victim.layers, near.params, target, clips[i],
-                   labels[i])
-    order = np.arange(count) if order is None else order
+    order = feature_rounds.order_of(target._replace(
+        output=chain.features(problem.victim.layers, near.params, clips[i]),
+        labels=labels[i]), target)
+    matched = order is not None
+    order = order if matched else np.arange(count)
     target, unmixed = feature_rounds.permuted(target, order), near.unmixed
     shares = unmixed.shares[:, order] if unmixed and unmixed.certified else (
         local_training.shares(
             training, count, None if orders is None else orders[i][0]))
-    sent.append(path_correction.Sent(
+    sent.append((path_correction.Sent(
         leak.params, trees.take(leak.update, i), near.params,
-        np.float32(near.scale), np.float32(shares), target))
+        np.float32(near.scale), np.float32(shares), target), matched))
   return sent
 
 
