@@ -12,8 +12,9 @@ deviation, and three stages follow each other:
      kernel, tau falling on: there first-order steps stall, exact but in weak
      channels alone.
 
-A prior of fixed weight, total variation over time, rows and columns, completes
-the likelihood; it is in natural units, so it does not depend on sizes.
+A prior completes the likelihood: total variation over time, rows and columns of
+fixed weight for Adam, what the guess itself shows (`video_prior`) for
+Gauss-Newton. Both are in natural units and do not depend on sizes.
 """
 
 from dataclasses import dataclass
@@ -69,11 +70,10 @@ class DefendedOptions:
   finish_steps: int = 12      # of Gauss-Newton, on all leaves
   finish_inner: int = 100     # conjugate gradients inside each step
   finish_errors: tuple[float, float] = (3e-2, 1e-3)  # of all leaves
-  finish_weight: float = 10.0
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
-  newton_weight: float = 10.0
+  newton_start_weight: float = 10.0  # of Adam's, before
   exact: float = 3e-3         # std over root mean square of exact entries
   prior: Prior = _PRIOR
   start_std: float = 0.02     # of the start about grey
@@ -151,7 +151,7 @@ def recover_defended(
     return DefendedResult(
         np.asarray(clips[0]), head.label, chi2, head.scale, notes)
   start, least = options.newton_errors
-  top = top._replace(weight=options.newton_weight, errors=(1.0, start / 10))
+  top = top._replace(weight=options.newton_start_weight, errors=(1.0, start / 10))
   clips = adam(top, params, target, clips, options.chunk, report)
   newton = top._replace(name='Gauss-Newton', steps=0)
   tau, trust = jnp.float32(start), jnp.float32(start)
@@ -178,8 +178,7 @@ def _finish(every, params, target, clips, options, report):
   last = target.kernels[every.layers[-2].name]
   stage = every._replace(
       name='Gauss-Newton on all leaves', steps=options.finish_steps,
-      weight=options.finish_weight, errors=options.finish_errors,
-      lower=options.finish_errors,
+      errors=options.finish_errors, lower=options.finish_errors,
       per_entry=bool(jnp.any(last.low < last.high)))
   trust = jnp.float32(_FIRST_TRUST)
   for step in range(stage.steps):

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from vidleak_jax.attacks.matching import variation
+from vidleak_jax.attacks.matching import most_likely
 from vidleak_jax.attacks.matching.defended_model import (
     Fade,
     Target,
     residuals,
 )
-from vidleak_jax.attacks.matching.variation import Prior, objective
+from vidleak_jax.attacks.matching.variation import Prior, variation
 from vidleak_jax.types import Array, Layer, Params
 
 # (stage, steps done, steps in all, clips [1, T, H, W, C])
@@ -48,8 +48,9 @@ def _misses(stage, params, target, clips, fade):
 
 
 def _objective(stage, params, target, clips, fade):
-  return objective(_misses(stage, params, target, clips, fade), stage.prior,
-                   stage.weight, clips)
+  misses = _misses(stage, params, target, clips, fade)
+  return sum(jnp.sum(r ** 2) for r in misses) / 2 + stage.weight * variation(
+      stage.prior, clips)
 
 
 def adam(stage: Stage, params: Params, target: Target, clips: Array,
@@ -86,10 +87,10 @@ def newton_step(
     stage: Stage, inner: int, params: Params, target: Target, clips: Array,
     fade: Fade, trust: Array,
 ) -> tuple[Array, Array, Array]:
-  """One damped step of Gauss-Newton, see `variation.newton_step`.
+  """One damped step of Gauss-Newton, see `most_likely.newton_step`.
 
   Args:
-    stage: its weight of total variation and its residuals.
+    stage: its residuals; its weight and its prior do not count.
     inner: conjugate gradients.
     params: the weights.
     target: what is observed.
@@ -103,8 +104,7 @@ def newton_step(
   """
   def misses(clips):
     return _misses(stage, params, target, clips, fade)
-  step = variation.newton_step(
-      misses, stage.prior, stage.weight, inner, clips, trust)
+  step = most_likely.newton_step(misses, inner, clips, trust)
   return step.clips, _mean(misses(step.clips)), step.trust
 
 

@@ -1,8 +1,7 @@
 """Likely clips where equations do not lead to the exact one.
 
 What the solved blocks of a narrow network show leaves directions open. The
-gradients of the kernels below say more (`lower`), and a prior of total
-variation fills the rest: maximum a posteriori, with errors tau of the guess's
+gradients of the kernels below say more (`lower`), and a prior fills the rest: maximum a posteriori, with errors tau of the guess's
 features that fall from stage to stage. The answer is near, not exact.
 """
 
@@ -17,12 +16,10 @@ import numpy as np
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
 from vidleak_jax.attacks.analytic.peeling import lower as lower_lib
 from vidleak_jax.attacks.analytic.peeling import pixels
-from vidleak_jax.attacks.matching import gauss_newton, variation
+from vidleak_jax.attacks.matching import gauss_newton, most_likely
 from vidleak_jax.runtime import programs
 from vidleak_jax.victims.introspection.graph import LayerGraph
 
-_PRIOR = variation.Prior(corner=3e-3)
-_WEIGHT = 1.0  # of total variation beside errors over their deviation
 _FACTS = 0.3   # error of facts for each of tau: they do not jump with signs
 # The weight beside facts alone, over their size: it falls as they are met.
 _SMOOTH = 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3
@@ -86,8 +83,8 @@ def complete(
     return found
 
   def step(inner, data, tau, clips, trust):
-    return variation.newton_step(functools.partial(misses, data, tau), _PRIOR,
-                                 _WEIGHT, inner, clips, trust)
+    return most_likely.newton_step(
+        functools.partial(misses, data, tau), inner, clips, trust)
 
   def misfit(data, clips):
     rows = [row for numbers, below, kind in zip(data[0], belows, kinds)
@@ -108,12 +105,11 @@ def complete(
 
 def _descend(move, clips, num_steps, tell):
   """Returns clips after steps, until these hardly lower the objective."""
-  trust, last = jnp.float32(0.3), np.inf
+  trust = jnp.float32(0.3)
   for _ in range(num_steps):
     step = move(clips, trust)
-    clips, trust, value = step.clips, step.trust, float(step.value)
-    tell(value)
-    if step.length == 1 and value > _ENDED * last:
+    clips, trust = step.clips, step.trust
+    tell(float(step.value))
+    if step.length == 1 and step.value > _ENDED * step.before:
       break
-    last = value
   return clips

@@ -1,0 +1,73 @@
+"""Gauss-Newton steps towards the most likely clip.
+
+Square roots of the prior are taken by reweighted squares, so that a step is a
+linear problem: `sum |d|` has the gradient of `sum d^2 / (2 |d_now|)`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vidleak_jax.attacks.matching import video_prior
+from vidleak_jax.types import Array
+
+_TRUST = 1e-3, 1.0  # bounds of how far a pixel is expected to move
+_TRIES = 1.0, 0.7, 0.5, 0.3, 0.1, 0.0  # lengths of a step
+
+
+class Step(NamedTuple):
+  """What one step of Gauss-Newton came to."""
+  clips: Array
+  trust: Array   # [] how far a pixel is expected to move in the next
+  value: Array   # [] the objective
+  before: Array  # [] the objective before the step
+  length: Array  # [] share of the step that was taken; 0: none lowers it
+
+
+def newton_step(
+    misses: Callable[[Array], list[Array]], inner: int, clips: Array,
+    trust: Array,
+) -> Step:
+  """One damped step of Gauss-Newton in the box [0, 1].
+
+  It lowers half the sum of squared misses plus the energy of `video_prior`, of
+  the motion and the differences that the clips show.
+  Misses that are half-lines count only where a guess violates them, so a long
+  step may violate many others: pixels are held near where they are, to `trust`,
+  which follows from how much of the last step held.
+
+  Args:
+    misses: of clips, over their standard deviation.
+    inner: conjugate gradients.
+    clips: [B, T, H, W, C].
+    trust: [] how far a pixel is expected to move.
+  """
+  shown = video_prior.measure(clips)
+  now, forward = jax.linearize(misses, clips)
+  backward = jax.linear_transpose(forward, clips)
+  seen, apart = jax.linearize(
+      lambda clips: video_prior.differences(shown, clips), clips)
+  gather = jax.linear_transpose(apart, clips)
+  weights = [video_prior.WEIGHT / video_prior.lengths(d) for d in seen]
+
+  def smooth(differences):
+    return gather(tuple(w * d for w, d in zip(weights, differences)))[0]
+
+  move, _ = jax.scipy.sparse.linalg.cg(
+      lambda v: backward(forward(v))[0] + smooth(apart(v)) + v / trust ** 2,
+      -backward(now)[0] - smooth(seen), maxiter=inner)
+  tries = jnp.stack([jnp.clip(clips + a * move, 0, 1) for a in _TRIES])
+  values = lax.map(lambda clips: _objective(misses, shown, clips), tries)
+  best = jnp.nanargmin(values)
+  length = jnp.array(_TRIES)[best]
+  trust = jnp.clip(trust * jnp.where(length >= 0.7, 2.0, jnp.where(
+      length >= 0.3, 1.0, 0.3)), *_TRUST)
+  return Step(tries[best], trust, values[best], values[-1], length)
+
+
+def _objective(misses, shown, clips):
+  return sum(jnp.sum(r ** 2) for r in misses(clips)) / 2 + video_prior.energy(
+      shown, clips)
