@@ -83,11 +83,10 @@ class FeatureMatching(Iterative):
   coarse: float = option(0.0, 'share of coarse steps', low=0, high=1,
                          traced=True)
   level_rounds: int = option(
-      24, 'in which pixels that came near to the 256 levels of video are held '
-      'there, and the others solved for; 0: for clips that were filtered since',
-      low=0, high=1000)
+      24, 'of Gauss-Newton with a prior of video, in which pixels that came near '
+      'to its 256 levels are held there; 0: none', low=0, high=1000)
   level_inner_steps: int = option(
-      60, 'conjugate gradients in each', low=1, high=10**4)
+      100, 'conjugate gradients in each', low=1, high=10**4)
   path_rounds: int = option(
       8, 'after several local steps: corrections of the targets by the '
       "client's path from the guess, each with Gauss-Newton after it",
@@ -157,7 +156,7 @@ class FeatureMatching(Iterative):
     if self.path_rounds and path_refinement.applies(
         problem.victim, problem.leak):
       outcome = path_refinement.refined(problem, outcome, self.path_rounds)
-    elif (self.level_rounds and problem.leak.public.eight_bit
+    elif (self.level_rounds
           and not any(isinstance(each, feature_targets.About)
                       for each in target.evidence)):
       outcome = self._on_levels(problem, target, outcome)
@@ -185,7 +184,8 @@ class FeatureMatching(Iterative):
         feature_rounds.stacked(equations),
         Target(target.params, trees.take(target.evidence, i)), clips,
         rounds=self.level_rounds, inner_steps=self.level_inner_steps,
-        key=('features', victim.key), go_on=go_on)
+        key=('features', victim.key), go_on=go_on,
+        hold=problem.leak.public.eight_bit)
                for i, clips in enumerate(recovery.clips)]
     session.tell('whole levels', self.level_rounds, self.level_rounds)
     seconds = outcome.cost.seconds_attack + time.perf_counter() - began

@@ -1,10 +1,11 @@
 """From a clip that is nearly right to the exact one: video has 256 levels.
 
 What is left of an error lies where the equations say little: at borders, which
-fewer units see, and in fine texture. Elsewhere the clip is known to a fraction
-of a level, and there its pixels are whole levels, exactly. Held at those, the
-pixels that are left have more equations than before, so that more of them come
-near to levels, round after round.
+fewer units see, and in fine texture. `video_prior` says what is likely there.
+Elsewhere the clip is known to a fraction of a level, and there its pixels are
+whole levels, exactly. Held at those, the pixels that are left have more
+equations than before, so that more of them come near to levels, round after
+round.
 
 Where a clip is near to levels shows in the clip itself: distances to the
 nearest level are 0.29 at random.
@@ -19,18 +20,21 @@ import numpy as np
 from jax import lax
 
 from vidleak_jax.attacks.analytic.rounding import TOP
-from vidleak_jax.attacks.matching import gauss_newton
+from vidleak_jax.attacks.matching import most_likely
 from vidleak_jax.runtime import programs
 from vidleak_jax.types import Array
 
 Equations = Callable[[Array, Any], Any]  # (clips, target) -> relative misfits
 
-# In levels; chosen on one clip of photo_motion's train split.
+# Chosen on clips of photo_motion's train split. In levels:
 _NEAR = 0.2       # distance to a level, of a pixel and of those around it
 _HELD = 0.05      # how far a pixel that is near a level may move in a round
-_FREE = 1.0       # how far any other may
-_ERROR = 3e-5     # of the equations, relative; float32 rounding leaves 1e-6
+# Relative errors of the equations that are assumed. The first leave it to the
+# prior what the equations hardly say; float32 rounding leaves 1e-6.
+_ERRORS = 3e-2, 3e-5
+_FALL = 0.7       # in a round
 _ROUNDING = 1e-11  # sum of squares that float32 leaves; 1e-12, as a rule
+_TRUST = 0.1      # how far a pixel is expected to move in the first round
 _AROUND = 3, 5, 5  # frames, rows and columns around a pixel
 _FEWEST = 32      # numbers in there, to judge by
 _GAIN = 0.02      # share of what is not sure that a round has to settle
@@ -45,13 +49,13 @@ class Settled(NamedTuple):
 
 def settle(
     equations: Equations, target: Any, clips: np.ndarray, *, rounds: int,
-    inner_steps: int, key: Hashable,
+    inner_steps: int, key: Hashable, hold: bool = True,
     go_on: Callable[[int, float], bool] = lambda done, share: True,
 ) -> Settled:
-  """Returns clips on whole levels where the equations lead there.
+  """Returns the likely clips that the equations lead to, on whole levels.
 
   But for rounding, it never returns clips that meet the equations less well
-  than those given. A start without a pixel near a level is returned as it is.
+  than those given.
 
   Args:
     equations: each misfit relative to its target, so that squares add up to
@@ -62,41 +66,49 @@ def settle(
     inner_steps: conjugate gradients in each.
     key: what `equations` depends on besides its arguments: equal keys share
       their compiled programs.
+    hold: whether the clips are known to have 256 levels.
     go_on: told of rounds that are done and of the share; False ends it.
   """
-  measure = programs.default().get(
-      ('misfit of levels', key), lambda: jax.jit(
-          lambda clips, target: sum(
-              jnp.sum(r ** 2) for r in jax.tree.leaves(
-                  equations(clips, target)))))
+  def misfit(clips, target):
+    return sum(jnp.sum(r ** 2) for r in jax.tree.leaves(
+        equations(clips, target)))
 
-  def residual(pixels, data):
-    target, anchor, reach = data
-    misfits = jax.tree.map(
-        lambda r: r * (r.size ** 0.5 / _ERROR), equations(pixels, target))
-    return misfits, (pixels - anchor) / reach
+  def move(inner, pixels, target, anchor, held, error, trust):
+    def misses(pixels):
+      return [r * (r.size ** 0.5 / error) for r in jax.tree.leaves(
+          equations(pixels, target))] + [
+              held * (pixels - anchor) * (TOP / _HELD)]
+    return most_likely.newton_step(misses, inner, pixels, trust)
 
-  options = gauss_newton.Options(steps=(1,), inner_steps=inner_steps)
+  measure, move = programs.default().get(
+      ('whole levels', key), lambda: (
+          jax.jit(misfit), jax.jit(move, static_argnums=0)))
   start = pixels = np.asarray(clips, np.float32)
-  levels, sure = map(np.asarray, _sure(pixels))
+  first = float(measure(start, target))
+  error, trust = np.clip(first ** 0.5, *sorted(_ERRORS)), _TRUST
+  levels, sure = _levels(pixels, hold)
   for done in range(rounds):
     share = sure.mean()
-    if not share or sure.all() or not go_on(done, float(share)):
+    if sure.all() or not go_on(done, float(share)):
       break
-    anchor = np.where(sure, levels, pixels)
-    reach = np.where(sure, _HELD, _FREE).astype(np.float32) / TOP
-    pixels = gauss_newton.minimize(
-        residual, (target, anchor, reach), anchor, options,
-        key=('levels', key)).pixels
-    levels, sure = map(np.asarray, _sure(pixels))
-    if sure.mean() - share < _GAIN * (1 - share):
+    step = move(inner_steps, pixels, target, levels, sure,
+                jnp.float32(error), jnp.float32(trust))
+    pixels, trust = np.asarray(step.clips), step.trust
+    levels, sure = _levels(pixels, hold)
+    if error <= _ERRORS[1] and sure.mean() - share < _GAIN * (1 - share):
       break
-  answers = (start, pixels, levels) if sure.any() else (start,)
-  misfits = [float(measure(each, target)) for each in answers]
+    error = max(_FALL * error, _ERRORS[1])
+  answers = (start, pixels, levels) if sure.any() else (start, pixels)
+  misfits = [first, *(float(measure(each, target)) for each in answers[1:])]
   # Between levels a clip can fit the rounding of the gradient itself.
   exact = sure.any() and misfits[-1] < _ROUNDING
   best = -1 if exact else int(np.argmin(misfits))
   return Settled(answers[best], float(sure.mean()), misfits[best])
+
+
+def _levels(pixels, hold):
+  levels, sure = map(np.asarray, _sure(pixels))
+  return levels, sure if hold else np.zeros_like(sure)
 
 
 @jax.jit
