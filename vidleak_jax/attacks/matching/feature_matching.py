@@ -154,12 +154,14 @@ class FeatureMatching(Iterative):
     """
     outcome = outcome._replace(findings=outcome.findings | feature_rounds.note(
         problem.leak, target))
+    on_levels = bool(self.level_rounds and problem.leak.public.eight_bit)
     if self.path_rounds and path_refinement.applies(
         problem.victim, problem.leak):
-      outcome = path_refinement.refined(problem, outcome, self.path_rounds)
-    elif (self.level_rounds and problem.leak.public.eight_bit
-          and not any(isinstance(each, feature_targets.About)
-                      for each in target.evidence)):
+      outcome = path_refinement.refined(
+          problem, outcome, self.path_rounds, on_levels)
+    elif (on_levels and not any(
+        isinstance(each, feature_targets.About)
+        for each in target.evidence)):
       outcome = self._on_levels(problem, target, outcome)
     return outcome if CUT in outcome.findings else super().finish(
         problem, target, outcome)

@@ -27,7 +27,7 @@ Equations = Callable[[Array, Any], Any]  # (clips, target) -> relative misfits
 
 # In levels; chosen on one clip of photo_motion's train split.
 _NEAR = 0.2       # distance to a level, of a pixel and of those around it
-_HELD = 0.05      # how far a pixel that is near a level may move in a round
+HELD = 0.05       # how far a pixel that is near a level may move in a round
 _FREE = 1.0       # how far any other may
 _ERROR = 3e-5     # of the equations, relative; float32 rounding leaves 1e-6
 _ROUNDING = 1e-11  # sum of squares that float32 leaves; 1e-12, as a rule
@@ -78,17 +78,17 @@ def settle(
 
   options = gauss_newton.Options(steps=(1,), inner_steps=inner_steps)
   start = pixels = np.asarray(clips, np.float32)
-  levels, sure = map(np.asarray, _sure(pixels))
+  levels, sure = map(np.asarray, nearest(pixels))
   for done in range(rounds):
     share = sure.mean()
     if not share or sure.all() or not go_on(done, float(share)):
       break
     anchor = np.where(sure, levels, pixels)
-    reach = np.where(sure, _HELD, _FREE).astype(np.float32) / TOP
+    reach = np.where(sure, HELD, _FREE).astype(np.float32) / TOP
     pixels = gauss_newton.minimize(
         residual, (target, anchor, reach), anchor, options,
         key=('levels', key)).pixels
-    levels, sure = map(np.asarray, _sure(pixels))
+    levels, sure = map(np.asarray, nearest(pixels))
     if sure.mean() - share < _GAIN * (1 - share):
       break
   answers = (start, pixels, levels) if sure.any() else (start,)
@@ -100,7 +100,7 @@ def settle(
 
 
 @jax.jit
-def _sure(pixels: Array) -> tuple[Array, Array]:
+def nearest(pixels: Array) -> tuple[Array, Array]:
   """(The nearest levels, which pixels surely lie on them), [B, T, H, W, C].
 
   A pixel is judged by those around it, too. What the box [0, 1] holds at its
