@@ -172,7 +172,7 @@ def _levels(clips, eight_bit):
   """(The nearest levels, which pixels surely lie on them), [M, ...] each."""
   if not eight_bit:
     return clips, np.zeros(clips.shape, bool)
-  levels, sure = zip(*(whole_levels.nearest(each) for each in clips), strict=True)
+  levels, sure = zip(*map(whole_levels.nearest, clips), strict=True)
   return np.stack(levels), np.stack(sure)
 
 
