@@ -89,8 +89,9 @@ class FeatureMatching(Iterative):
   level_inner_steps: int = option(
       60, 'conjugate gradients in each', low=1, high=10**4)
   path_rounds: int = option(
-      8, 'after several local steps: corrections of the targets by the '
-      "client's path from the guess, each with Gauss-Newton after it",
+      24, 'after several local steps: corrections of the targets by the '
+      "client's path from the guess, each with Gauss-Newton after it, until "
+      'they no longer help',
       low=0, high=1000)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:

@@ -46,6 +46,7 @@ _INNER_STEPS = 100   # conjugate gradients in each
 _PATIENCE = 4        # rounds without a better answer, after which it ends
 _FREE = 1e3          # how far a pixel may move that is not held on its level
 _MOST = 0.5          # of the pixels, on levels: the others are rounded as well
+_LAST = 64           # pixels of an update of which each is tried by itself
 
 _ROUNDING = 1e-6  # relative error that float32 leaves in any equation
 _EXACT = 1e-5     # gradient residual at which nothing is left to improve
@@ -103,6 +104,8 @@ def refined(problem: Problem, outcome: Outcome, rounds: int,
           i * rounds, (i + 1) * rounds), len(plans) * rounds)
       if cut or answer.is_exact:
         break
+    if not cut and not answer.is_exact:
+      answer.settle()
   if not cut:
     problem.session.tell('path', rounds, rounds, **answer.told)
   return Outcome(
@@ -111,7 +114,7 @@ def refined(problem: Problem, outcome: Outcome, rounds: int,
                     - began),
       outcome.findings | {'residual_before_path': float(before.max()),
                           'residual_after_path': float(answer.residual.max())}
-      | ({'on_levels': float(answer.share.mean())} if eight_bit else {}) | cut)
+      | ({'on_levels': float(answer.sure.mean())} if eight_bit else {}) | cut)
 
 
 class _Answer:
@@ -122,16 +125,27 @@ class _Answer:
     self.problem, self.eight_bit, self._labels = problem, eight_bit, labels
     self.clips = np.array(clips)
     self.residual = self._measure(clips)
-    self.share = np.zeros(len(clips))  # of the pixels, surely on levels
+    self.sure = np.zeros(self.clips.shape, bool)  # pixels surely on levels
 
   def improve(self, clips: np.ndarray) -> bool:
     """Takes what is better of clips, and of their levels; whether any was."""
     levels, sure = _levels(clips, self.eight_bit)
-    share = sure.mean(tuple(range(1, sure.ndim)))
-    better = self._take(clips, share)
-    if (share > _MOST).any():
-      better |= self._take(levels, share)
+    better = self._take(clips, sure)
+    if sure.mean() > _MOST:
+      better |= self._take(levels, sure)
     return better
+
+  def settle(self) -> None:
+    """Tries the neighbouring levels of the last pixels that are not sure."""
+    left = [np.flatnonzero(~each) for each in self.sure]
+    left = [each if len(each) <= _LAST else each[:0] for each in left]
+    for number in range(max(map(len, left))):
+      for step in (-1, 1):
+        clips = self.clips.copy()
+        for clip, pixels in zip(clips, left, strict=True):
+          for pixel in pixels[number:number + 1]:
+            clip.flat[pixel] = np.clip(clip.flat[pixel] + step / TOP, 0, 1)
+        self._take(clips, self.sure)
 
   @property
   def is_exact(self) -> bool:
@@ -141,11 +155,11 @@ class _Answer:
   def told(self) -> Row:
     return {'gradient_residual': float(self.residual.mean())}
 
-  def _take(self, clips, share):
+  def _take(self, clips, sure):
     residual = self._measure(clips)
     better = residual < self.residual
     self.clips[better], self.residual[better] = clips[better], residual[better]
-    self.share[better] = share[better]
+    self.sure[better] = sure[better]
     return better.any()
 
   def _measure(self, clips):
