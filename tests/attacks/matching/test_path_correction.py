@@ -134,7 +134,7 @@ def test_when_time_is_over_the_best_answer_so_far_stands(victim):
   clips, leak = leak_of(victim, CLIENTS['sgd'])
   problem = Problem(victim, leak, jax.random.key(0), session().until(0))
   start = Outcome(Recovery(
-      np.asarray(clips)[None], np.array([[4]], np.int32), np.zeros(1)),
+      1 - np.asarray(clips)[None], np.array([[4]], np.int32), np.zeros(1)),
                   Cost(), {})
   found = path_refinement.refined(problem, start, rounds=3)
   np.testing.assert_array_equal(found.recovery.clips, start.recovery.clips)

@@ -46,7 +46,8 @@ _INNER_STEPS = 100   # conjugate gradients in each
 _PATIENCE = 4        # rounds without a better answer, after which it ends
 _FREE = 1e3          # how far a pixel may move that is not held on its level
 _MOST = 0.5          # of the pixels, on levels: the others are rounded as well
-_LAST = 64           # pixels of an update of which each is tried by itself
+_NEARLY = 0.98       # of them, from which the last are tried one by one
+_LAST = 64           # pixels of each update that are
 
 _ROUNDING = 1e-6  # relative error that float32 leaves in any equation
 _EXACT = 1e-5     # gradient residual at which nothing is left to improve
@@ -114,7 +115,7 @@ def refined(problem: Problem, outcome: Outcome, rounds: int,
                     - began),
       outcome.findings | {'residual_before_path': float(before.max()),
                           'residual_after_path': float(answer.residual.max())}
-      | ({'on_levels': float(answer.sure.mean())} if eight_bit else {}) | cut)
+      | ({'on_levels': answer.share} if eight_bit else {}) | cut)
 
 
 class _Answer:
@@ -125,27 +126,32 @@ class _Answer:
     self.problem, self.eight_bit, self._labels = problem, eight_bit, labels
     self.clips = np.array(clips)
     self.residual = self._measure(clips)
-    self.sure = np.zeros(self.clips.shape, bool)  # pixels surely on levels
+    self._guess = self.clips.copy()  # of which they are perhaps the levels
 
   def improve(self, clips: np.ndarray) -> bool:
     """Takes what is better of clips, and of their levels; whether any was."""
+    better = self._take(clips, clips)
     levels, sure = _levels(clips, self.eight_bit)
-    better = self._take(clips, sure)
     if sure.mean() > _MOST:
-      better |= self._take(levels, sure)
+      better |= self._take(levels, clips)
     return better
 
   def settle(self) -> None:
-    """Tries the neighbouring levels of the last pixels that are not sure."""
-    left = [np.flatnonzero(~each) for each in self.sure]
-    left = [each if len(each) <= _LAST else each[:0] for each in left]
-    for number in range(max(map(len, left))):
-      for step in (-1, 1):
-        clips = self.clips.copy()
-        for clip, pixels in zip(clips, left, strict=True):
-          for pixel in pixels[number:number + 1]:
-            clip.flat[pixel] = np.clip(clip.flat[pixel] + step / TOP, 0, 1)
-        self._take(clips, self.sure)
+    """Tries other levels of the pixels that strain furthest from their own."""
+    if not self.share > _NEARLY:
+      return
+    strain = (self._guess - self.clips).reshape(len(self.clips), -1)
+    for pixels in np.argsort(-np.abs(strain), 1)[:, :_LAST].T:
+      clips, rows = self.clips.copy(), np.arange(len(strain))
+      flat = clips.reshape(strain.shape)
+      flat[rows, pixels] = np.clip(
+          flat[rows, pixels] + np.sign(strain[rows, pixels]) / TOP, 0, 1)
+      self._take(clips, self._guess)
+
+  @property
+  def share(self) -> float:
+    """Of the pixels, those that lie on levels surely."""
+    return float(_levels(self._guess, self.eight_bit)[1].mean())
 
   @property
   def is_exact(self) -> bool:
@@ -155,11 +161,11 @@ class _Answer:
   def told(self) -> Row:
     return {'gradient_residual': float(self.residual.mean())}
 
-  def _take(self, clips, sure):
+  def _take(self, clips, guess):
     residual = self._measure(clips)
     better = residual < self.residual
     self.clips[better], self.residual[better] = clips[better], residual[better]
-    self.sure[better] = sure[better]
+    self._guess[better] = guess[better]
     return better.any()
 
   def _measure(self, clips):
@@ -269,7 +275,7 @@ def _programs(victim, training):
 
 
 def _errors(output, kernel):
-  """The relative errors of the targets, [C] each, from a guess's misfits.
+  """The relative errors of the targets' channels, from a guess's misfits.
 
   Outputs are met better than they are known, since they decide the guess:
   their error is taken from that of the kernel's gradient.
@@ -280,8 +286,10 @@ def _errors(output, kernel):
 
 
 def _profile(misfits):
-  """Each channel's share of an error, over the mean's, [C] float32."""
-  rows = np.square(np.asarray(misfits).reshape(-1, misfits.shape[-1]))
-  if len(rows) == 1 or not rows.any():  # nothing to take a mean over
-    return np.ones(rows.shape[-1], np.float32)
-  return np.sqrt(rows.mean(0) / rows.mean() + _EVEN ** 2).astype(np.float32)
+  """Each channel's error over the mean one, [1, ..., C] float32."""
+  square = np.square(np.asarray(misfits))
+  if square.size == square.shape[-1] or not square.any():  # no mean to take
+    return np.ones(square.shape, np.float32)
+  axes = tuple(range(square.ndim - 1))
+  return np.sqrt(square.mean(axes, keepdims=True) / square.mean()
+                 + _EVEN ** 2).astype(np.float32)
