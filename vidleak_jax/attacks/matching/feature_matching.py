@@ -161,11 +161,19 @@ class FeatureMatching(Iterative):
       outcome = path_refinement.refined(
           problem, outcome, self.path_rounds, on_levels)
     elif (on_levels and not any(
-        isinstance(each, feature_targets.About)
-        for each in target.evidence)):
+        isinstance(each, feature_targets.About) for each in target.evidence)):
       outcome = self._on_levels(problem, target, outcome)
     return outcome if CUT in outcome.findings else super().finish(
         problem, target, outcome)
+
+  def easier(self, problem: Problem, outcome: Outcome) -> Problem | None:
+    """See `Iterative.easier`: the first round, of several rounds' gradients.
+
+    Where the loss rises between rounds, all equations together are harder to
+    meet than those of one. Local steps try it by themselves.
+    """
+    return (None if path_refinement.applies(problem.victim, problem.leak)
+            else feature_rounds.first_alone(problem, outcome))
 
   def _on_levels(self, problem: Problem, target: Target, outcome: Outcome
                  ) -> Outcome:
