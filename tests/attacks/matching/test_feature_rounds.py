@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 import vidleak_jax as vl
-from tests.helpers import problem, psnr
+from tests.helpers import problem, psnr, run_attack
 from vidleak_jax import trees
 from vidleak_jax.attacks.base import Cost, Outcome
-from vidleak_jax.attacks.matching import feature_rounds, path_refinement
+from vidleak_jax.attacks.matching import (
+  feature_rounds,
+  iterative,
+  path_refinement,
+)
 from vidleak_jax.attacks.matching.feature_matching import FeatureMatching
 from vidleak_jax.types import Guess, Recovery, Round, Target
 
@@ -125,10 +129,49 @@ def test_paths_of_all_rounds_and_of_the_first_are_tried(
   used = []
   monkeypatch.setattr(path_refinement, '_known', lambda problem, *answer: [
       problem.leak.each_round()])
-  monkeypatch.setattr(path_refinement, '_round', lambda problem, sent, guess: (
-      used.append(len(sent)), clips[:1] if len(sent) == 1 else guess)[1])
+  monkeypatch.setattr(
+      path_refinement, '_round', lambda problem, sent, guess, _: (
+          used.append(len(sent)), clips[:1] if len(sent) == 1 else guess)[1])
   start = Outcome(Recovery(
       1 - clips[None, :1], np.array([[4]], np.int32), np.zeros(1)), Cost(), {})
   found = path_refinement.refined(problem(victim, leak), start, rounds=2)
-  assert used == [2, 2, 1, 1]
+  assert used == [2, 2, 1]  # it ends where nothing is left to improve
   np.testing.assert_array_equal(found.recovery.clips[0], clips[:1])
+
+
+@pytest.fixture(scope='module')
+def two_answers(clips):
+  """A wrong one and the right one, of one clip."""
+  return [Outcome(Recovery(each[None, :1], np.array([[4]], np.int32),
+                           np.zeros(1)), Cost(), {})
+          for each in (1 - clips, clips)]
+
+
+def test_only_a_poor_answer_has_the_first_round_tried(
+    victim, watch, two_answers):
+  whole = problem(victim, watch([4]))
+  wrong, right = two_answers
+  assert FeatureMatching().easier(whole, right) is None
+  part = FeatureMatching().easier(whole, wrong)
+  assert part.leak.num_rounds == 1
+  assert FeatureMatching().easier(part, wrong) is None
+  found = iterative.better(whole, wrong, right)
+  assert found.recovery.clips is not right.recovery.clips
+  np.testing.assert_array_equal(found.recovery.clips, right.recovery.clips)
+  assert found.findings['answers_of_a_part'] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('at_once', [False, True])
+def test_the_first_round_alone_may_give_the_answer(
+    victim, watch, two_answers, monkeypatch, at_once):
+  tried = []
+
+  def finish(self, problem, target, outcome):
+    tried.append(rounds := problem.leak.num_rounds)
+    return two_answers[at_once or rounds == 1]
+  monkeypatch.setattr(FeatureMatching, 'finish', finish)
+  found = run_attack(FeatureMatching(num_steps=1), victim, watch([4]))
+  assert tried == ([2] if at_once else [2, 1])
+  np.testing.assert_array_equal(
+      found.recovery.clips, two_answers[1].recovery.clips)

@@ -134,11 +134,65 @@ def test_when_time_is_over_the_best_answer_so_far_stands(victim):
   clips, leak = leak_of(victim, CLIENTS['sgd'])
   problem = Problem(victim, leak, jax.random.key(0), session().until(0))
   start = Outcome(Recovery(
-      np.asarray(clips)[None], np.array([[4]], np.int32), np.zeros(1)),
+      1 - np.asarray(clips)[None], np.array([[4]], np.int32), np.zeros(1)),
                   Cost(), {})
   found = path_refinement.refined(problem, start, rounds=3)
   np.testing.assert_array_equal(found.recovery.clips, start.recovery.clips)
   assert found.findings[CUT] == 'stopped after 0 of 3 corrections'
+
+
+def levels_and_guess(shape, levels_of_noise):
+  rng = np.random.default_rng(5)
+  truth = (rng.integers(8, 248, (1, 1, *shape)) / 255).astype(np.float32)
+  noise = rng.normal(size=truth.shape) * levels_of_noise / 255
+  return truth, (truth + noise).astype(np.float32)
+
+
+def answer_of(guess):
+  return Outcome(Recovery(
+      guess, np.array([[4]], np.int32), np.zeros(1)), Cost(), {})
+
+
+@pytest.mark.parametrize('eight_bit', [True, False])
+def test_what_is_near_levels_is_rounded_if_the_residual_falls(
+    victim, eight_bit):
+  truth, guess = levels_and_guess(SHAPE, 0.04)
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), truth[0], [4],
+                    client=CLIENTS['sgd'])
+  found = path_refinement.refined(
+      Problem(victim, leak, jax.random.key(0), session().until(0)),
+      answer_of(guess), rounds=3, eight_bit=eight_bit)
+  np.testing.assert_allclose(
+      found.recovery.clips, truth if eight_bit else guess, atol=1e-6)
+  # no other correction is needed once the answer is certain
+  assert (CUT in found.findings) != eight_bit
+
+
+def test_a_pixel_near_its_level_is_held_there_in_a_round(victim, monkeypatch):
+  truth, guess = levels_and_guess(SHAPE, 0.04)
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), truth[0], [4],
+                    client=CLIENTS['sgd'])
+  kept = []
+  monkeypatch.setattr(
+      path_refinement.gauss_newton, 'minimize',
+      lambda residual, data, start, *_, **__: kept.append((data[2:], start))
+      or path_refinement.gauss_newton.Result(start, 0.0, 0))
+  for eight_bit in (True, False):
+    path_refinement._round(
+        Problem(victim, leak, jax.random.key(0), session()),
+        [sent_of(victim, leak)], guess[0], eight_bit)
+  ((anchor, reach), start), ((_, free), other) = kept
+  np.testing.assert_allclose(anchor, truth[0], atol=1e-6)
+  np.testing.assert_array_equal(anchor, start)
+  np.testing.assert_array_equal(other, guess[0])
+  assert reach.max() < 1 / 255 < 1 < free.min()
+
+
+def test_channels_weigh_as_their_equations_are_met():
+  kernel = np.ones((6, 3), np.float32) * [1, 1, 10]
+  output, kernel = path_refinement._errors(np.zeros((1, 2, 4)), kernel)
+  assert np.ptp(output) == 0
+  assert kernel.shape == (1, 3) and kernel[0, 2] > 3 * kernel[0, 0] > 0
 
 
 def test_a_path_beyond_the_memory_is_told(victim, monkeypatch):

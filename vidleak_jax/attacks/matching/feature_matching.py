@@ -83,13 +83,14 @@ class FeatureMatching(Iterative):
   coarse: float = option(0.0, 'share of coarse steps', low=0, high=1,
                          traced=True)
   level_rounds: int = option(
-      24, 'of Gauss-Newton with a prior of video, in which pixels that came near '
+      32, 'of Gauss-Newton with a prior of video, in which pixels that came near '
       'to its 256 levels are held there; 0: none', low=0, high=1000)
   level_inner_steps: int = option(
       100, 'conjugate gradients in each', low=1, high=10**4)
   path_rounds: int = option(
-      8, 'after several local steps: corrections of the targets by the '
-      "client's path from the guess, each with Gauss-Newton after it",
+      24, 'after several local steps: corrections of the targets by the '
+      "client's path from the guess, each with Gauss-Newton after it, until "
+      'they no longer help',
       low=0, high=1000)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
@@ -153,15 +154,25 @@ class FeatureMatching(Iterative):
     """
     outcome = outcome._replace(findings=outcome.findings | feature_rounds.note(
         problem.leak, target))
+    eight_bit = bool(self.level_rounds and problem.leak.public.eight_bit)
     if self.path_rounds and path_refinement.applies(
         problem.victim, problem.leak):
-      outcome = path_refinement.refined(problem, outcome, self.path_rounds)
-    elif (self.level_rounds
-          and not any(isinstance(each, feature_targets.About)
-                      for each in target.evidence)):
+      outcome = path_refinement.refined(
+          problem, outcome, self.path_rounds, eight_bit)
+    elif self.level_rounds and not any(
+        isinstance(each, feature_targets.About) for each in target.evidence):
       outcome = self._on_levels(problem, target, outcome)
     return outcome if CUT in outcome.findings else super().finish(
         problem, target, outcome)
+
+  def easier(self, problem: Problem, outcome: Outcome) -> Problem | None:
+    """See `Iterative.easier`: the first round, of several rounds' gradients.
+
+    Where the loss rises between rounds, all equations together are harder to
+    meet than those of one. Local steps try it by themselves.
+    """
+    return (None if path_refinement.applies(problem.victim, problem.leak)
+            else feature_rounds.first_alone(problem, outcome))
 
   def _on_levels(self, problem: Problem, target: Target, outcome: Outcome
                  ) -> Outcome:

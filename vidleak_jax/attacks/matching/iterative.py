@@ -16,10 +16,26 @@ import numpy as np
 from vidleak_jax import options
 from vidleak_jax.attacks import labels
 from vidleak_jax.attacks.analytic.polish import polished
-from vidleak_jax.attacks.base import CUT, Attack, Effort, Outcome, Problem
+from vidleak_jax.attacks.base import (
+  CUT,
+  Attack,
+  Cost,
+  Effort,
+  Outcome,
+  Problem,
+)
 from vidleak_jax.attacks.matching import engine, recipe
 from vidleak_jax.attacks.matching.match import Term
-from vidleak_jax.types import Guess, Leak, Row, Target, UserError, Victim
+from vidleak_jax.attacks.residual import gradient_residual
+from vidleak_jax.types import (
+  Guess,
+  Leak,
+  Recovery,
+  Row,
+  Target,
+  UserError,
+  Victim,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +86,18 @@ class Iterative(recipe.Recipe, Attack):
     del target
     return polished(
         problem, outcome, self.polish_steps, self.polish_inner_steps)
+
+  def easier(self, problem: Problem, outcome: Outcome) -> Problem | None:
+    """Returns a part of the problem to try as well, after a poor answer.
+
+    The gradient residual of the whole problem decides between both answers.
+
+    Args:
+      problem: what the attacker has.
+      outcome: what came of it.
+    """
+    del problem, outcome
+    return None
 
   def run(self, problem: Problem, effort: Effort) -> Outcome:
     """See `Attack.run`."""
@@ -142,10 +170,35 @@ def solve(
                      else Outcome(each, cost, _about_labels(
                          problems[i], attacks[i]) | _cut(
                              cost.num_steps, budget.last_step)))
-  return [one if isinstance(one, UserError) or CUT in one.findings
-          else own.finish(problem, target, one)
-          for problem, target, one, own in zip(
-              problems, targets, outcomes, attacks, strict=True)]
+  for i, one in enumerate(outcomes):
+    if isinstance(one, UserError) or CUT in one.findings:
+      continue
+    outcomes[i] = attacks[i].finish(problems[i], targets[i], one)
+    part = attacks[i].easier(problems[i], outcomes[i])
+    if part is not None:
+      other, = solve([part], [attacks[i]], effort, part.session.folder)
+      outcomes[i] = better(problems[i], outcomes[i], other)
+  return outcomes
+
+
+def better(problem: Problem, one: Outcome, other: Outcome | UserError
+           ) -> Outcome:
+  """Of each update the answer whose gradient residual is smaller."""
+  if isinstance(other, UserError):
+    return one
+  first, second = (gradient_residual(
+      problem.victim, problem.leak, each.recovery.clips, each.recovery.labels)
+                   for each in (one, other))
+  where = second < first
+  findings = (other if second.mean() < first.mean() else one).findings
+  return Outcome(
+      Recovery(*(None if a is None or b is None else np.where(
+          where.reshape(-1, *[1] * (np.ndim(a) - 1)), b, a)
+                 for a, b in zip(one.recovery, other.recovery, strict=True))),
+      Cost(*(a + b for a, b in zip(one.cost, other.cost, strict=True))),
+      findings | {'residual_of_all': float(first.max()),
+                  'residual_of_a_part': float(second.max()),
+                  'answers_of_a_part': int(where.sum())})
 
 
 def _deadline(session) -> float:

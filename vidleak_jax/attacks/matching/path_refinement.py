@@ -3,9 +3,14 @@
 A round corrects the targets at the surrogate point by the client's path from
 the guess (`path_correction`), then takes a few steps of Gauss-Newton on the
 last layer's outputs and its kernel's gradient. A better guess corrects better,
-so that rounds contract. Of a client that was seen in several rounds of the
-federation each update is corrected by a path of its own; the first round alone
-is tried as well, since the rounds' equations together are harder to meet.
+so that rounds contract. How wrong the targets still are differs from channel to
+channel, and the guess tells: a channel counts the more, the better its own
+equations are met. Pixels that come near to whole levels are held there
+(`whole_levels`), which leaves fewer unknowns to all others.
+
+Of a client that was seen in several rounds of the federation each update is
+corrected by a path of its own; the first round alone is tried as well, since
+the rounds' equations together are harder to meet.
 """
 
 import functools
@@ -18,6 +23,7 @@ import numpy as np
 from vidleak_jax import trees
 from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.analytic.rounding import TOP
 from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
@@ -26,16 +32,25 @@ from vidleak_jax.attacks.matching import (
     feature_targets,
     gauss_newton,
     path_correction,
+    whole_levels,
 )
 from vidleak_jax.attacks.residual import best_orders, gradient_residual
 from vidleak_jax.runtime import memory, programs
-from vidleak_jax.types import Leak, UserError, Victim, attempt
+from vidleak_jax.types import Leak, Row, UserError, Victim, attempt
 
 # Chosen on clips of photo_motion's train split:
-_ERRORS = 1e-3, 1e-2      # of outputs and kernel, over their root mean square
-_STEPS = 3                # of Gauss-Newton in a round
-_INNER_STEPS = 100        # conjugate gradients in each
+_OUTPUT_ERROR = 0.1  # relative, of the outputs, over that of the kernel
+_EVEN = 0.3          # of all channels' error: what each one has at least
+_STEPS = 3           # of Gauss-Newton in a round
+_INNER_STEPS = 100   # conjugate gradients in each
+_PATIENCE = 4        # rounds without a better answer, after which it ends
+_FREE = 1e3          # how far a pixel may move that is not held on its level
+_MOST = 0.5          # of the pixels, on levels: the others are rounded as well
+_NEARLY = 0.98       # of them, from which the last are tried one by one
+_LAST = 64           # pixels of each update that are
 
+_ROUNDING = 1e-6  # relative error that float32 leaves in any equation
+_EXACT = 1e-5     # gradient residual at which nothing is left to improve
 _COPIES = 3  # of a path's weights: simulated, bent, and in between
 
 
@@ -58,7 +73,8 @@ def _too_large(leak: Leak) -> UserError | None:
       "client's path.")
 
 
-def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
+def refined(problem: Problem, outcome: Outcome, rounds: int,
+            eight_bit: bool = False) -> Outcome:
   """Returns the outcome after some rounds, the best one of each update.
 
   The gradient residual says which is best, and may say that the start is. When
@@ -68,48 +84,116 @@ def refined(problem: Problem, outcome: Outcome, rounds: int) -> Outcome:
   Args:
     problem: a leak to which this `applies`.
     outcome: of feature matching: its clips come in the order of its labels.
-    rounds: of corrections.
+    rounds: of corrections, at most; they end where they no longer help.
+    eight_bit: whether the clips' pixels lie on 256 levels.
   """
   if too_large := _too_large(problem.leak):
     return outcome._replace(
         findings=outcome.findings | {'path_note': str(too_large)})
   began = time.perf_counter()
-  recovery = outcome.recovery
-  clips, labels = np.array(recovery.clips), recovery.labels
-  best, before = clips.copy(), _measure(problem, clips, labels)
-  least = before.copy()
-  known = _known(problem, clips, labels)
-  plans = [known]
-  if any(len(sent) > 1 for sent in known):  # more equations, not always better
-    plans.append([sent[:1] for sent in known])
-  cut, total = {}, rounds * len(plans)
-  for done in range(total):
-    if not problem.session.go_on('path', done, total,
-                                 gradient_residual=float(least.mean())):
-      cut = {CUT: f'stopped after {done} of {total} corrections'}
-      break
-    plan, number = divmod(done, rounds)
-    if not number:
-      clips = np.array(recovery.clips)
-    for i, sent in enumerate(plans[plan]):
-      clips[i] = _round(problem, sent, clips[i])
-    residual = _measure(problem, clips, labels)
-    better = residual < least
-    best[better], least[better] = clips[better], residual[better]
-  else:
-    problem.session.tell('path', total, total,
-                         gradient_residual=float(least.mean()))
-  seconds = time.perf_counter() - began
-  cost = outcome.cost
+  recovery, cost = outcome.recovery, outcome.cost
+  answer = _Answer(problem, recovery.clips, recovery.labels, eight_bit)
+  before, cut = answer.residual.copy(), {}
+  answer.improve(recovery.clips)
+  if not answer.is_exact:
+    known = _known(problem, recovery.clips, recovery.labels)
+    plans = [known]
+    if any(len(sent) > 1 for sent in known):  # more equations, or fewer
+      plans.append([sent[:1] for sent in known])
+    for i, plan in enumerate(plans):
+      cut = _descend(answer, plan, recovery.clips, range(
+          i * rounds, (i + 1) * rounds), len(plans) * rounds)
+      if cut or answer.is_exact:
+        break
+    if not cut and not answer.is_exact:
+      answer.settle()
+  if not cut:
+    problem.session.tell('path', rounds, rounds, **answer.told)
   return Outcome(
-      recovery._replace(clips=best),
-      cost._replace(seconds_attack=cost.seconds_attack + seconds),
+      recovery._replace(clips=answer.clips),
+      cost._replace(seconds_attack=cost.seconds_attack + time.perf_counter()
+                    - began),
       outcome.findings | {'residual_before_path': float(before.max()),
-                          'residual_after_path': float(least.max())} | cut)
+                          'residual_after_path': float(answer.residual.max())}
+      | ({'on_levels': answer.share} if eight_bit else {}) | cut)
 
 
-def _measure(problem, clips, labels):
-  return gradient_residual(problem.victim, problem.leak, clips, labels)
+class _Answer:
+  """The best clips of each update so far, by the gradient residual."""
+
+  def __init__(self, problem: Problem, clips: np.ndarray, labels: np.ndarray,
+               eight_bit: bool):
+    self.problem, self.eight_bit, self._labels = problem, eight_bit, labels
+    self.clips = np.array(clips)
+    self.residual = self._measure(clips)
+    self._guess = self.clips.copy()  # of which they are perhaps the levels
+
+  def improve(self, clips: np.ndarray) -> bool:
+    """Takes what is better of clips, and of their levels; whether any was."""
+    better = self._take(clips, clips)
+    levels, sure = _levels(clips, self.eight_bit)
+    if sure.mean() > _MOST:
+      better |= self._take(levels, clips)
+    return better
+
+  def settle(self) -> None:
+    """Tries other levels of the pixels that strain furthest from their own."""
+    if not self.share > _NEARLY:
+      return
+    strain = (self._guess - self.clips).reshape(len(self.clips), -1)
+    for pixels in np.argsort(-np.abs(strain), 1)[:, :_LAST].T:
+      clips, rows = self.clips.copy(), np.arange(len(strain))
+      flat = clips.reshape(strain.shape)
+      flat[rows, pixels] = np.clip(
+          flat[rows, pixels] + np.sign(strain[rows, pixels]) / TOP, 0, 1)
+      self._take(clips, self._guess)
+
+  @property
+  def share(self) -> float:
+    """Of the pixels, those that lie on levels surely."""
+    return float(_levels(self._guess, self.eight_bit)[1].mean())
+
+  @property
+  def is_exact(self) -> bool:
+    return bool((self.residual < _EXACT).all())
+
+  @property
+  def told(self) -> Row:
+    return {'gradient_residual': float(self.residual.mean())}
+
+  def _take(self, clips, guess):
+    residual = self._measure(clips)
+    better = residual < self.residual
+    self.clips[better], self.residual[better] = clips[better], residual[better]
+    self._guess[better] = guess[better]
+    return better.any()
+
+  def _measure(self, clips):
+    return np.array(gradient_residual(
+        self.problem.victim, self.problem.leak, clips, self._labels))
+
+
+def _descend(answer: _Answer, plan: list[list[path_correction.Sent]],
+             clips: np.ndarray, numbers: range, total: int) -> Row:
+  """Improves the answer by rounds from a start; why it was cut, or {}."""
+  clips, idle = np.array(clips), 0
+  for number in numbers:
+    if not answer.problem.session.go_on('path', number, total, **answer.told):
+      return {CUT: f'stopped after {number} of {total} corrections'}
+    for i, sent in enumerate(plan):
+      clips[i] = _round(answer.problem, sent, clips[i], answer.eight_bit)
+    idle = 0 if answer.improve(clips) else idle + 1
+    if answer.is_exact or idle == _PATIENCE:
+      break
+  return {}
+
+
+def _levels(clips, eight_bit):
+  """(The nearest levels, which pixels surely lie on them), [M, ...] each."""
+  if not eight_bit:
+    return clips, np.zeros(clips.shape, bool)
+  levels, sure = zip(*map(whole_levels.nearest, clips), strict=True)
+  return np.stack(levels), np.stack(sure)
 
 
 def _known(problem, clips, labels):
@@ -158,19 +242,54 @@ def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
   return sent
 
 
-def _round(problem, sent, clips):
+def _round(problem, sent, clips, eight_bit):
   victim, training = problem.victim, problem.leak.public.federated
-  correct = programs.default().get(
+  correct, equations, measure = programs.default().get(
       ('path', victim.key, training, len(clips)),
-      lambda: jax.jit(functools.partial(
-          path_correction.corrected, victim, training)))
-  equations = batch_features.residuals(victim.layers, exact=False)
+      lambda: _programs(victim, training))
+  targets = [correct(one, jnp.asarray(clips)) for one in sent]
+  errors = [_errors(*measure(clips, target)) for target in targets]
+  (levels,), (sure,) = _levels(clips[None], eight_bit)
+  anchor = np.where(sure, levels, clips)
+  reach = np.where(sure, whole_levels.HELD / TOP, _FREE).astype(np.float32)
 
-  def residual(clips, targets):
+  def residual(pixels, data):
+    targets, errors, anchor, reach = data
     return [tuple(r * (r.size ** 0.5 / error) for r, error in zip(
-        equations(clips, target), _ERRORS, strict=True)) for target in targets]
+        equations(pixels, target), each, strict=True))
+            for target, each in zip(targets, errors, strict=True)], (
+                pixels - anchor) / reach
 
   return gauss_newton.minimize(
-      residual, [correct(one, jnp.asarray(clips)) for one in sent], clips,
+      residual, (targets, errors, anchor, reach), anchor,
       gauss_newton.Options(steps=(_STEPS,), inner_steps=_INNER_STEPS),
       key=('path', victim.key)).pixels
+
+
+def _programs(victim, training):
+  """(correction, equations, the same compiled)."""
+  equations = batch_features.residuals(victim.layers, exact=False)
+  return jax.jit(functools.partial(
+      path_correction.corrected, victim, training)), equations, jax.jit(
+          equations)
+
+
+def _errors(output, kernel):
+  """The relative errors of the targets' channels, from a guess's misfits.
+
+  Outputs are met better than they are known, since they decide the guess:
+  their error is taken from that of the kernel's gradient.
+  """
+  error = np.linalg.norm(kernel) + _ROUNDING
+  return (_OUTPUT_ERROR * error * _profile(output),
+          error * _profile(kernel))
+
+
+def _profile(misfits):
+  """Each channel's error over the mean one, [1, ..., C] float32."""
+  square = np.square(np.asarray(misfits))
+  if square.size == square.shape[-1] or not square.any():  # no mean to take
+    return np.ones(square.shape, np.float32)
+  axes = tuple(range(square.ndim - 1))
+  return np.sqrt(square.mean(axes, keepdims=True) / square.mean()
+                 + _EVEN ** 2).astype(np.float32)

@@ -28,7 +28,7 @@ Equations = Callable[[Array, Any], Any]  # (clips, target) -> relative misfits
 
 # Chosen on clips of photo_motion's train split. In levels:
 _NEAR = 0.2       # distance to a level, of a pixel and of those around it
-_HELD = 0.05      # how far a pixel that is near a level may move in a round
+HELD = 0.05       # how far a pixel that is near a level may move in a round
 # Relative errors of the equations that are assumed. The first leave it to the
 # prior what the equations hardly say; float32 rounding leaves 1e-6.
 _ERRORS = 3e-2, 3e-5
@@ -77,7 +77,7 @@ def settle(
     def misses(pixels):
       return [r * (r.size ** 0.5 / error) for r in jax.tree.leaves(
           equations(pixels, target))] + [
-              held * (pixels - anchor) * (TOP / _HELD)]
+              held * (pixels - anchor) * (TOP / HELD)]
     return most_likely.newton_step(misses, inner, pixels, trust)
 
   measure, move = programs.default().get(
@@ -107,12 +107,12 @@ def settle(
 
 
 def _levels(pixels, hold):
-  levels, sure = map(np.asarray, _sure(pixels))
+  levels, sure = map(np.asarray, nearest(pixels))
   return levels, sure if hold else np.zeros_like(sure)
 
 
 @jax.jit
-def _sure(pixels: Array) -> tuple[Array, Array]:
+def nearest(pixels: Array) -> tuple[Array, Array]:
   """(The nearest levels, which pixels surely lie on them), [B, T, H, W, C].
 
   A pixel is judged by those around it, too. What the box [0, 1] holds at its
