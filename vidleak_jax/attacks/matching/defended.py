@@ -74,7 +74,7 @@ class DefendedOptions:
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
   newton_weight: float = 10.0
-  exact: float = 3e-3         # std over root mean square of exact entries
+  exact: float = 1e-3         # std over root mean square of exact entries
   prior: Prior = _PRIOR
   start_std: float = 0.02     # of the start about grey
   chunk: int = 100            # steps between two reports of progress
@@ -141,32 +141,41 @@ def recover_defended(
               options.top_steps, options.top_rate, options.top_weight,
               options.top_errors)
   clips = 0.5 + options.start_std * jax.random.normal(key, (1, *clip_shape))
-  if not exact:
-    every = Stage(layers, options.prior, True, False, 'all leaves',
-                  options.all_steps, options.all_rate, options.all_weight,
-                  options.all_errors, options.lower_errors)
+  every = Stage(layers, options.prior, True, False, 'all leaves',
+                options.all_steps, options.all_rate, options.all_weight,
+                options.all_errors, options.lower_errors)
+  if exact:
+    top = top._replace(weight=options.newton_weight,
+                       errors=(1.0, options.newton_errors[0] / 10))
+    clips = adam(top, params, target, clips, options.chunk, report)
+    clips, chi2, target, head, notes = _solve_top(
+        top, params, target, head, notes, clips, options, report,
+        ready if clipped else None)
+  else:
     clips = adam(top, params, target, clips, options.chunk, report)
     clips = adam(every, params, target, clips, options.chunk, report)
+  if not clipped:
     clips, chi2 = _finish(every, params, target, clips, options, report)
-    return DefendedResult(
-        np.asarray(clips[0]), head.label, chi2, head.scale, notes)
+  return DefendedResult(
+      np.asarray(clips[0]), head.label, chi2, head.scale, notes)
+
+
+def _solve_top(top, params, target, head, notes, clips, options, report, ready):
+  """Gauss-Newton on features and last kernel, tau falling as they agree."""
   start, least = options.newton_errors
-  top = top._replace(weight=options.newton_weight, errors=(1.0, start / 10))
-  clips = adam(top, params, target, clips, options.chunk, report)
-  newton = top._replace(name='Gauss-Newton', steps=0)
+  stage = top._replace(name='Gauss-Newton', steps=0)
   tau, trust = jnp.float32(start), jnp.float32(start)
   for step in range(options.newton_steps):
-    if clipped and step % _REREAD == 0:  # the guess fills in what is clipped
-      target, head, notes = ready(
-          np.asarray(features(layers, params, clips), np.float64))
+    if ready and step % _REREAD == 0:  # the guess fills in what is clipped
+      target, head, notes = ready(np.asarray(
+          features(top.layers, params, clips), np.float64))
     clips, chi2, trust = newton_step(
-        newton, options.newton_inner, params, target, clips,
+        stage, options.newton_inner, params, target, clips,
         Fade(tau, jnp.float32(1)), trust)
-    report(newton.name, step + 1, options.newton_steps, clips)
+    report(stage.name, step + 1, options.newton_steps, clips)
     # The error that is assumed falls as the guess comes to agree.
     tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)
-  return DefendedResult(
-      np.asarray(clips[0]), head.label, float(chi2), head.scale, notes)
+  return clips, float(chi2), target, head, notes
 
 
 def _finish(every, params, target, clips, options, report):
