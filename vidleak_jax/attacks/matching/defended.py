@@ -2,15 +2,17 @@
 
 `feature_matching` takes the head's gradient as exact and breaks under any
 defence. Here every entry is an observation with bounds and a standard
-deviation, and three stages follow each other:
+deviation, and four stages follow each other:
 
   1. The head is solved for its input h and dL/dh (`defended_head`).
   2. Adam on h and the last kernel's gradient, while the assumed error tau of
      the guess's features falls (`defended_model`).
-  3. Where entries are noisy or intervals, Adam and then Gauss-Newton on all
-     leaves; where they are exact or clipped, Gauss-Newton on h and the last
-     kernel, tau falling on: there first-order steps stall, exact but in weak
-     channels alone.
+  3. Where entries are noisy or intervals, Adam on all leaves; where they are
+     exact or clipped, Gauss-Newton on h and the last kernel, tau falling on:
+     there first-order steps stall, exact but in weak channels alone.
+  4. Unless entries are clipped, Gauss-Newton on all leaves, tau falling below
+     what noise leaves. Few exact entries (a tiny network) need the lower leaves
+     as well, and signs that noise hides: stage 3 guesses them.
 
 A prior of fixed weight, total variation over time, rows and columns, completes
 the likelihood; it is in natural units, so it does not depend on sizes.
@@ -66,10 +68,10 @@ class DefendedOptions:
   all_errors: tuple[float, float] = (3e-3, 1e-3)   # of what the top shows
   lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
   all_weight: float = 30.0
-  finish_steps: int = 12      # of Gauss-Newton, on all leaves
-  finish_inner: int = 100     # conjugate gradients inside each step
-  finish_errors: tuple[float, float] = (3e-2, 1e-3)  # of all leaves
-  finish_weight: float = 10.0
+  finish_steps: int = 20      # of Gauss-Newton, on all leaves
+  finish_inner: int = 200     # conjugate gradients inside each step
+  finish_errors: tuple[float, float] = (3e-2, 1e-4)  # of all leaves
+  finish_weight: float = 3.0
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
