@@ -192,8 +192,8 @@ def test_the_solver_of_a_limit_runs_until_it_converged():
   clips = np.random.default_rng(0).uniform(size=(1, 2, 8, 8, 3))
   leak = observe(victim, victim.init(jax.random.key(0)), clips, [1],
                  defense=DefenseSpec(noise_std=1e-4), key=jax.random.key(1))
-  clips, labels, key = clips.astype(np.float32), np.array([1]), jax.random.key(2)
-  found = limits.cramer_rao(victim, leak, clips, labels, key, 1e6)
+  clips, key = clips.astype(np.float32), jax.random.key(2)
+  found = limits.cramer_rao(victim, leak, clips, np.array([1]), key, 1e6)
   hurried, converged = (bounds.cramer_rao_psnr(
       victim.loss, leak.params, clips[0], 1, 1e-4, key, num_probes=2,
       num_steps=steps) for steps in (60, 10**4))
