@@ -10,8 +10,10 @@ import pytest
 
 from tests.experiments.test_audit import config
 from tests.helpers import dense_victim
+from vidleak_jax import victims
 from vidleak_jax.attacks.auto import NOTHING, PARTLY, RECOVERED
 from vidleak_jax.clients import observe
+from vidleak_jax.evaluation import bounds
 from vidleak_jax.evaluation.report import audit_page
 from vidleak_jax.experiments import audit, auditing
 from vidleak_jax.experiments.auditing import advice, curve, limits, schedule
@@ -182,6 +184,21 @@ def test_a_limit_is_that_of_the_gradient_before_it_was_clipped():
   np.testing.assert_allclose(*found, atol=0.2)
   assert limits.cramer_rao(victim, exact, clips, np.array([1]),
                            jax.random.key(1), 1e6) is None
+
+
+@pytest.mark.slow
+def test_the_solver_of_a_limit_runs_until_it_converged():
+  victim = victims.build('c3d', (2, 8, 8, 3), 7, preset='tiny')
+  clips = np.random.default_rng(0).uniform(size=(1, 2, 8, 8, 3))
+  leak = observe(victim, victim.init(jax.random.key(0)), clips, [1],
+                 defense=DefenseSpec(noise_std=1e-4), key=jax.random.key(1))
+  clips, key = clips.astype(np.float32), jax.random.key(2)
+  found = limits.cramer_rao(victim, leak, clips, np.array([1]), key, 1e6)
+  hurried, converged = (bounds.cramer_rao_psnr(
+      victim.loss, leak.params, clips[0], 1, 1e-4, key, num_probes=2,
+      num_steps=steps) for steps in (60, 10**4))
+  assert hurried > found + 0.5
+  np.testing.assert_allclose(found, converged, atol=0.1)
 
 
 def point(value, psnr, setting='defense.noise_std', why_not=''):

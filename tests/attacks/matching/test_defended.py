@@ -81,11 +81,22 @@ def test_gauss_newton_at_the_end_comes_closer(victim, clip, applied):
   assert fine < 0.8 * rough
 
 
+@pytest.mark.slow
+def test_less_noise_leaves_more_of_the_clip(victim, clip):
+  _, update = gradient(victim, clip)
+  rms = np.sqrt(np.mean(update[victim.layers[-2].name]['kernel'] ** 2))
+  errors = [error(recover(victim, clip, (
+      Applied('gaussian_noise', {'std': float(ratio * rms)}),)), clip)
+            for ratio in (3e-4, 1e-3, 3e-3, 9e-3)]
+  assert errors == sorted(errors) and errors[0] < 0.02 * clip.std()
+
+
 def test_a_second_clip_does_not_compile(victim, clip):
-  recover(victim, clip, [])
+  short = dataclasses.replace(QUICK, finish_steps=0)
+  recover(victim, clip, [], short)
   programs = defended_steps._adam_chunk, defended_steps.newton_step
   sizes = [program._cache_size() for program in programs]
-  recover(victim, 1 - clip, [])
+  recover(victim, 1 - clip, [], short)
   assert sizes == [program._cache_size() for program in programs]
 
 

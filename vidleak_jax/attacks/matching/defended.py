@@ -2,15 +2,17 @@
 
 `feature_matching` takes the head's gradient as exact and breaks under any
 defence. Here every entry is an observation with bounds and a standard
-deviation, and three stages follow each other:
+deviation, and four stages follow each other:
 
   1. The head is solved for its input h and dL/dh (`defended_head`).
   2. Adam on h and the last kernel's gradient, while the assumed error tau of
      the guess's features falls (`defended_model`).
-  3. Where entries are noisy or intervals, Adam and then Gauss-Newton on all
-     leaves; where they are exact or clipped, Gauss-Newton on h and the last
-     kernel, tau falling on: there first-order steps stall, exact but in weak
-     channels alone.
+  3. Where entries are noisy or intervals, Adam on all leaves; where they are
+     exact or clipped, Gauss-Newton on h and the last kernel, tau falling on:
+     there first-order steps stall, exact but in weak channels alone.
+  4. Unless entries are clipped, Gauss-Newton on all leaves, tau falling below
+     what noise leaves. Few exact entries (a tiny network) need the lower leaves
+     as well, and signs that noise hides: stage 3 guesses them.
 
 A prior completes the likelihood: total variation over time, rows and columns of
 fixed weight for Adam, what the guess itself shows (`video_prior`) for
@@ -67,14 +69,14 @@ class DefendedOptions:
   all_errors: tuple[float, float] = (3e-3, 1e-3)   # of what the top shows
   lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
   all_weight: float = 30.0
-  finish_steps: int = 12      # of Gauss-Newton, on all leaves
-  finish_inner: int = 100     # conjugate gradients inside each step
-  finish_errors: tuple[float, float] = (3e-2, 1e-3)  # of all leaves
+  finish_steps: int = 40      # of Gauss-Newton, on all leaves
+  finish_inner: int = 200     # conjugate gradients inside each step
+  finish_errors: tuple[float, float] = (0.3, 1e-4)  # of all leaves
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
   newton_start_weight: float = 10.0  # of Adam's, before
-  exact: float = 3e-3         # std over root mean square of exact entries
+  exact: float = 1e-3         # std over root mean square of exact entries
   prior: Prior = _PRIOR
   start_std: float = 0.02     # of the start about grey
   chunk: int = 100            # steps between two reports of progress
@@ -141,32 +143,41 @@ def recover_defended(
               options.top_steps, options.top_rate, options.top_weight,
               options.top_errors)
   clips = 0.5 + options.start_std * jax.random.normal(key, (1, *clip_shape))
-  if not exact:
-    every = Stage(layers, options.prior, True, False, 'all leaves',
-                  options.all_steps, options.all_rate, options.all_weight,
-                  options.all_errors, options.lower_errors)
+  every = Stage(layers, options.prior, True, False, 'all leaves',
+                options.all_steps, options.all_rate, options.all_weight,
+                options.all_errors, options.lower_errors)
+  if exact:
+    top = top._replace(weight=options.newton_start_weight,
+                       errors=(1.0, options.newton_errors[0] / 10))
+    clips = adam(top, params, target, clips, options.chunk, report)
+    clips, chi2, target, head, notes = _solve_top(
+        top, params, target, head, notes, clips, options, report,
+        ready if clipped else None)
+  else:
     clips = adam(top, params, target, clips, options.chunk, report)
     clips = adam(every, params, target, clips, options.chunk, report)
+  if not clipped:
     clips, chi2 = _finish(every, params, target, clips, options, report)
-    return DefendedResult(
-        np.asarray(clips[0]), head.label, chi2, head.scale, notes)
+  return DefendedResult(
+      np.asarray(clips[0]), head.label, chi2, head.scale, notes)
+
+
+def _solve_top(top, params, target, head, notes, clips, options, report, ready):
+  """Gauss-Newton on features and last kernel, tau falling as they agree."""
   start, least = options.newton_errors
-  top = top._replace(weight=options.newton_start_weight, errors=(1.0, start / 10))
-  clips = adam(top, params, target, clips, options.chunk, report)
-  newton = top._replace(name='Gauss-Newton', steps=0)
+  stage = top._replace(name='Gauss-Newton', steps=0)
   tau, trust = jnp.float32(start), jnp.float32(start)
   for step in range(options.newton_steps):
-    if clipped and step % _REREAD == 0:  # the guess fills in what is clipped
-      target, head, notes = ready(
-          np.asarray(features(layers, params, clips), np.float64))
+    if ready and step % _REREAD == 0:  # the guess fills in what is clipped
+      target, head, notes = ready(np.asarray(
+          features(top.layers, params, clips), np.float64))
     clips, chi2, trust = newton_step(
-        newton, options.newton_inner, params, target, clips,
+        stage, options.newton_inner, params, target, clips,
         Fade(tau, jnp.float32(1)), trust)
-    report(newton.name, step + 1, options.newton_steps, clips)
+    report(stage.name, step + 1, options.newton_steps, clips)
     # The error that is assumed falls as the guess comes to agree.
     tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)
-  return DefendedResult(
-      np.asarray(clips[0]), head.label, float(chi2), head.scale, notes)
+  return clips, float(chi2), target, head, notes
 
 
 def _finish(every, params, target, clips, options, report):

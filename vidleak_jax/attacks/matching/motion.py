@@ -4,7 +4,6 @@ Frames of video show the same things, a little further. Where a guess is near
 enough to tell how far, its frames say what each other should be.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 

@@ -80,7 +80,7 @@ def settle(
               held * (pixels - anchor) * (TOP / HELD)]
     return most_likely.newton_step(misses, inner, pixels, trust)
 
-  measure, move = programs.default().get(
+  measure, advance = programs.default().get(
       ('whole levels', key), lambda: (
           jax.jit(misfit), jax.jit(move, static_argnums=0)))
   start = pixels = np.asarray(clips, np.float32)
@@ -91,8 +91,8 @@ def settle(
     share = sure.mean()
     if sure.all() or not go_on(done, float(share)):
       break
-    step = move(inner_steps, pixels, target, levels, sure,
-                jnp.float32(error), jnp.float32(trust))
+    step = advance(inner_steps, pixels, target, levels, sure,
+                   jnp.float32(error), jnp.float32(trust))
     pixels, trust = np.asarray(step.clips), step.trust
     levels, sure = _levels(pixels, hold)
     if error <= _ERRORS[1] and sure.mean() - share < _GAIN * (1 - share):

@@ -15,7 +15,7 @@ from vidleak_jax.types import Array, Leak, PRNGKey, Row, Victim
 
 DELTA = 1e-5  # where the configuration names none
 GUESSES = 0.1, 1e-3, 1e-6  # chances of a guess without the update
-_PROBES, _SOLVER_STEPS, _LEAST_STEPS = 2, 60, 10  # of the Cramer-Rao limit
+_PROBES, _SOLVER_STEPS, _LEAST_STEPS = 2, 4000, 10  # of the Cramer-Rao limit
 _SMOOTH = {'noise_std', 'clip_norm', 'local_dp', 'dp_sgd', 'quantize_bits'}
 _GRADIENTS = 8  # that a step of its solver costs
 
