@@ -48,7 +48,8 @@ def estimate(clips: Array, reach: int) -> Array:
     ) + _WINDOW ** 2 * _STILL * jnp.sqrt(jnp.sum(shift ** 2))
     better = cost < least
     return (jnp.where(better, cost, least),
-            jnp.where(better[..., None], shift, flow)), None
+            jnp.where(better[..., None], jnp.broadcast_to(shift, flow.shape),
+                      flow)), None
 
   ends = jnp.arange(-reach * _PARTS, reach * _PARTS + 1)
   candidates = jnp.stack(jnp.meshgrid(ends, ends, indexing='ij'), -1)
@@ -80,12 +81,13 @@ def follow(clips: Array, flow: Array) -> Array:
   """
   batch, length, height, width, _ = clips.shape
   places = jnp.stack(jnp.meshgrid(
-      jnp.arange(height), jnp.arange(width), indexing='ij'), -1) + flow
+      jnp.arange(height), jnp.arange(width), indexing='ij'), -1)[None, None]
+  places += flow
   corner = jnp.floor(places)
   parts = _cubic(places - corner)  # [4, ..., 2]
   corner = corner.astype(int)
   items = (jnp.arange(batch)[:, None, None, None],
-           jnp.arange(length - 1)[:, None, None])
+           jnp.arange(length - 1)[None, :, None, None])
   moved = 0.0
   for y in range(4):
     row = jnp.clip(corner[..., 0] + y - 1, 0, height - 1)

@@ -30,7 +30,7 @@ from vidleak_jax.attacks.matching import (
     chain,
     feature_rounds,
     feature_targets,
-    gauss_newton,
+    most_likely,
     path_correction,
     whole_levels,
 )
@@ -44,7 +44,7 @@ _EVEN = 0.3          # of all channels' error: what each one has at least
 _STEPS = 3           # of Gauss-Newton in a round
 _INNER_STEPS = 100   # conjugate gradients in each
 _PATIENCE = 4        # rounds without a better answer, after which it ends
-_FREE = 1e3          # how far a pixel may move that is not held on its level
+_TRUST = 0.1         # how far a pixel is expected to move in the first of them
 _MOST = 0.5          # of the pixels, on levels: the others are rounded as well
 _NEARLY = 0.98       # of them, from which the last are tried one by one
 _LAST = 64           # pixels of each update that are
@@ -244,34 +244,33 @@ def starts(problem: Problem, clips: np.ndarray, labels: np.ndarray
 
 def _round(problem, sent, clips, eight_bit):
   victim, training = problem.victim, problem.leak.public.federated
-  correct, equations, measure = programs.default().get(
+  correct, measure, move = programs.default().get(
       ('path', victim.key, training, len(clips)),
       lambda: _programs(victim, training))
   targets = [correct(one, jnp.asarray(clips)) for one in sent]
   errors = [_errors(*measure(clips, target)) for target in targets]
   (levels,), (sure,) = _levels(clips[None], eight_bit)
-  anchor = np.where(sure, levels, clips)
-  reach = np.where(sure, whole_levels.HELD / TOP, _FREE).astype(np.float32)
-
-  def residual(pixels, data):
-    targets, errors, anchor, reach = data
-    return [tuple(r * (r.size ** 0.5 / error) for r, error in zip(
-        equations(pixels, target), each, strict=True))
-            for target, each in zip(targets, errors, strict=True)], (
-                pixels - anchor) / reach
-
-  return gauss_newton.minimize(
-      residual, (targets, errors, anchor, reach), anchor,
-      gauss_newton.Options(steps=(_STEPS,), inner_steps=_INNER_STEPS),
-      key=('path', victim.key)).pixels
+  trust = jnp.float32(_TRUST)
+  for _ in range(_STEPS):
+    step = move(jnp.asarray(clips), targets, errors, levels, sure, trust)
+    clips, trust = step.clips, step.trust
+  return np.asarray(clips)
 
 
 def _programs(victim, training):
-  """(correction, equations, the same compiled)."""
+  """(correction, equations, a step towards the likely clips)."""
   equations = batch_features.residuals(victim.layers, exact=False)
+
+  def move(clips, targets, errors, levels, sure, trust):
+    def misses(clips):
+      return [r * (r.size ** 0.5 / error)
+              for target, each in zip(targets, errors, strict=True)
+              for r, error in zip(equations(clips, target), each, strict=True)
+              ] + [whole_levels.held_misses(clips, levels, sure)]
+    return most_likely.newton_step(misses, _INNER_STEPS, clips, trust)
   return jax.jit(functools.partial(
-      path_correction.corrected, victim, training)), equations, jax.jit(
-          equations)
+      path_correction.corrected, victim, training)), jax.jit(
+          equations), jax.jit(move)
 
 
 def _errors(output, kernel):

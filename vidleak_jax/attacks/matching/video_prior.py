@@ -27,16 +27,19 @@ _OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]).T / np.sqrt([3, 2, 6])
 class Shown(NamedTuple):
   """What a guess shows of its video; constants of a step."""
   flow: Array | None  # [B, T - 1, H, W, 2] of `motion.estimate`
-  scales: tuple[Array, ...]  # [C] mean differences: time, rows, columns
+  # [1, 1, 1, 1, C] mean differences: of frames, rows, columns
+  scales: tuple[Array, ...]
 
 
 def measure(clips: Array) -> Shown:
   """Returns motion and mean differences of clips [B, T, H, W, C]."""
   clips = lax.stop_gradient(clips)
   reach = round(_REACH * min(clips.shape[2:4]))
-  flow = motion.estimate(clips, reach) if reach else None
-  return Shown(flow, tuple(jnp.mean(jnp.abs(d), (0, 1, 2, 3)) + _LEAST
-                           for d in _differences(flow, clips)))
+  moves = reach and clips.shape[1] > 1
+  flow = motion.estimate(clips, reach) if moves else None
+  sizes = (jnp.mean(jnp.abs(d), (0, 1, 2, 3), keepdims=True)
+           for d in _differences(flow, clips))
+  return Shown(flow, tuple(size + _LEAST for size in sizes))
 
 
 def differences(shown: Shown, clips: Array) -> tuple[Array, ...]:

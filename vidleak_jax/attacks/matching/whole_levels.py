@@ -75,9 +75,9 @@ def settle(
 
   def move(inner, pixels, target, anchor, held, error, trust):
     def misses(pixels):
-      return [r * (r.size ** 0.5 / error) for r in jax.tree.leaves(
-          equations(pixels, target))] + [
-              held * (pixels - anchor) * (TOP / HELD)]
+      rows = jax.tree.leaves(equations(pixels, target))
+      return [r * (r.size ** 0.5 / error) for r in rows] + [
+          held_misses(pixels, anchor, held)]
     return most_likely.newton_step(misses, inner, pixels, trust)
 
   measure, advance = programs.default().get(
@@ -104,6 +104,11 @@ def settle(
   exact = sure.any() and misfits[-1] < _ROUNDING
   best = -1 if exact else int(np.argmin(misfits))
   return Settled(answers[best], float(sure.mean()), misfits[best])
+
+
+def held_misses(pixels: Array, levels: Array, held: Array) -> Array:
+  """Returns how far pixels that are held have moved, over what is allowed."""
+  return held * (pixels - levels) * (TOP / HELD)
 
 
 def _levels(pixels, hold):

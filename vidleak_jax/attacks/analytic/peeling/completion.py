@@ -1,8 +1,9 @@
 """Likely clips where equations do not lead to the exact one.
 
 What the solved blocks of a narrow network show leaves directions open. The
-gradients of the kernels below say more (`lower`), and a prior fills the rest: maximum a posteriori, with errors tau of the guess's
-features that fall from stage to stage. The answer is near, not exact.
+gradients of the kernels below say more (`lower`), and a prior fills the rest:
+maximum a posteriori, with errors tau of the guess's features that fall from
+stage to stage. The answer is near, not exact.
 """
 
 import functools
