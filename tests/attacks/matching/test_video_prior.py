@@ -40,6 +40,13 @@ def test_a_still_clip_does_not_move(clips):
                              atol=1e-6)
 
 
+def test_double_precision_changes_no_type(clips):
+  with jax.enable_x64(True):
+    shown = video_prior.measure(clips)
+    assert shown.flow.dtype == clips.dtype
+    assert video_prior.energy(shown, clips).dtype == clips.dtype
+
+
 def test_following_is_linear(clips):
   flow = motion.estimate(clips, 2)
   other = jax.random.uniform(jax.random.key(1), clips.shape)

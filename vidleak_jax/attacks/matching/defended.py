@@ -69,9 +69,9 @@ class DefendedOptions:
   all_errors: tuple[float, float] = (3e-3, 1e-3)   # of what the top shows
   lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
   all_weight: float = 30.0
-  finish_steps: int = 40      # of Gauss-Newton, on all leaves
-  finish_inner: int = 200     # conjugate gradients inside each step
-  finish_errors: tuple[float, float] = (0.3, 1e-4)  # of all leaves
+  finish_steps: int = 30      # of Gauss-Newton, on all leaves
+  finish_inner: int = 100     # conjugate gradients inside each step
+  finish_errors: tuple[float, float] = (0.1, 1e-4)  # of all leaves
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)

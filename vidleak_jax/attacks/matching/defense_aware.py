@@ -49,7 +49,7 @@ class DefenseAware(Attack):
                           low=1, high=10**6)
   all_steps: int = option(600, 'of Adam, on all leaves', low=0, high=10**6)
   finish_steps: int = option(
-      40, 'of Gauss-Newton, on all leaves', low=0, high=10**4)
+      30, 'of Gauss-Newton, on all leaves', low=0, high=10**4)
   newton_steps: int = option(
       40, 'of Gauss-Newton, where entries are exact', low=0, high=10**4)
 

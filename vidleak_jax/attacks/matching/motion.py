@@ -41,7 +41,7 @@ def estimate(clips: Array, reach: int) -> Array:
     whole, part = candidate // _PARTS, candidate % _PARTS
     before = lax.dynamic_slice(
         between, (*part, 0, 0, *(whole + reach), 0), (1, 1, *after.shape))[0, 0]
-    shift = candidate / _PARTS
+    shift = candidate.astype(clips.dtype) / _PARTS
     cost = lax.reduce_window(
         jnp.abs(after - before).sum(-1), 0.0, lax.add,
         (1, 1, _WINDOW, _WINDOW), (1,) * 4, 'SAME'
