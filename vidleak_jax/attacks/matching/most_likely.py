@@ -14,7 +14,7 @@ from jax import lax
 from vidleak_jax.attacks.matching import video_prior
 from vidleak_jax.types import Array
 
-_TRUST = 1e-3, 1.0  # bounds of how far a pixel is expected to move
+LEAST_TRUST = 1e-3  # bound of how far a pixel is expected to move
 _TRIES = 1.0, 0.7, 0.5, 0.3, 0.1, 0.0  # lengths of a step
 
 
@@ -64,7 +64,7 @@ def newton_step(
   best = jnp.nanargmin(values)
   length = jnp.array(_TRIES)[best]
   trust = jnp.clip(trust * jnp.where(length >= 0.7, 2.0, jnp.where(
-      length >= 0.3, 1.0, 0.3)), *_TRUST)
+      length >= 0.3, 1.0, 0.3)), LEAST_TRUST, 1.0)
   return Step(tries[best], trust, values[best], values[-1], length)
 
 

@@ -97,6 +97,8 @@ def settle(
     levels, sure = _levels(pixels, hold)
     if error <= _ERRORS[1] and sure.mean() - share < _GAIN * (1 - share):
       break
+    if not step.length and step.trust <= most_likely.LEAST_TRUST:
+      break  # nothing near lowers the objective
     error = max(_FALL * error, _ERRORS[1])
   answers = (start, pixels, levels) if sure.any() else (start, pixels)
   misfits = [first, *(float(measure(each, target)) for each in answers[1:])]
