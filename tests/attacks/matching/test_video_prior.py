@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidleak_jax.attacks.matching import motion, most_likely, video_prior
+from vidleak_jax.attacks.matching import most_likely, motion, video_prior
 
 
 @pytest.fixture(scope='module')
