@@ -83,7 +83,7 @@ class FeatureMatching(Iterative):
   coarse: float = option(0.0, 'share of coarse steps', low=0, high=1,
                          traced=True)
   level_rounds: int = option(
-      32, 'of Gauss-Newton with a prior of video, in which pixels that came '
+      40, 'of Gauss-Newton with a prior of video, in which pixels that came '
       'near to its 256 levels are held there; 0: none', low=0, high=1000)
   level_inner_steps: int = option(
       100, 'conjugate gradients in each', low=1, high=10**4)

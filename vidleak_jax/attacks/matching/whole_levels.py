@@ -29,15 +29,16 @@ Equations = Callable[[Array, Any], Any]  # (clips, target) -> relative misfits
 # Chosen on clips of photo_motion's train split. In levels:
 _NEAR = 0.2       # distance to a level, of a pixel and of those around it
 HELD = 0.05       # how far a pixel that is near a level may move in a round
-# Relative errors of the equations that are assumed. The first leave it to the
+# Relative errors of the equations that are assumed. The first leaves it to the
 # prior what the equations hardly say; float32 rounding leaves 1e-6.
-_ERRORS = 3e-2, 3e-5
+_ERRORS = 3e-3, 3e-5
+_WORST = 3e-2     # the first, of a clip that meets the equations as badly
 _FALL = 0.7       # in a round
+_MOST = 0.5       # of the pixels, on levels: no prior has to help
 _ROUNDING = 1e-11  # sum of squares that float32 leaves; 1e-12, as a rule
 _TRUST = 0.1      # how far a pixel is expected to move in the first round
 _AROUND = 3, 5, 5  # frames, rows and columns around a pixel
 _FEWEST = 32      # numbers in there, to judge by
-_GAIN = 0.02      # share of what is not sure that a round has to settle
 
 
 class Settled(NamedTuple):
@@ -85,8 +86,10 @@ def settle(
           jax.jit(misfit), jax.jit(move, static_argnums=0)))
   start = pixels = np.asarray(clips, np.float32)
   first = float(measure(start, target))
-  error, trust = np.clip(first ** 0.5, *sorted(_ERRORS)), _TRUST
   levels, sure = _levels(pixels, hold)
+  error = _ERRORS[1] if sure.mean() > _MOST else np.clip(
+      first ** 0.5, _ERRORS[0], _WORST)
+  trust = _TRUST
   for done in range(rounds):
     share = sure.mean()
     if sure.all() or not go_on(done, float(share)):
@@ -95,7 +98,7 @@ def settle(
                    jnp.float32(error), jnp.float32(trust))
     pixels, trust = np.asarray(step.clips), step.trust
     levels, sure = _levels(pixels, hold)
-    if error <= _ERRORS[1] and sure.mean() - share < _GAIN * (1 - share):
+    if error <= _ERRORS[1] and sure.mean() <= share:
       break
     if not step.length and step.trust <= most_likely.LEAST_TRUST:
       break  # nothing near lowers the objective
