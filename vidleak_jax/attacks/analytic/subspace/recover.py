@@ -132,8 +132,9 @@ def recover_spans(
   clips, rows = zip(*solved)
   worst = {key: max(row[key] for row in rows) for key in rows[0]}
   worst['rank'] = min(row['rank'] for row in rows)
+  block = next(iter(layout.ranks))[0][0]
   return SpanRecovery(np.stack(clips)[:, None], labels,
-                      [{'layer': layout.block, **worst}], _note(worst))
+                      [{'layer': block, **worst}], _note(worst))
 
 
 def _checker(victim, params):

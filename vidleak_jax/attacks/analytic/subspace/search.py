@@ -12,16 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.sparse.linalg import cg
 
-from vidleak_jax.attacks.analytic.subspace import places, reading
+from vidleak_jax.attacks.analytic.subspace import reading
 from vidleak_jax.attacks.analytic.subspace.constraints import Evidence, Layout
-from vidleak_jax.attacks.matching.gauss_newton import to_float32
 from vidleak_jax.types import Array, Params
 
 _INNER_STEPS = 150
 _SHARP_INNER_STEPS = 400  # where directions are weighed: condition is worse
 _INNER_TOLERANCE = 1e-5  # of the normal equations' residual
-_GUESSED_TOLERANCE = 1e-3  # with an approximate inverse, ...
-_UNGUESSED = 1e-3  # ... for which no need is seen at dampings above, of the first
 _FIRST_DAMPING = 0.03  # of the cost
 _EASING = 0.3          # of the damping, after a step that was taken whole
 _HALVINGS = 5
@@ -44,8 +41,7 @@ class Search(NamedTuple):
   clip: Callable[[Array, Evidence], Array]  # -> [T, H, W, C]
   cost: Callable[[Array, Evidence], Array]
   of_tokens: Callable[[Array, Evidence], Array]  # -> [N]
-  step: Callable[..., Array]  # (c, evidence, damping, inverse) -> move
-  inverse: Callable[..., Array] | None  # (c, evidence, damping) -> of places
+  step: Callable[..., Array]                # (c, evidence, damping) -> move
 
 
 def build(
@@ -58,21 +54,19 @@ def build(
 
   def clip(c, evidence):
     patches = evidence.grey + c @ evidence.basis
-    black, slope = (jnp.asarray(a, c.dtype) for a in (tiles.black, tiles.slope))
-    flat = jnp.zeros(tiles.order.size, c.dtype).at[tiles.order].set(
-        (patches - black) / slope)
+    flat = jnp.zeros(tiles.order.size).at[tiles.order].set(
+        (patches - tiles.black) / tiles.slope)
     return flat.reshape(shape)
 
   def residual(c, evidence):
     inputs = reading.read(logits, evidence.params, clip(c, evidence)).inputs
     parts = {}
-    for paths, outside in evidence.outside.items():
+    for paths, span in evidence.spans.items():
       x = inputs[paths]
-      weight = evidence.trust * evidence.weights[paths]
-      parts[paths] = x @ outside * (
-          weight / (network.sizes[paths] * np.sqrt(x.size)))
+      size = network.sizes[paths] * np.sqrt(x.size)
+      parts[paths] = evidence.trust * (x - (x @ span) @ span.T) / size
     sums = c @ evidence.means - evidence.members
-    sums *= evidence.trust * evidence.weight / np.sqrt(max(sums.size, 1))
+    sums *= evidence.trust / np.sqrt(max(sums.size, 1))
     unmade = {paths: _unmade(inputs[paths], wanted, evidence.slack)
               for paths, wanted in evidence.directions.items()}
     return parts, sums, unmade
@@ -85,29 +79,15 @@ def build(
     rows = [sums, *(p for p in parts.values() if len(p) == count)]
     return sum(jnp.sum(part ** 2, 1) for part in rows)
 
-  def inverse(c, evidence, damping):
-    c, evidence = to_float32((c, evidence))  # where most of the work is
-
-    def spans(c):
-      return residual(c, evidence)[:2]
-    return places.inverse(
-        places.blocks(network.places, places.held(spans), c), damping)
-
-  def step(c, evidence, damping, inverse):
+  def step(c, evidence, damping):
     r, forward = jax.linearize(lambda c: residual(c, evidence), c)
     transpose = jax.linear_transpose(forward, c)
-    if inverse is None:
-      guess, tolerance = None, _INNER_TOLERANCE
-    else:
-      guess = lambda x: places.apply(network.places, inverse, x)
-      tolerance = _GUESSED_TOLERANCE
     return cg(lambda x: transpose(forward(x))[0] + damping * x,
-              -transpose(r)[0], tol=tolerance, M=guess,
+              -transpose(r)[0], tol=_INNER_TOLERANCE,
               maxiter=_SHARP_INNER_STEPS if evidence.directions else
               _INNER_STEPS)[0]
 
-  return Search(*map(jax.jit, (clip, cost, of_tokens, step)),
-                jax.jit(inverse) if network.places else None)
+  return Search(*map(jax.jit, (clip, cost, of_tokens, step)))
 
 
 def unbegun(c: Array) -> State:
@@ -142,11 +122,7 @@ def descend(
 
 def _advance(search, evidence, state):
   c, cost, damping, first, step, _ = state
-  inverse = None
-  if (search.inverse and not evidence.directions
-      and damping < _UNGUESSED * first):
-    inverse = search.inverse(c, evidence, damping)
-  move = search.step(c, evidence, damping, inverse)
+  move = search.step(c, evidence, damping)
   costs = (float(search.cost(c + move / 2 ** i, evidence))
            for i in range(_HALVINGS))
   halvings, new = next(
