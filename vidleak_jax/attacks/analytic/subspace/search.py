@@ -54,8 +54,9 @@ def build(
 
   def clip(c, evidence):
     patches = evidence.grey + c @ evidence.basis
-    flat = jnp.zeros(tiles.order.size).at[tiles.order].set(
-        (patches - tiles.black) / tiles.slope)
+    black, slope = (jnp.asarray(a, c.dtype) for a in (tiles.black, tiles.slope))
+    flat = jnp.zeros(tiles.order.size, c.dtype).at[tiles.order].set(
+        (patches - black) / slope)
     return flat.reshape(shape)
 
   def residual(c, evidence):
