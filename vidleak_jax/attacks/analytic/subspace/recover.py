@@ -141,9 +141,8 @@ def recover_spans(
   clips, rows = zip(*solved)
   worst = {key: max(row[key] for row in rows) for key in rows[0]}
   worst['rank'] = min(row['rank'] for row in rows)
-  block = next(iter(layout.ranks))[0][0]
   return SpanRecovery(np.stack(clips)[:, None], labels,
-                      [{'layer': block, **worst}], _note(worst))
+                      [{'layer': layout.block, **worst}], _note(worst))
 
 
 def _checker(victim, params):
@@ -212,11 +211,12 @@ def _search(work) -> _Best:
 
   Every one but the first is for those that end in a wrong place: from grey
   again, on another way, then from the best with its outliers moved elsewhere.
+  With spans of all blocks the first way is slow rather than lost.
   """
   count = len(work.layout.tiling.order)
   random = np.random.default_rng(0)
   best = None
-  for attempt in range(2 + _RETRIES):
+  for attempt in range(1 if work.layout.is_deep else 2 + _RETRIES):
     smooth = best.smooth if attempt > 1 else attempt == 0
     known = work.evidence(smooth)
     start = np.zeros((count, len(known.basis)))

@@ -2,9 +2,9 @@
 
 A kernel's gradient is U S V^T. A few directions have nearly all of its size, so
 matching it as it is says nothing of the others. Gauss-Newton here matches
-W (G(x) - G) W' with W = s^-1/2 U^T and W' = V s^-1/2, where s is S but at least a
-share of its largest. The share falls, so that errors that are still coarse do
-not drown in what they do to faint directions.
+W (G(x) - G) W' with W = s^-1/2 U^T and W' = V s^-1/2, where s is S but at least
+a share of its largest. The share falls: as long as errors are coarse, faint
+directions would only drown what the strong ones say.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from vidleak_jax.types import Array, Params, Victim
 
 SHARES = 1e-2, 1e-3, 1e-4, 1e-5, 1e-6  # of the largest singular value
 FAST = 1e-3  # shares from which on steps may be computed in float32
-_SEEN = 3e-8  # of it; layers that show less than half of the tokens are left out
+_SEEN = 3e-8  # of it; a layer that shows half of its tokens takes part
 _INNER_STEPS = 60
 _INNER_TOLERANCE = 1e-3
 _FIRST_DAMPING = 1e-3  # of the cost
