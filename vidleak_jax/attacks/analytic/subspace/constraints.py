@@ -118,7 +118,7 @@ def gather(
   left, values, right = np.linalg.svd(kernel, full_matrices=False)
   rank = _above_noise(values, len(tiles.order))
   spans = {paths: span for paths, n in network.ranks.items()
-           if (span := _span(update, paths, n)) is not None}
+           if (span := _span(update, paths, n, network.is_deep)) is not None}
   # A span that lacks directions contradicts the truth itself, a little.
   spans = {paths: span for paths, span in spans.items()
            if span.shape[1] == network.ranks[paths]} or spans
@@ -202,13 +202,19 @@ def _likely(tiles, shape, left):
   return (vectors / np.sqrt(values)).T
 
 
-def _span(update, paths, count):
-  """[d, n] the span of a layer's inputs, as far as it stands out of noise."""
+def _span(update, paths, count, is_weighed):
+  """[d, n] the span of a layer's inputs, as far as it stands out of noise.
+
+  Where spans are weighed by how well they show, the directions that do not are
+  among them: the weight tells how little their place is known.
+  """
   left, values, _ = _decompose(update, paths, count)
   if count >= len(values):
     return None
   shown = int(np.sum(values[:count] > _GAP * values[count]))
-  return left[:, :shown] if shown >= _SHOWN * count else None
+  if shown < _SHOWN * count:
+    return None
+  return left[:, :count if is_weighed else shown]
 
 
 def _decompose(update, paths, count):
