@@ -15,6 +15,7 @@ from vidleak_jax.attacks.analytic.subspace import (
   reading,
   recover,
   search,
+  whole,
 )
 from vidleak_jax.types import UserError
 
@@ -147,6 +148,31 @@ def test_a_flatter_clip_fits_the_spans_but_not_their_directions(videomae):
     found = search.descend(program, sharp,
                            search.begin(program, sharp, flat), 10)
     assert psnr(program.clip(found.c, known), clip) > 60
+
+
+@pytest.mark.slow
+def test_the_whole_gradient_leads_home_where_it_is_weighed():
+  victim = victims.build('timesformer', SHORT, 7, preset='tiny')
+  clip = random_clip()[:2].astype(np.float64)
+  leak = share(victim, [clip])
+  with jax.enable_x64(True):
+    params, update = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
+    update = jax.tree.map(lambda leaf: leaf[0], update)
+    layout = constraints.layout(victim, params, SHORT)
+    known = constraints.gather(layout, params, update, SHORT, smooth=True)
+    program = search.build(victim.logits, layout, SHORT)
+    matching = whole.build(victim, program)
+    tiles = layout.tiling
+    patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
+    truth = (patches - known.grey) @ np.linalg.pinv(known.basis)
+    start = truth * np.random.default_rng(0).uniform(0.6, 1.0, truth.shape)
+    c = start
+    for each in whole.SHARES:
+      goal = whole.target(update, 3, len(tiles.order), each)
+      c = whole.descend(matching, known, goal, c, 10, fast=each >= whole.FAST)
+    assert psnr(program.clip(start, known), clip) < 25
+    assert psnr(program.clip(c, known), clip) > 60
 
 
 @pytest.mark.slow

@@ -45,9 +45,11 @@ class Evidence(NamedTuple):
   params: Params
   grey: np.ndarray    # [P] a grey patch
   basis: np.ndarray   # [r, P] of the patches, which are grey + C basis
-  spans: dict[tuple[reading.Path, ...], np.ndarray]  # [d, n] orthonormal
+  outside: dict[tuple[reading.Path, ...], np.ndarray]  # [d, d - n] orthonormal
+  weights: dict[tuple[reading.Path, ...], float]  # of what lies there
   means: np.ndarray   # [r, J] m of above, for C of this basis
   members: np.ndarray  # [N, J] which tokens each is about
+  weight: float        # of these
   # Of `sharpened` alone:
   trust: float         # in the spans
   directions: dict[tuple[reading.Path, ...], np.ndarray]  # [d, k] weighted
@@ -57,27 +59,37 @@ class Evidence(NamedTuple):
 class Layout(NamedTuple):
   """What does not depend on the message: how the network is laid out."""
   tiling: reading.Tiling
-  ranks: dict[tuple[reading.Path, ...], int]  # inputs of the first block
+  ranks: dict[tuple[reading.Path, ...], int]  # of inputs
   sizes: dict[tuple[reading.Path, ...], float]  # of those inputs at grey, rms
   shared: dict[reading.Path, np.ndarray]  # [N, rows] see `members`
+  block: str                              # the first
+  is_deep: bool  # whether `ranks` are of all blocks
 
 
 def layout(
     victim: Victim, params: Params, shape: tuple[int, ...]
 ) -> Layout:
-  """Reads a network. Call it in float64."""
+  """Reads a network. Call it in float64.
+
+  Where tokens share positions, the attentions' inputs of all blocks count: what
+  one token has of another is hardly told within the first block, whose layers
+  are nearly linear.
+  """
   logits = victim.logits
   tiles = reading.tiling(logits, params, shape)
   noise = np.random.default_rng(0).uniform(size=shape)
   inputs = reading.read(logits, params, noise).inputs
   (_, *layers) = inputs
   block = layers[0][0][0]
+  shared = _members(victim, params, tiles, shape)
+  is_deep = any(which.shape[1] > 1 for which in shared.values())
   ranks = {paths: _rank(np.asarray(inputs[paths])) for paths in layers
-           if paths[0][0] == block}
+           if paths[0][0] == block
+           or (is_deep and len(paths) > 1)}
   grey = reading.read(logits, params, np.full(shape, _GREY)).inputs
   sizes = {paths: float(jnp.sqrt(jnp.mean(grey[paths] ** 2)))
            for paths in ranks}
-  return Layout(tiles, ranks, sizes, _members(victim, params, tiles, shape))
+  return Layout(tiles, ranks, sizes, shared, block, is_deep)
 
 
 def gather(
@@ -106,7 +118,7 @@ def gather(
   left, values, right = np.linalg.svd(kernel, full_matrices=False)
   rank = _above_noise(values, len(tiles.order))
   spans = {paths: span for paths, n in network.ranks.items()
-           if (span := _span(update, paths, n)) is not None}
+           if (span := _span(update, paths, n, network.is_deep)) is not None}
   # A span that lacks directions contradicts the truth itself, a little.
   spans = {paths: span for paths, span in spans.items()
            if span.shape[1] == network.ranks[paths]} or spans
@@ -114,6 +126,14 @@ def gather(
     raise UserError(
         'No layer shows the span of what it saw: more tokens than width, '
         'noise, or a defence. Choose attack.name=ig.')
+  weights, weight = {paths: 1.0 for paths in spans}, 1.0
+  if network.is_deep:
+    tilts = {paths: _tilt(*_decompose(update, paths, network.ranks[paths])[1:],
+                          network.ranks[paths]) for paths in spans}
+    weights = {paths: min(tilts.values()) / tilt
+               for paths, tilt in tilts.items()}
+    weight = min(tilts.values()) / _tilt(
+        values, _noise(values, len(tiles.order)), rank)
   left = left[:, :rank]
   mix = _likely(tiles, shape, left) if smooth else np.eye(rank)
   means, members = [np.zeros((rank, 0))], [np.zeros((len(tiles.order), 0))]
@@ -122,8 +142,11 @@ def gather(
       sums = _leaf(update, path).reshape(-1, right.shape[1])[which.any(0)]
       means.append(mix @ (sums @ right[:rank].T / values[:rank]).T)
       members.append(which[:, which.any(0)])
-  return Evidence(params, grey, mix @ left.T, spans, np.concatenate(means, 1),
-                  np.concatenate(members, 1), 1.0, {}, 0.0)
+  outside = {paths: np.linalg.svd(span)[0][:, span.shape[1]:]
+             for paths, span in spans.items()}
+  return Evidence(params, grey, mix @ left.T, outside, weights,
+                  np.concatenate(means, 1), np.concatenate(members, 1), weight,
+                  1.0, {}, 0.0)
 
 
 def _check_alive(network, update):
@@ -155,10 +178,14 @@ def sharpened(
   """
   directions = {}
   for paths, count in network.ranks.items():
+    if paths[0][0] != network.block:
+      continue
     left, values, noise = _decompose(update, paths, count)
     weights = np.minimum(values[:count] / noise, cap)
     directions[paths] = left[:, :count] * weights * (weights > 1)
-  return known._replace(trust=1 / _OUTSIDE, directions=directions, slack=slack)
+  return known._replace(
+      weights={paths: 1.0 for paths in known.weights}, weight=1.0,
+      trust=1 / _OUTSIDE, directions=directions, slack=slack)
 
 
 def _likely(tiles, shape, left):
@@ -175,13 +202,19 @@ def _likely(tiles, shape, left):
   return (vectors / np.sqrt(values)).T
 
 
-def _span(update, paths, count):
-  """[d, n] the span of a layer's inputs, as far as it stands out of noise."""
+def _span(update, paths, count, is_weighed):
+  """[d, n] the span of a layer's inputs, as far as it stands out of noise.
+
+  Where spans are weighed by how well they show, the directions that do not are
+  among them: the weight tells how little their place is known.
+  """
   left, values, _ = _decompose(update, paths, count)
   if count >= len(values):
     return None
   shown = int(np.sum(values[:count] > _GAP * values[count]))
-  return left[:, :shown] if shown >= _SHOWN * count else None
+  if shown < _SHOWN * count:
+    return None
+  return left[:, :count if is_weighed else shown]
 
 
 def _decompose(update, paths, count):
@@ -190,6 +223,16 @@ def _decompose(update, paths, count):
   joined = np.concatenate([k / np.linalg.norm(k) for k in kernels], 1)
   left, values, _ = np.linalg.svd(joined, full_matrices=False)
   return left, values, _noise(values, count)
+
+
+def _tilt(values, noise, count):
+  """About which share of the inputs lies outside their span as it shows.
+
+  Noise tilts each direction by its share in the singular value, and inputs are
+  taken to have the square root of that along it.
+  """
+  values = values[:count]
+  return noise * np.sqrt(np.sum(1 / values) / np.sum(values))
 
 
 def _above_noise(values, count):

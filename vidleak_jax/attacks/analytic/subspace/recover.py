@@ -15,7 +15,7 @@ import optax
 from vidleak_jax import files
 from vidleak_jax.attacks.analytic import dense
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
-from vidleak_jax.attacks.analytic.subspace import constraints, search
+from vidleak_jax.attacks.analytic.subspace import constraints, search, whole
 from vidleak_jax.attacks.base import Problem, needs_head, needs_one_clip
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
@@ -25,6 +25,7 @@ from vidleak_jax.victims.introspection import tokens
 _SOLVED = 1e-3   # of the gradient: no other start would come nearer
 _OUTLIER = 30.0  # times the median token's cost: it sits in another's place
 _RETRIES = 4
+_UNMATCHED = -1  # the stage before the whole gradient is matched
 _EXACT = 3e-5    # of the gradient; rounding leaves 1e-5 and less
 # (cap, slack) of `evidence.sharpened`, one search after the other.
 _SHARPER = (10.0, 1e-12), (100.0, 1e-13), (1000.0, 1e-14)
@@ -40,6 +41,9 @@ class Subspace(Analytic):
   cost: ClassVar[int] = 40
   polish_steps: int = option(0, 'of Gauss-Newton in float64; minutes', low=0,
                              high=1000)
+  match_steps: int = option(
+      100, 'of Gauss-Newton on the whole gradient, where the clip is not exact',
+      low=0, high=10**6)
   sharpen_steps: int = option(
       0, 'slow steps, where the clip is not exact, that weigh the directions '
       'of the gradient by how well they show', low=0, high=10**6)
@@ -65,7 +69,8 @@ class Subspace(Analytic):
     count = problem.leak.num_updates
     recovery = recover_spans(
         problem.victim, problem.leak, problem.leak.public.clip_shape,
-        sharpen_steps=self.sharpen_steps, folder=problem.session.folder,
+        match_steps=self.match_steps, sharpen_steps=self.sharpen_steps,
+        folder=problem.session.folder,
         report=lambda done, **values: problem.session.tell(
             'subspace attack', done, count, **values))
     return Solution(recovery.clips, recovery.labels[:, None], recovery.report,
@@ -82,7 +87,7 @@ class SpanRecovery(NamedTuple):
 
 def recover_spans(
     victim: Victim, leak: Leak, clip_shape: tuple[int, ...], *,
-    sharpen_steps: int = 0, folder: Path | None = None,
+    match_steps: int = 0, sharpen_steps: int = 0, folder: Path | None = None,
     report: Callable[..., None] = lambda done, **values: None,
 ) -> SpanRecovery:
   """Searches the clip whose tokens lie where the gradient says, exactly.
@@ -97,6 +102,8 @@ def recover_spans(
     victim: a transformer over patches, its tokens fewer than its width.
     leak: M messages of one clip each.
     clip_shape: (T, H, W, C).
+    match_steps: at most that many of Gauss-Newton on the whole gradient, where
+      the clip found is not exact: `whole`.
     sharpen_steps: that many more where the clip found is not exact, with all
       directions weighed by how well they show: slow, and worth decibels.
     folder: where each message's state is kept, to go on after an interruption.
@@ -119,22 +126,23 @@ def recover_spans(
     layout = constraints.layout(victim, params, shape)
     program = search.build(victim.logits, layout, shape)
     check = _checker(victim, params)
+    matching = whole.build(victim, program)
     solved = []
     for i, label in enumerate(labels):
       update = jax.tree.map(operator.itemgetter(i), updates)
       work = _Work(
           program, layout, params, update, shape,
-          functools.partial(check, label=label, update=update), sharpen_steps,
+          functools.partial(check, label=label, update=update), label,
+          matching, match_steps, sharpen_steps,
           folder and folder / f'spans_{i}.npz',
-          lambda state, i=i: report(i, contradicted=state.cost))
+          lambda cost, i=i: report(i, contradicted=cost))
       solved.append(_solve(work))
       report(i + 1, missed=solved[-1][1]['residual'])
   clips, rows = zip(*solved)
   worst = {key: max(row[key] for row in rows) for key in rows[0]}
   worst['rank'] = min(row['rank'] for row in rows)
-  block = next(iter(layout.ranks))[0][0]
   return SpanRecovery(np.stack(clips)[:, None], labels,
-                      [{'layer': block, **worst}], _note(worst))
+                      [{'layer': layout.block, **worst}], _note(worst))
 
 
 def _checker(victim, params):
@@ -155,9 +163,12 @@ class _Work(NamedTuple):
   update: Params
   shape: tuple[int, ...]
   missed: Callable[[Array], Array]  # by a clip's gradient, of the update
+  label: int
+  matching: whole.Matching
+  match_steps: int
   sharpen_steps: int
   file: Path | None
-  report: Callable[[search.State], None]
+  report: Callable[[float], None]  # of a cost
 
   def evidence(self, smooth):
     return constraints.gather(self.layout, self.params, self.update, self.shape,
@@ -180,7 +191,11 @@ def _solve(work):
   if work.file and work.file.exists():
     best, stage, state = _load(work.file)
   else:
-    best, stage = _search(work), 0
+    best, stage = _search(work), _UNMATCHED
+    state = search.unbegun(best.c)
+    _save(work.file, best, stage, state)
+  if stage == _UNMATCHED:
+    best, stage = _match(work, best), 0
     state = search.unbegun(best.c)
     _save(work.file, best, stage, state)
   best = _sharpen(work, best, stage, state)
@@ -196,11 +211,12 @@ def _search(work) -> _Best:
 
   Every one but the first is for those that end in a wrong place: from grey
   again, on another way, then from the best with its outliers moved elsewhere.
+  With spans of all blocks the first way is slow rather than lost.
   """
   count = len(work.layout.tiling.order)
   random = np.random.default_rng(0)
   best = None
-  for attempt in range(2 + _RETRIES):
+  for attempt in range(1 if work.layout.is_deep else 2 + _RETRIES):
     smooth = best.smooth if attempt > 1 else attempt == 0
     known = work.evidence(smooth)
     start = np.zeros((count, len(known.basis)))
@@ -212,9 +228,30 @@ def _search(work) -> _Best:
       start[wrong] = start[random.permutation(count)[:wrong.size]]
     best = _better(best, work, known, smooth, search.descend(
         work.program, known, search.begin(work.program, known, start),
-        report=work.report))
+        report=lambda state: work.report(state.cost)).c)
     if best.error < _SOLVED:
       break
+  return best
+
+
+def _match(work, best) -> _Best:
+  """After searches, on the whole gradient, ever fainter directions of it."""
+  known, c, left = work.evidence(best.smooth), best.c, work.match_steps
+  for share in whole.SHARES:
+    if best.error < _EXACT or not left:
+      break
+    goal = whole.target(
+        work.update, work.label, len(work.layout.tiling.order), share)
+    costs = []
+
+    def report(cost, costs=costs):
+      costs.append(cost)
+      work.report(cost)
+
+    c = whole.descend(work.matching, known, goal, c, left, report,
+                      fast=share >= whole.FAST)
+    left -= len(costs)
+    best = _better(best, work, known, best.smooth, c)
   return best
 
 
@@ -229,21 +266,21 @@ def _sharpen(work, best, stage, state) -> _Best:
       state = search.begin(work.program, sharp, state.c)
 
     def report(state, best=best, stage=stage):
-      work.report(state)
+      work.report(state.cost)
       _save(work.file, best, stage, state)
 
     state = search.descend(work.program, sharp, state, steps, report)
-    best = _better(best, work, known, best.smooth, state)
+    best = _better(best, work, known, best.smooth, state.c)
     stage, state = stage + 1, search.unbegun(state.c)
     _save(work.file, best, stage, state)
   return best
 
 
-def _better(best, work, known, smooth, state):
-  error = float(work.missed(work.program.clip(state.c, known)))
+def _better(best, work, known, smooth, c):
+  error = float(work.missed(work.program.clip(c, known)))
   if best is not None and best.error <= error:
     return best
-  return _Best(np.asarray(state.c), smooth, error)
+  return _Best(np.asarray(c), smooth, error)
 
 
 def _save(file, best, stage, state):

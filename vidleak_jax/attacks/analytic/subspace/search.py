@@ -54,19 +54,21 @@ def build(
 
   def clip(c, evidence):
     patches = evidence.grey + c @ evidence.basis
-    flat = jnp.zeros(tiles.order.size).at[tiles.order].set(
-        (patches - tiles.black) / tiles.slope)
+    black, slope = (jnp.asarray(a, c.dtype) for a in (tiles.black, tiles.slope))
+    flat = jnp.zeros(tiles.order.size, c.dtype).at[tiles.order].set(
+        (patches - black) / slope)
     return flat.reshape(shape)
 
   def residual(c, evidence):
     inputs = reading.read(logits, evidence.params, clip(c, evidence)).inputs
     parts = {}
-    for paths, span in evidence.spans.items():
+    for paths, outside in evidence.outside.items():
       x = inputs[paths]
-      size = network.sizes[paths] * np.sqrt(x.size)
-      parts[paths] = evidence.trust * (x - (x @ span) @ span.T) / size
+      weight = evidence.trust * evidence.weights[paths]
+      parts[paths] = x @ outside * (
+          weight / (network.sizes[paths] * np.sqrt(x.size)))
     sums = c @ evidence.means - evidence.members
-    sums *= evidence.trust / np.sqrt(max(sums.size, 1))
+    sums *= evidence.trust * evidence.weight / np.sqrt(max(sums.size, 1))
     unmade = {paths: _unmade(inputs[paths], wanted, evidence.slack)
               for paths, wanted in evidence.directions.items()}
     return parts, sums, unmade
