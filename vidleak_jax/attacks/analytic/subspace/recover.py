@@ -42,7 +42,7 @@ class Subspace(Analytic):
   polish_steps: int = option(0, 'of Gauss-Newton in float64; minutes', low=0,
                              high=1000)
   match_steps: int = option(
-      100, 'of Gauss-Newton on the whole gradient, where the clip is not exact',
+      40, 'of Gauss-Newton on the whole gradient, where the clip is not exact',
       low=0, high=10**6)
   sharpen_steps: int = option(
       0, 'slow steps, where the clip is not exact, that weigh the directions '
