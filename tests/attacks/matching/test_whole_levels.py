@@ -49,13 +49,6 @@ def test_what_is_near_levels_settles_and_makes_the_rest_exact(truth, matrix):
   assert found.share == 1 and 0.3 < shares[0] < 0.7
 
 
-def test_a_clip_without_equations_stays(truth):
-  start = np.random.default_rng(3).uniform(size=SHAPE).astype(np.float32)
-  found = _settle((np.zeros((1, truth.size), np.float32), np.zeros(1)), start)
-  np.testing.assert_array_equal(found.clips, start)
-  assert found.share == 0
-
-
 def test_a_clip_that_was_filtered_since_is_held_at_no_level(truth, matrix):
   found = _settle((matrix, matrix @ truth.reshape(-1)), truth, hold=False)
   assert found.share == 0
