@@ -76,3 +76,24 @@ def test_feature_matching_ends_on_the_levels_of_the_clip(batch):
   found = run_attack(FeatureMatching(num_steps=400), victim, leak)
   np.testing.assert_allclose(found.recovery.clips[0, 0], clips[0], atol=1e-6)
   assert found.findings['on_levels'] == 1
+
+
+def test_a_pixel_held_on_a_wrong_level_is_told_by_the_equations(truth):
+  """All are near levels, three on the next one: no round lets them go."""
+  matrix = np.eye(truth.size, dtype=np.float32)
+  wrong = np.random.default_rng(4).choice(truth.size, 3, replace=False)
+  start = truth.copy()
+  start.reshape(-1)[wrong] += np.float32(1 / 255)
+  found = _settle((matrix, truth.reshape(-1)), start, rounds=0)
+  np.testing.assert_allclose(found.clips, truth, atol=1e-6)
+
+
+def test_pixels_are_tried_until_time_is_over(truth):
+  def measure(levels):
+    return np.abs(levels - truth[None]).sum((1, 2, 3, 4, 5))
+  levels = truth[None] + np.float32(1 / 255)
+  strain = np.full_like(levels, -1)
+  tried = whole_levels.try_last(levels, strain, measure)
+  assert np.isclose(measure(levels) - measure(tried), 64 / 255, rtol=1e-3)
+  stopped = whole_levels.try_last(levels, strain, measure, lambda: False)
+  np.testing.assert_array_equal(stopped, levels)

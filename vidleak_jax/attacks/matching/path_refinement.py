@@ -23,7 +23,6 @@ import numpy as np
 from vidleak_jax import trees
 from vidleak_jax.attacks import local_training
 from vidleak_jax.attacks.analytic.activations import INVERTIBLE
-from vidleak_jax.attacks.analytic.rounding import TOP
 from vidleak_jax.attacks.base import CUT, Outcome, Problem
 from vidleak_jax.attacks.matching import (
     batch_features,
@@ -46,8 +45,6 @@ _INNER_STEPS = 100   # conjugate gradients in each
 _PATIENCE = 4        # rounds without a better answer, after which it ends
 _TRUST = 0.1         # how far a pixel is expected to move in the first of them
 _MOST = 0.5          # of the pixels, on levels: the others are rounded as well
-_NEARLY = 0.98       # of them, from which the last are tried one by one
-_LAST = 64           # pixels of each update that are
 
 _ROUNDING = 1e-6  # relative error that float32 leaves in any equation
 _EXACT = 1e-5     # gradient residual at which nothing is left to improve
@@ -138,15 +135,11 @@ class _Answer:
 
   def settle(self) -> None:
     """Tries other levels of the pixels that strain furthest from their own."""
-    if not self.share > _NEARLY:
-      return
-    strain = (self._guess - self.clips).reshape(len(self.clips), -1)
-    for pixels in np.argsort(-np.abs(strain), 1)[:, :_LAST].T:
-      clips, rows = self.clips.copy(), np.arange(len(strain))
-      flat = clips.reshape(strain.shape)
-      flat[rows, pixels] = np.clip(
-          flat[rows, pixels] + np.sign(strain[rows, pixels]) / TOP, 0, 1)
-      self._take(clips, self._guess)
+    if self.share > whole_levels.NEARLY:
+      self.clips = whole_levels.try_last(
+          self.clips, self._guess - self.clips, self._measure,
+          lambda: self.problem.session.seconds_left() > 0)
+      self.residual = self._measure(self.clips)
 
   @property
   def share(self) -> float:

@@ -35,6 +35,9 @@ _ERRORS = 3e-3, 3e-5
 _WORST = 3e-2     # the first, of a clip that meets the equations as badly
 _FALL = 0.7       # in a round
 _MOST = 0.5       # of the pixels, on levels: no prior has to help
+NEARLY = 0.98     # of them, from which the last are tried one by one
+_LAST = 64        # pixels that are
+_LEAST = 3e-6     # relative error at which they strain towards their levels
 _ROUNDING = 1e-11  # sum of squares that float32 leaves; 1e-12, as a rule
 _TRUST = 0.1      # how far a pixel is expected to move in the first round
 _AROUND = 3, 5, 5  # frames, rows and columns around a pixel
@@ -103,12 +106,50 @@ def settle(
     if not step.length and step.trust <= most_likely.LEAST_TRUST:
       break  # nothing near lowers the objective
     error = max(_FALL * error, _ERRORS[1])
+  if sure.mean() > NEARLY and float(measure(levels, target)) > _ROUNDING:
+    # Some are held on a wrong level. All may move by one, to tell which.
+    free = advance(
+        inner_steps, levels, target, levels, np.full_like(levels, HELD),
+        jnp.float32(_LEAST), jnp.float32(_TRUST)).clips
+    levels = try_last(
+        levels[None], np.asarray(free - levels)[None],
+        lambda each: np.array([float(measure(each[0], target))]))[0]
   answers = (start, pixels, levels) if sure.any() else (start, pixels)
   misfits = [first, *(float(measure(each, target)) for each in answers[1:])]
   # Between levels a clip can fit the rounding of the gradient itself.
   exact = sure.any() and misfits[-1] < _ROUNDING
   best = -1 if exact else int(np.argmin(misfits))
   return Settled(answers[best], float(sure.mean()), misfits[best])
+
+
+def try_last(
+    levels: np.ndarray, strain: np.ndarray,
+    measure: Callable[[np.ndarray], np.ndarray],
+    go_on: Callable[[], bool] = lambda: True,
+) -> np.ndarray:
+  """Returns levels after those that strain most were tried one level on.
+
+  Args:
+    levels: [M, ...] of M updates.
+    strain: [M, ...] which way each pixel would go, and how far.
+    measure: levels -> [M], what is to fall.
+    go_on: False ends it.
+  """
+  best, updates = measure(levels), np.arange(len(levels))
+  strain = strain.reshape(len(levels), -1)
+  for pixels in np.argsort(-np.abs(strain), 1)[:, :_LAST].T:
+    if not go_on():
+      break
+    trial = levels.copy()
+    flat = trial.reshape(strain.shape)
+    flat[updates, pixels] = np.clip(flat[updates, pixels] + np.sign(
+        strain[updates, pixels]) / TOP, 0, 1)
+    found = measure(trial)
+    better = found < best
+    levels = np.where(better.reshape(-1, *[1] * (levels.ndim - 1)), trial,
+                      levels)
+    best = np.minimum(found, best)
+  return levels
 
 
 def held_misses(pixels: Array, levels: Array, held: Array) -> Array:
