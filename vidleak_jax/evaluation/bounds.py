@@ -36,7 +36,8 @@ def cramer_rao_psnr(
     key: of the probes; consumed.
     prior_std: of a pixel, above 0.
     num_probes: random directions to average over.
-    num_steps: conjugate gradients at most, for each probe.
+    num_steps: conjugate gradients at most, for each probe. Stopped early the
+      limit is too high, never too low.
 
   Raises:
     UserError: a std that is not above 0.
