@@ -25,6 +25,7 @@ from vidleak_jax.attacks.attempts import (
 )
 from vidleak_jax.attacks.base import Attack, Effort, Outcome, Problem
 from vidleak_jax.attacks.residual import (
+    CERTIFIED,
     gradient_residual,
     noise_floor,
     order_floor,
@@ -59,8 +60,9 @@ class Auto(Attack):
   budget_seconds: float = option(
       900.0, 'after which no other attack is begun', above=0)
   certified: float = option(
-      0.01, 'gradient residual, beyond what the defence causes, at which an '
-      'answer explains its update; where all are explained no other is tried',
+      CERTIFIED, 'gradient residual, beyond what the defence causes, at which '
+      'an answer explains its update; where all are explained no other is '
+      'tried',
       low=0, high=1)
   doubtful: float = option(
       0.6, 'share of the residual of a grey clip above which an answer counts '

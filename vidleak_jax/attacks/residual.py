@@ -27,6 +27,7 @@ from vidleak_jax.runtime import programs as programs_lib
 from vidleak_jax.specs import DefenseSpec
 from vidleak_jax.types import Leak, UserError, Victim
 
+CERTIFIED = 0.01  # beyond the defence's: such an answer explains its update
 _DRAWN = 3  # orders whose spread is measured
 
 

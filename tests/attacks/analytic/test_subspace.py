@@ -42,6 +42,23 @@ def noisy(leak, size):
       for key, leaf in zip(keys, leaves)]))
 
 
+def evidence(victim, leak, shape):
+  """(The first update, the network's layout, what it tells), in float64."""
+  params, update = jax.tree.map(
+      lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
+  update = jax.tree.map(lambda leaf: leaf[0], update)
+  layout = constraints.layout(victim, params, shape)
+  return update, layout, constraints.gather(
+      layout, params, update, shape, smooth=True)
+
+
+def coordinates(clip, layout, known):
+  """What a search should find of a clip, [N, r]."""
+  tiles = layout.tiling
+  patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
+  return (patches - known.grey) @ np.linalg.pinv(known.basis)
+
+
 @pytest.fixture(scope='module')
 def videomae():
   return victims.build('videomae', SHAPE, 7, preset='tiny')
@@ -106,16 +123,9 @@ def test_truth_agrees_with_all_that_a_timesformer_shares():
   clip = random_clip()[:2].astype(np.float64)
   leak = share(victim, [clip])
   with jax.enable_x64(True):
-    params, update = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
-    layout = constraints.layout(victim, params, SHORT)
-    known = constraints.gather(
-        layout, params, jax.tree.map(lambda leaf: leaf[0], update), SHORT,
-        smooth=True)
+    _, layout, known = evidence(victim, leak, SHORT)
     program = search.build(victim.logits, layout, SHORT)
-    tiles = layout.tiling
-    patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
-    truth = (patches - known.grey) @ np.linalg.pinv(known.basis)
+    truth = coordinates(clip, layout, known)
     assert psnr(program.clip(truth, known), clip) > 80
     grey = program.cost(np.zeros_like(truth), known)
     assert program.cost(truth, known) < 1e-8 * grey
@@ -128,19 +138,13 @@ def test_a_flatter_clip_fits_the_spans_but_not_their_directions(videomae):
   clip = random_clip().astype(np.float64)
   leak = share(videomae, [clip])
   with jax.enable_x64(True):
-    params, update = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
-    update = jax.tree.map(lambda leaf: leaf[0], update)
-    layout = constraints.layout(videomae, params, SHAPE)
-    known = constraints.gather(layout, params, update, SHAPE, smooth=True)
+    update, layout, known = evidence(videomae, leak, SHAPE)
     # as where too few directions show: no sums, and spans that lack some
     known = known._replace(means=known.means[:, :0],
                            members=known.members[:, :0])
     sharp = constraints.sharpened(known, layout, update, 100.0, 1e-13)
     program = search.build(videomae.logits, layout, SHAPE)
-    tiles = layout.tiling
-    patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
-    truth = (patches - known.grey) @ np.linalg.pinv(known.basis)
+    truth = coordinates(clip, layout, known)
     flat = truth.copy()
     flat[:, -1] *= 0.5  # one direction of the patches half lost
     assert program.cost(flat, known) < 1e-2
@@ -156,20 +160,14 @@ def test_the_whole_gradient_leads_home_where_it_is_weighed():
   clip = random_clip()[:2].astype(np.float64)
   leak = share(victim, [clip])
   with jax.enable_x64(True):
-    params, update = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float64), (leak.params, leak.update))
-    update = jax.tree.map(lambda leaf: leaf[0], update)
-    layout = constraints.layout(victim, params, SHORT)
-    known = constraints.gather(layout, params, update, SHORT, smooth=True)
+    update, layout, known = evidence(victim, leak, SHORT)
     program = search.build(victim.logits, layout, SHORT)
     matching = whole.build(victim, program)
-    tiles = layout.tiling
-    patches = tiles.black + tiles.slope * clip.ravel()[tiles.order]
-    truth = (patches - known.grey) @ np.linalg.pinv(known.basis)
+    truth = coordinates(clip, layout, known)
     start = truth * np.random.default_rng(0).uniform(0.6, 1.0, truth.shape)
     c = start
     for each in whole.SHARES:
-      goal = whole.target(update, 3, len(tiles.order), each)
+      goal = whole.target(update, 3, len(start), each)
       c = whole.descend(matching, known, goal, c, 10, fast=each >= whole.FAST)
     assert psnr(program.clip(start, known), clip) < 25
     assert psnr(program.clip(c, known), clip) > 60

@@ -20,12 +20,15 @@ from vidleak_jax.attacks.base import Outcome, Problem
 from vidleak_jax.attacks.matching.batch_features import FeatureTarget
 from vidleak_jax.attacks.matching.match import Term
 from vidleak_jax.attacks.matching.whole_levels import Equations
-from vidleak_jax.attacks.residual import gradient_residual, noise_floor
+from vidleak_jax.attacks.residual import (
+    CERTIFIED,
+    gradient_residual,
+    noise_floor,
+)
 from vidleak_jax.types import Leak, Row, Target, UserError
 
 _SEPARATED = 1e-5  # residual below which an un-mixing is right
 _WORSE = 10.0      # times the best round's residual: clips were not separated
-_CERTIFIED = 0.01  # gradient residual, beyond the noise's, of a sure answer
 _ALIKE = 0.5       # correlation of a clip's features in two rounds, at least
 
 
@@ -61,7 +64,7 @@ def first_alone(problem: Problem, outcome: Outcome) -> Problem | None:
   leak, answer = problem.leak, outcome.recovery
   if leak.num_rounds == 1 or bool(np.all(gradient_residual(
       problem.victim, leak, answer.clips, answer.labels
-  ) < _CERTIFIED + noise_floor(leak))):
+  ) < CERTIFIED + noise_floor(leak))):
     return None
   return problem._replace(leak=leak.each_round()[0],
                           session=problem.session.inside('first_round'))
