@@ -10,6 +10,7 @@ import numpy as np
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.peeling import (
     completion,
+    contrast,
     descent,
     frames,
     pixels,
@@ -19,7 +20,8 @@ from vidleak_jax.attacks.analytic.peeling.blocks import Network
 from vidleak_jax.attacks.analytic.peeling.descent import Walked
 from vidleak_jax.attacks.analytic.peeling.needs import (
     LARGEST,
-    completes,
+    kernels_suffice,
+    outputs_suffice,
     rounds_used,
     shortages,
     too_few,
@@ -49,7 +51,7 @@ class Found(NamedTuple):
   labels: np.ndarray  # [B]
   rows: list[walk.Row]
   misfit: float     # of the known layer's outputs, relative
-  note: str = ''    # what is open about its frames, for the user
+  note: str = ''    # what is open about it, for the user
   completed: bool = False  # by a prior
 
 
@@ -68,11 +70,12 @@ class Peeling(Analytic):
   pixel_steps: int = option(24, 'of Gauss-Newton on the pixels', low=1)
   inner_steps: int = option(60, 'conjugate gradients in each', low=1)
   errors: tuple[float, ...] = option(
-      (0.1, 0.05, 0.03, 0.02, 0.01), 'of features, stage by stage, where '
-      'equations are fewer than pixels', low=1e-6, high=1.0)
+      (0.1, 0.05, 0.03, 0.02, 0.01, 0.003, 0.001), 'of features, stage by '
+      'stage, where equations are fewer than pixels', low=1e-6, high=1.0)
   stage_steps: int = option(8, 'of Gauss-Newton in each of these', low=1)
-  largest: int = option(LARGEST, 'numbers of the clips up to which that is '
-                        'tried: more take hours', low=1)
+  largest: int = option(LARGEST, 'numbers of the clips up to which the '
+                        'kernels below solved blocks are read: more take hours',
+                        low=1)
 
   def requires(self, victim: Victim, leak: Leak) -> list[str]:
     """See `Attack.requires`; counts the equations below the blocks too."""
@@ -130,7 +133,9 @@ class Peeling(Analytic):
         break
     if best is None:
       raise wrong
-    return best._replace(note=_about_frames(walks[0], best.misfit, tried))
+    return _with_contrast(walks[0], best._replace(
+        note=_about_frames(walks[0], best.misfit, tried)),
+                          problem.leak.public.eight_bit)
 
   def _ordered(self, problem: Problem, walks: list[Walked]
                ) -> Iterator[list[Walked]]:
@@ -181,10 +186,10 @@ class Peeling(Analytic):
     network = walks[0].network
     total = network.num_peeled + 1
     labels = walk.read_head(network, walks[0].params, walks[0].update).labels
-    if too_few(planned, len(walks)):
-      return self._complete(problem, walks, labels)
-    best = None
-    for parts, partly in descent.known_facts(walks):
+    best, known = None, iter(())
+    if not too_few(planned, len(walks)):
+      known = descent.known_facts(walks)
+    for parts, partly in known:
       result = self._pixels(problem, network, parts,
                             (*_COARSE_STEPS, self.pixel_steps))
       found = Found(result.pixels, labels,
@@ -195,25 +200,36 @@ class Peeling(Analytic):
       if best.misfit <= _EXACT:
         break
     problem.session.tell('layer peeling', total, total)
-    assert best  # `known_facts` yields or raises
-    if best.misfit > _EXACT and completes(planned, self.largest):
-      return self._complete(problem, walks, labels)
-    return best
+    if best and best.misfit <= _EXACT:
+      return best
+    if kernels_suffice(planned, len(walks), self.largest):
+      return self._complete(
+          problem, walks, labels, [descent.partly(each) for each in walks])
+    if outputs_suffice(network, len(walks)):
+      return self._complete(problem, walks, labels, [
+          (descent.outputs(each)._replace(lower=None), []) for each in walks])
+    if best:
+      return best
+    raise UserError(
+        f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as far '
+        'as the equations go, and what they show does not suffice for the '
+        'pixels. Choose attack.name=ig.')
 
   def _complete(self, problem: Problem, walks: list[Walked],
-                labels: np.ndarray) -> Found:
+                labels: np.ndarray,
+                shown: list[tuple[pixels.Part, list[walk.Row]]]) -> Found:
     """Likely pixels where the equations do not lead to exact ones.
 
     Raises:
       UserError: the search went astray.
     """
     network = walks[0].network
-    parts, rows = zip(*map(descent.partly, walks))
+    parts, rows = zip(*shown)
     clips, misfit = completion.complete(
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
-        lambda p: problem.session.tell('pixels', p.num_done, p.num_stages,
-                                       cost=p.cost),
-        channel_axis=network.channel_axis, key=problem.victim.key)
+        self.inner_steps, lambda p: problem.session.tell(
+            'pixels', p.num_done, p.num_stages, cost=p.cost),
+        blank=contrast.unseen(network, walks[0].params), channel_axis=network.channel_axis, key=problem.victim.key)
     problem.session.tell('pixels', 1, 1)
     if not misfit < _LOST:
       raise UserError(
@@ -250,6 +266,19 @@ def _about_frames(walked: Walked, misfit: float, tried: int) -> str:
           'which is which is a guess') * (closest <= _EXACT)
 
 
+def _with_contrast(walked: Walked, found: Found, eight_bit: bool) -> Found:
+  """A clip with its contrast, where levels of video tell it alone."""
+  blank = contrast.unseen(walked.network, walked.params)
+  if blank is None:
+    return found
+  clips = contrast.by_levels(found.clips, blank) if eight_bit else None
+  if clips is not None:
+    return found._replace(clips=clips)
+  return found._replace(note='; '.join(filter(None, (
+      found.note, 'the network does not see the contrast of its clip, and no '
+      'levels of video tell it'))))
+
+
 def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
   count = sum(fact.value.size for part in parts for fact in part.facts)
   return float(np.sqrt(result.cost / count))
@@ -264,4 +293,4 @@ def _note(found: list[Found]) -> str:
   loose = [f'update {m}: {each.note}' for m, each in enumerate(found)
            if each.note]
   return (f'The closed form is not exact: {"; ".join(bad)}. ' * bool(bad)
-          + f'The order of frames is open: {"; ".join(loose)}.' * bool(loose))
+          + f'Open is: {"; ".join(loose)}.' * bool(loose))

@@ -1,9 +1,9 @@
 """Likely clips where equations do not lead to the exact one.
 
-What the solved blocks of a narrow network show leaves directions open. The
-gradients of the kernels below say more (`lower`), and a prior fills the rest:
-maximum a posteriori, with errors tau of the guess's features that fall from
-stage to stage. The answer is near, not exact.
+What the solved blocks show may leave directions open. A prior of video fills
+them: maximum a posteriori, with errors tau of the guess's features that fall
+from stage to stage. Where a network is narrow the gradients of the kernels below
+say more (`lower`). The answer is near, and often near enough to round.
 """
 
 import functools
@@ -14,19 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax.attacks.analytic.peeling import contrast, pixels
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
 from vidleak_jax.attacks.analytic.peeling import lower as lower_lib
-from vidleak_jax.attacks.analytic.peeling import pixels
 from vidleak_jax.attacks.matching import gauss_newton, most_likely
 from vidleak_jax.runtime import programs
 from vidleak_jax.victims.introspection.graph import LayerGraph
 
 _FACTS = 0.3   # error of facts for each of tau: they do not jump with signs
-# The weight beside facts alone, over their size: it falls as they are met.
-_SMOOTH = 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3
-_COARSE = (4,) * 6  # steps from one colour a frame to all pixels
-_INNER = 60, 150  # conjugate gradients of a step, at first and below _SMALL
-_SMALL = 0.03    # tau: directions that hardly show begin to count
+_SMOOTH = 0.03  # weight of total variation beside facts alone, over their size
+_COARSE = 3, 3, 3, 2, 1, 1  # steps from one colour a frame to all pixels
+_SMALL = 0.03    # tau: directions that hardly show begin to count,
+_MORE = 2.5      # and so many more conjugate gradients find them in kernels
+_LEAST = 0.01    # tau of kernels: some signs in the guess stay open
 _ENDED = 0.99    # of the objective: the next tau
 
 
@@ -39,48 +39,50 @@ class Progress(NamedTuple):
 
 def complete(
     graph: LayerGraph, num_clips: int, parts: Sequence[pixels.Part],
-    errors: Sequence[float], num_steps: int,
-    tell: Callable[[Progress], None], *, channel_axis: int, key: Hashable,
+    errors: Sequence[float], num_steps: int, inner_steps: int,
+    tell: Callable[[Progress], None], *, blank: np.ndarray | None = None,
+    channel_axis: int, key: Hashable,
 ) -> tuple[np.ndarray, float]:
   """Returns likely clips [B, T, H, W, C], and their facts' relative misfit.
 
   Args:
     graph: the network.
     num_clips: B.
-    parts: what each round shows, `lower` included.
+    parts: what each round shows; `lower` where kernels are to be read.
     errors: tau of each stage, falling.
     num_steps: of Gauss-Newton in each, at most.
+    inner_steps: conjugate gradients in each of these.
     tell: called after each step; what it raises ends the search.
+    blank: of `contrast.unseen`: contrast is held.
     channel_axis: of all outputs.
     key: of the network, `Victim.key`.
   """
   def told(num_done, cost):
-    tell(Progress(num_done, len(_SMOOTH) + len(errors), cost))
+    tell(Progress(num_done, 1 + len(errors), cost))
 
-  start = None
-  for done, smooth in enumerate(_SMOOTH):
-    start = pixels.recover(
-        graph, num_clips, parts, gauss_newton.Options(
-            steps=_COARSE if start is None else _COARSE[-1:]),
-        lambda step, done=done: told(done, step.cost), start=start,
-        smooth=smooth, channel_axis=channel_axis, key=key).pixels
+  start = pixels.recover(
+      graph, num_clips, parts, gauss_newton.Options(
+          steps=_COARSE, inner_steps=inner_steps),
+      lambda step: told(0, step.cost), smooth=_SMOOTH, blank=blank,
+      channel_axis=channel_axis, key=key).pixels
   kinds, belows = pixels.structure(graph, parts)
-  unders = [facts_lib.until(graph, set(part.lower.cotangents))
+  unders = [part.lower and facts_lib.until(graph, set(part.lower.cotangents))
             for part in parts]
   data = gauss_newton.to_float32((pixels.numbers(parts, belows), [
-      part.lower._replace(gradient={
+      under and part.lower._replace(gradient={
           node.op.kernel_path: part.lower.gradient[node.op.kernel_path]
           for node in under.nodes if node.kind == 'conv'})
       for part, under in zip(parts, unders)]))
 
   def misses(data, tau, clips):
-    found = []
+    found = [] if blank is None else [contrast.row(clips, blank)]
     for numbers, lower, below, under, kind in zip(
         *data, belows, unders, kinds):
       found += [r / (_FACTS * tau) for r in pixels.misses(
           numbers, below, kind, clips, channel_axis)]
-      found += lower_lib.misses(
-          under, numbers[0], lower, clips, tau, channel_axis)
+      if under:
+        found += lower_lib.misses(under, numbers[0], lower, clips,
+                                  jnp.maximum(tau, _LEAST), channel_axis)
     return found
 
   def step(inner, data, tau, clips, trust):
@@ -94,12 +96,15 @@ def complete(
         r.size for r in rows))
 
   move, measure = programs.default().get(
-      ('completion', key, kinds, num_clips),
+      ('completion', key, kinds, num_clips, unders[0] is None,
+       blank is None),
       lambda: (jax.jit(step, static_argnums=0), jax.jit(misfit)))
   clips = jnp.asarray(start, jnp.float32)
-  for done, tau in enumerate(errors, len(_SMOOTH)):
+  for done, tau in enumerate(errors, 1):
+    more = _MORE if unders[0] and tau <= _SMALL else 1
     clips = _descend(
-        functools.partial(move, _INNER[tau <= _SMALL], data, jnp.float32(tau)),
+        functools.partial(move, int(more * inner_steps), data,
+                          jnp.float32(tau)),
         clips, num_steps, functools.partial(told, done))
   return np.asarray(clips, np.float64), float(measure(data, clips))
 

@@ -89,7 +89,7 @@ def known_facts(walks: list[Walked]
   if suffices:
     yield [outputs(each) for each in walks], []
   if not bottom:
-    with contextlib.suppress(*([UserError] if suffices else [])):
+    with contextlib.suppress(UserError):
       parts, rows = zip(*map(partly, walks))
       yield list(parts), [row for each in rows for row in each]
 

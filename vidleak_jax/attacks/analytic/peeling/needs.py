@@ -8,7 +8,8 @@ from vidleak_jax.types import Leak, Round, UserError
 from vidleak_jax.victims.introspection import identifiability
 
 MARGIN = 1.2  # known outputs for each pixel, at least
-LARGEST = 2 ** 16  # numbers of the clips that are completed; more take hours
+LIKELY = 0.5  # the same where a prior completes them
+LARGEST = 2 ** 16  # numbers of clips to which kernels add; more take hours
 
 
 def rounds_used(leak: Leak, network: Network) -> tuple[Round, ...]:
@@ -27,23 +28,14 @@ def shortages(network: Network, num_rounds: int = 1, largest: int = LARGEST
   Args:
     network: the victim.
     num_rounds: of the client.
-    largest: numbers of the clips up to which `completion` is tried.
+    largest: numbers of the clips up to which kernels below the solved blocks
+      are read.
   """
-  reasons = _at_the_top(network)
-  missing = too_few(network, num_rounds)
-  if not missing:
+  reasons, missing = _at_the_top(network), too_few(network, num_rounds)
+  if not missing or outputs_suffice(network, num_rounds):
     return reasons
-  unknowns = network.num_clips * math.prod(network.graph.clip_shape)
-  if unknowns > largest:
-    return [*reasons, missing]
-  try:
-    shown = num_rounds * _below(network)
-  except UserError as error:
-    return [*reasons, missing, str(error).rstrip('.')]
-  if shown < MARGIN * unknowns:
-    reasons.append(f'{missing}; the kernels below show {shown} more numbers, '
-                   'which do not suffice either')
-  return reasons
+  more = _of_kernels(network, num_rounds, largest)
+  return [*reasons, '; '.join([missing, *more])] if more else reasons
 
 
 def too_few(network: Network, num_rounds: int = 1) -> str:
@@ -66,13 +58,30 @@ def too_few(network: Network, num_rounds: int = 1) -> str:
   return ''
 
 
-def completes(network: Network, largest: int = LARGEST) -> bool:
-  """Whether a network is narrow, small and read far enough to `complete`."""
+def outputs_suffice(network: Network, num_rounds: int = 1) -> bool:
+  """Whether a prior can complete what is known of the lowest solved block."""
+  count = num_rounds * math.prod(network.graph.by_name[network.bottom].shape)
+  return count / 2 >= LIKELY * math.prod(network.graph.clip_shape)
+
+
+def kernels_suffice(network: Network, num_rounds: int = 1,
+                    largest: int = LARGEST) -> bool:
+  """Whether it can with what the kernels below say too."""
+  return not _of_kernels(network, num_rounds, largest)
+
+
+def _of_kernels(network, num_rounds, largest):
+  """Why they do not suffice."""
+  unknowns = network.num_clips * math.prod(network.graph.clip_shape)
+  if unknowns > largest:
+    return [f'for more than {largest} numbers kernels below the solved blocks '
+            'are not read']
   try:
-    return (network.num_clips * math.prod(network.graph.clip_shape) <= largest
-            and bool(too_few(network)) and _below(network) > 0)
-  except UserError:
-    return False
+    shown = num_rounds * _below(network)
+  except UserError as error:
+    return [str(error).rstrip('.')]
+  return [f'the kernels below the solved blocks show {shown} more numbers, '
+          'which do not suffice either'] * (shown < MARGIN * unknowns)
 
 
 def _below(network: Network) -> int:

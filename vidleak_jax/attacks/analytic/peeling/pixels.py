@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax.attacks.analytic.peeling import contrast
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
 from vidleak_jax.attacks.analytic.peeling.lower import Lower
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
@@ -28,7 +29,7 @@ def recover(
     options: gauss_newton.Options | None = None,
     tell: Callable[[gauss_newton.Progress], None] | None = None, *,
     start: np.ndarray | None = None, smooth: float | None = None,
-    channel_axis: int = -1, key: Hashable,
+    blank: np.ndarray | None = None, channel_axis: int = -1, key: Hashable,
 ) -> gauss_newton.Result:
   """Returns the clips [B, T, H, W, C] of which the facts are true.
 
@@ -41,6 +42,7 @@ def recover(
     tell: called after each step.
     start: [B, T, H, W, C]; None: grey.
     smooth: weight of a prior of total variation; None: no prior.
+    blank: of `contrast.unseen`: contrast is held.
     channel_axis: of the outputs of the nodes that facts are about.
     key: of the network, `Victim.key`: equal networks share their programs.
   """
@@ -52,13 +54,17 @@ def recover(
             for below, kind, each in zip(belows, kinds, data[1])]
     if smooth is not None:
       rows += [data[0] * row for row in variation.rows(prior, clips)]
+    if blank is not None:
+      rows.append(contrast.row(clips, blank))
     return rows
 
   if start is None:
-    start = np.full((num_clips, *graph.clip_shape), _GREY)
+    shape = num_clips, *graph.clip_shape
+    start = (np.full(shape, _GREY) if blank is None
+             else contrast.start(shape, blank))
   return gauss_newton.minimize(
       residual, (np.sqrt(smooth or 0.0), numbers(parts, belows)), start,
-      options, tell, key=(key, kinds, smooth is None))
+      options, tell, key=(key, kinds, smooth is None, blank is None))
 
 
 def structure(graph: LayerGraph, parts: Sequence[Part]
