@@ -229,7 +229,8 @@ class Peeling(Analytic):
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
         self.inner_steps, lambda p: problem.session.tell(
             'pixels', p.num_done, p.num_stages, cost=p.cost),
-        blank=contrast.unseen(network, walks[0].params), channel_axis=network.channel_axis, key=problem.victim.key)
+        blank=contrast.unseen(network, walks[0].params),
+        channel_axis=network.channel_axis, key=problem.victim.key)
     problem.session.tell('pixels', 1, 1)
     if not misfit < _LOST:
       raise UserError(

@@ -2,8 +2,8 @@
 
 What the solved blocks show may leave directions open. A prior of video fills
 them: maximum a posteriori, with errors tau of the guess's features that fall
-from stage to stage. Where a network is narrow the gradients of the kernels below
-say more (`lower`). The answer is near, and often near enough to round.
+from stage to stage. Where a network is narrow the gradients of the kernels
+below say more (`lower`). The answer is near, and often near enough to round.
 """
 
 import functools

@@ -65,8 +65,8 @@ def start(shape: tuple[int, ...], blank: np.ndarray) -> np.ndarray:
 
 def row(clips: Array, blank: np.ndarray) -> Array:
   """Returns a residual [] of clips that do not have the contrast held."""
-  size = jnp.sqrt(jnp.mean((clips - jnp.asarray(blank, jnp.result_type(clips))) ** 2))
-  return _STIFF * (size / _held(blank) - 1)
+  rest = clips - jnp.asarray(blank, jnp.result_type(clips))
+  return _STIFF * (jnp.sqrt(jnp.mean(rest ** 2)) / _held(blank) - 1)
 
 
 def by_levels(clips: np.ndarray, blank: np.ndarray) -> np.ndarray | None:
