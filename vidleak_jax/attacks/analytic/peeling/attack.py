@@ -20,6 +20,7 @@ from vidleak_jax.attacks.analytic.peeling.blocks import Network
 from vidleak_jax.attacks.analytic.peeling.descent import Walked
 from vidleak_jax.attacks.analytic.peeling.needs import (
     LARGEST,
+    block_suffices,
     kernels_suffice,
     outputs_suffice,
     rounds_used,
@@ -202,18 +203,30 @@ class Peeling(Analytic):
     problem.session.tell('layer peeling', total, total)
     if best and best.misfit <= _EXACT:
       return best
-    if kernels_suffice(planned, len(walks), self.largest):
-      return self._complete(
-          problem, walks, labels, [descent.partly(each) for each in walks])
-    if outputs_suffice(network, len(walks)):
-      return self._complete(problem, walks, labels, [
-          (descent.outputs(each)._replace(lower=None), []) for each in walks])
+    shown = self._to_complete(walks, planned)
+    if shown:
+      return self._complete(problem, walks, labels, shown)
     if best:
       return best
     raise UserError(
         f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as far '
         'as the equations go, and what they show does not suffice for the '
         'pixels. Choose attack.name=ig.')
+
+  def _to_complete(self, walks: list[Walked], planned: Network
+                   ) -> list[tuple[pixels.Part, list[walk.Row]]]:
+    """What each round shows a prior, and rows of the report; []: too little."""
+    network, count = walks[0].network, len(walks)
+    if too_few(planned, count) and kernels_suffice(
+        planned, count, self.largest):
+      return [descent.partly(each) for each in walks]
+    if outputs_suffice(network, count):
+      shown = [(descent.outputs(each), []) for each in walks]
+    elif block_suffices(network, count):
+      shown = [descent.partly(each) for each in walks]
+    else:
+      return []
+    return [(part._replace(lower=None), rows) for part, rows in shown]
 
   def _complete(self, problem: Problem, walks: list[Walked],
                 labels: np.ndarray,

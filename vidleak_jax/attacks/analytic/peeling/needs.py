@@ -32,7 +32,8 @@ def shortages(network: Network, num_rounds: int = 1, largest: int = LARGEST
       are read.
   """
   reasons, missing = _at_the_top(network), too_few(network, num_rounds)
-  if not missing or outputs_suffice(network, num_rounds):
+  if (not missing or outputs_suffice(network, num_rounds)
+      or block_suffices(network, num_rounds)):
     return reasons
   more = _of_kernels(network, num_rounds, largest)
   return [*reasons, '; '.join([missing, *more])] if more else reasons
@@ -62,6 +63,14 @@ def outputs_suffice(network: Network, num_rounds: int = 1) -> bool:
   """Whether a prior can complete what is known of the lowest solved block."""
   count = num_rounds * math.prod(network.graph.by_name[network.bottom].shape)
   return count / 2 >= LIKELY * math.prod(network.graph.clip_shape)
+
+
+def block_suffices(network: Network, num_rounds: int = 1) -> bool:
+  """Whether it can complete what the block below the solved ones shows."""
+  left = network.blocks[:-network.num_peeled]
+  unknowns = network.num_clips * math.prod(network.graph.clip_shape)
+  return bool(left) and (
+      num_rounds * left[-1].num_shown >= LIKELY * unknowns)
 
 
 def kernels_suffice(network: Network, num_rounds: int = 1,
