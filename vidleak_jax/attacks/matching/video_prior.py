@@ -63,13 +63,14 @@ def measure(clips: Array, deviations: Array | None = None) -> Shown:
                  (0.0,) * len(seen))
   squares = [_local_mean(jnp.mean(d ** 2, 0)) for d in jax.vmap(
       lambda each: _differences(flow, each))(deviations)]
+  shares = [_open_share(d, square)
+            for d, square in zip(seen, squares, strict=True)]
   scales = tuple(
-      size + _open_share(d, square) * natural + _LEAST
-      for size, d, square, natural in zip(
-          sizes, seen, squares, _natural(clips), strict=True))
+      size + share * natural + _LEAST for size, share, natural in zip(
+          sizes, shares, _natural(clips), strict=True))
   variances = tuple(
-      jnp.sum(square / scale ** 2, -1, keepdims=True)
-      for square, scale in zip(squares, scales, strict=True))
+      share * jnp.sum(square / scale ** 2, -1, keepdims=True)
+      for share, square, scale in zip(shares, squares, scales, strict=True))
   return Shown(flow, scales, variances)
 
 
@@ -116,10 +117,9 @@ def _natural(clips):
 
 
 def _open_share(seen, squares):
-  """[1, 1, 1, 1, C]: of expected squares, what is not of the guess."""
-  expected = seen ** 2 + squares
-  return jnp.mean(squares, _PLACES, keepdims=True) / (
-      jnp.mean(expected, _PLACES, keepdims=True) + _LEAST ** 2)
+  """[]: of the expected squares of differences, what the guess leaves open."""
+  return jnp.sum(squares) / (
+      jnp.sum(squares) + jnp.sum(seen ** 2) + seen.size * _LEAST ** 2)
 
 
 def _local_mean(values):
