@@ -7,8 +7,8 @@ distribution. Its scales differ from clip to clip; they are read off the guess
 
 A guess behind strong noise is smoother than its clip, and scales read off it
 would smooth the next guess still more. Samples of what the noise leaves open
-mend that: squares are expected ones, and a scale is that of natural videos as
-far as the guess does not show it.
+mend that: as far as they spread, lengths are roots of expected squares, and the
+mean difference of natural videos adds to the guess's.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,8 @@ class Shown(NamedTuple):
   flow: Array | None  # [B, T - 1, H, W, 2] of `motion.estimate`
   # [1, 1, 1, 1, C] mean differences: of frames, rows, columns
   scales: tuple[Array, ...]
-  # [..., 1] of differences over their scales; 0 where the guess is certain
+  # [..., 1] of differences over their scales; 0 where the guess is certain.
+  # Of a guess that is nearly certain little of them counts: its edges are seen.
   variances: tuple[Array | float, ...]
 
 
@@ -83,7 +84,7 @@ def differences(shown: Shown, clips: Array) -> tuple[Array, ...]:
 def lengths(shown: Shown, differences: tuple[Array, ...]) -> list[Array]:
   """Returns lengths [..., 1]: the colours of a video share their edges.
 
-  Where a guess is not certain, the root of the expected square.
+  Where a guess is not certain, the variances of `shown` count as well.
   """
   return [jnp.sqrt(jnp.sum(d ** 2, -1, keepdims=True) + v + _CORNER ** 2)
           for d, v in zip(differences, shown.variances, strict=True)]
