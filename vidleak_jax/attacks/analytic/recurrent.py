@@ -31,10 +31,12 @@ _SURPLUS = 1.25   # equations for each unknown
 _STARTS = 8       # for each frame, the one before and around it
 _STEPS = 50       # of Levenberg and Marquardt, a frame
 _ERROR = 1e-3     # of the gradients; rounding leaves 1e-6
-# Of float32, on three clips of photo_motion's train split: the relative error
-# of what enters the gates at a step, and of a gradient's mean entry.
+# Of float32, on two clips of photo_motion's train split: the relative error of
+# what enters the gates at a step; of a gradient's mean entry, in sums over a
+# step's numbers and alone.
 _ROUNDING = 3e-7
 _SUMMED = 4e-7
+_ALONE = 1e-7
 _ROUNDS = 3       # of all steps together, the weights of the last round's
 _JOINT_STEPS = 10  # of Levenberg and Marquardt in each
 
@@ -52,7 +54,7 @@ def is_determinable(layer: Layer, width: int) -> bool:
 
 def inputs(
     layer: Layer, params: Params, update: Params, output: Array, slope: Array
-) -> tuple[Array, Array, Array]:
+) -> tuple['Inputs', Array]:
   """The inputs of one message's clip; call it in float64.
 
   Args:
@@ -64,7 +66,7 @@ def inputs(
     slope: dL/dh_T, [D].
 
   Returns:
-    ([T, ...], dL/d that, whether both are certain).
+    (What is known of them, whether that is certain).
   """
   steps = layer.in_shape[0]
   seen = _span(update['input']['kernel'], steps)
@@ -96,14 +98,33 @@ def inputs(
   goal = Sums(output, seen.T @ update['input']['kernel'],
               update['hidden']['kernel'], update['input']['bias'],
               update['hidden']['bias'])
-  mixes = _jointly(run, mixes, goal, jnp.mean(update['input']['kernel'] ** 2))
-  found = _sums(mixes, run(mixes))
+  squares = jnp.mean(update['input']['kernel'] ** 2, 1)
+  mixes, root = _jointly(run, mixes, goal, jnp.mean(squares))
+  now = run(mixes)
+  found = _sums(mixes, now)
   error = jnp.max(jnp.stack([
       jnp.linalg.norm(a - b) / jnp.linalg.norm(b)
       for a, b in zip(found[:3], goal[:3], strict=True)]))
-  slopes = run(mixes).d @ params['input']['kernel'].T
-  return ((mixes @ seen.T).reshape(layer.in_shape),
-          slopes.reshape(layer.in_shape), error < _ERROR)
+  spread = jnp.diag(jnp.linalg.pinv(now.d @ now.d.T))[:, None] * squares
+  known = Inputs(mixes @ seen.T, now.d @ params['input']['kernel'].T,
+                 _ALONE * jnp.sqrt(spread), root @ seen.T)
+  return Inputs(known.value.reshape(layer.in_shape),
+                known.slope.reshape(layer.in_shape),
+                known.spread.reshape(layer.in_shape),
+                known.blend.reshape(steps, -1, *layer.in_shape[1:])
+                ), error < _ERROR
+
+
+class Inputs(NamedTuple):
+  """What a recurrent layer saw, and how well that is known.
+
+  The error of step t is `spread[t] * n + sum_k blend[t, k] m_k`, with standard
+  normal numbers n, one for each entry, and m.
+  """
+  value: Array   # [T, ...]
+  slope: Array   # [T, ...] dL/d value
+  spread: Array  # [T, ...]
+  blend: Array   # [T, T, ...]
 
 
 class Run(NamedTuple):
@@ -128,8 +149,10 @@ def _sums(mixes, run):
 
 
 def _jointly(run: Callable[[Array], Run], mixes: Array, goal: Sums,
-             square: Array) -> Array:
+             square: Array) -> tuple[Array, Array]:
   """What the steps saw as coefficients, [T, T], from a start that is near.
+
+  And a root of the covariance of each step's, [T, T, T], a row a direction.
 
   Args:
     run: all steps from coefficients.
@@ -174,7 +197,15 @@ def _jointly(run: Callable[[Array], Run], mixes: Array, goal: Sums,
     weights = weigh(mixes)
     return _solve(lambda x: misses(x.reshape(steps, steps), weights),
                   mixes.ravel(), _JOINT_STEPS)[0].reshape(steps, steps)
-  return lax.fori_loop(0, _ROUNDS, again, mixes)
+  mixes = lax.fori_loop(0, _ROUNDS, again, mixes)
+  weights = weigh(mixes)
+  slope = jax.jacfwd(lambda x: misses(x.reshape(steps, steps), weights))(
+      mixes.ravel())
+  covariance = jnp.linalg.pinv(slope.T @ slope, rcond=1e-14, hermitian=True)
+  each = covariance.reshape((steps,) * 4)[
+      jnp.arange(steps), :, jnp.arange(steps)]
+  values, vectors = jnp.linalg.eigh(each)
+  return mixes, jnp.sqrt(jnp.maximum(values, 0))[..., None] * vectors.mT
 
 
 def _mixes(advance, outside, output, steps):
