@@ -273,7 +273,7 @@ def residuals(
       output = _relative(layer.activate(z) - known, known)
       dz = lax.stop_gradient(slope * _slope(layer, z))
     if seen.doubt is not None:
-      output = _certain(output, seen.doubt)
+      output = feature_targets.certain(output, seen.doubt)
     kernel = params[layer.name]['kernel']
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     rows = _rows(pull(dz)[0])
@@ -281,14 +281,6 @@ def residuals(
     return output, _relative(
         (rows - seen.kernel) @ white, seen.kernel @ white)
   return equations
-
-
-def _certain(output, doubt):
-  """A misfit [1, T, ...], whitened by what is known of its target."""
-  rows = (output * doubt.weight).reshape(len(doubt.blend), -1)
-  blend = doubt.blend.reshape(*doubt.blend.shape[:2], -1)
-  shares = jnp.einsum('tkf,tf->tk', blend, rows)
-  return (rows - jnp.einsum('tkf,tk->tf', blend, shares)).reshape(output.shape)
 
 
 def _slope(layer, z):

@@ -29,7 +29,7 @@ _RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
 _TOLERANCE = 1e-8   # of least squares
 # Of what a recurrent layer saw:
 _EXACT = 3e-5       # relative error that does not count
-_SIGMAS = 3.0       # an error's bound, in standard deviations
+_SIGMAS = 5.0       # an error's bound, in standard deviations
 # After several local steps, chosen on one clip of photo_motion's train split:
 ERROR = 0.01           # relative error of the kernel's gradient
 _NO_FEATURES = (
@@ -99,6 +99,14 @@ def targets(
             for i, leak in enumerate(leaks)]
   return [_target(layers[depths[i]], leak, solved[i])
           for i, leak in enumerate(leaks)]
+
+
+def certain(output: Array, doubt: Doubt) -> Array:
+  """Returns an output's misfit [1, T, ...], less what its target leaves open."""
+  rows = (output * doubt.weight).reshape(len(doubt.blend), -1)
+  blend = doubt.blend.reshape(*doubt.blend.shape[:2], -1)
+  shares = jnp.einsum('tkf,tf->tk', blend, rows)
+  return (rows - jnp.einsum('tkf,tk->tf', blend, shares)).reshape(output.shape)
 
 
 def separated(problem: Problem) -> Target:
