@@ -102,7 +102,7 @@ def targets(
 
 
 def certain(output: Array, doubt: Doubt) -> Array:
-  """Returns an output's misfit [1, T, ...], less what its target leaves open."""
+  """Returns an output's misfit [1, T, ...], less what is open."""
   rows = (output * doubt.weight).reshape(len(doubt.blend), -1)
   blend = doubt.blend.reshape(*doubt.blend.shape[:2], -1)
   shares = jnp.einsum('tkf,tf->tk', blend, rows)
