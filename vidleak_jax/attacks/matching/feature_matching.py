@@ -15,7 +15,8 @@ counts, however little it moved the loss.
 Where a layer's equations outnumber its inputs, `feature_targets` solves them
 first and the match is held against the layer below (layer peeling). Training
 makes that matter: slopes of leaky units, 0.01 each, hide half of the directions
-from a match further up. A recurrent layer is always solved first (`recurrent`).
+from a match further up. A recurrent layer is always solved first (`recurrent`);
+what rounding leaves open of its steps counts little in the equations below it.
 """
 
 import dataclasses
