@@ -42,7 +42,7 @@ def test_a_still_clip_does_not_move(clips):
 
 def test_double_precision_changes_no_type(clips):
   with jax.enable_x64(True):
-    shown = video_prior.measure(clips)
+    shown = video_prior.measure(clips, jnp.ones_like(clips)[None])
     assert shown.flow.dtype == clips.dtype
     assert video_prior.energy(shown, clips).dtype == clips.dtype
 
@@ -58,7 +58,7 @@ def test_following_is_linear(clips):
 @pytest.mark.parametrize('shape', [(1, 1, 8, 8, 3), (2, 3, 4, 4, 1)])
 def test_any_clip_has_an_energy(shape):
   clips = jax.random.uniform(jax.random.key(0), shape)
-  shown = video_prior.measure(clips)
+  shown = video_prior.measure(clips, clips[None])
   value, slope = jax.value_and_grad(video_prior.energy, argnums=1)(shown, clips)
   assert value > 0 and jnp.isfinite(slope).all()
 
@@ -82,3 +82,34 @@ def test_what_equations_leave_open_is_filled(clips):
   error, before = (jnp.sqrt(jnp.mean((each - clips) ** 2))
                    for each in (guess, start))
   assert error < 0.2 * before
+
+
+def test_scales_are_of_the_guess_as_far_as_it_is_certain(clips):
+  certain = video_prior.measure(clips, jnp.zeros((2, *clips.shape)))
+  plain = video_prior.measure(clips)
+  for scale, other in zip(certain.scales, plain.scales, strict=True):
+    np.testing.assert_allclose(scale, other, rtol=1e-5)
+  grey = jnp.full_like(clips, 0.5)
+  noise = jax.random.normal(jax.random.key(0), (2, *clips.shape))
+  wide = video_prior.measure(grey, 0.3 * noise)
+  # Of natural videos rows differ by about a tenth, in brightness.
+  assert 0.05 < wide.scales[1][..., 0] < 0.2
+  assert all(jnp.all(v > 0) for v in wide.variances)
+
+
+@pytest.mark.slow
+def test_scales_do_not_collapse_behind_noise(clips):
+  """Each pixel is told with an error as large as the picture's contrast."""
+  told = clips + 0.3 * jax.random.normal(jax.random.key(2), clips.shape)
+
+  def misses(guess):
+    return [(guess - told) / 0.3]
+  step = jax.jit(lambda *state: most_likely.newton_step(misses, 30, *state))
+
+  def error(deviations):
+    guess, trust = jnp.full_like(clips, 0.5), jnp.float32(0.3)
+    for _ in range(8):
+      now = step(guess, trust, deviations)
+      guess, trust, deviations = now.clips, now.trust, now.deviations
+    return jnp.sqrt(jnp.mean((guess - clips) ** 2))
+  assert error(jnp.zeros((2, *clips.shape))) < 0.8 * error(None)

@@ -48,6 +48,7 @@ _FAR = 1e30        # stands for an infinite bound on the device
 _SURE = 5.0        # a sign is sure that many stds from 0
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
 _FIRST_TRUST = 0.1  # how far a pixel is expected to move after Adam
+_SAMPLES = 2       # of what noise leaves open, at the end
 _FALL = 0.5, 1.0   # bounds of how tau falls in a step of Gauss-Newton
 
 
@@ -171,7 +172,7 @@ def _solve_top(top, params, target, head, notes, clips, options, report, ready):
     if ready and step % _REREAD == 0:  # the guess fills in what is clipped
       target, head, notes = ready(np.asarray(
           features(top.layers, params, clips), np.float64))
-    clips, chi2, trust = newton_step(
+    clips, chi2, trust, _ = newton_step(
         stage, options.newton_inner, params, target, clips,
         Fade(tau, jnp.float32(1)), trust)
     report(stage.name, step + 1, options.newton_steps, clips)
@@ -192,10 +193,11 @@ def _finish(every, params, target, clips, options, report):
       errors=options.finish_errors, lower=options.finish_errors,
       per_entry=bool(jnp.any(last.low < last.high)))
   trust = jnp.float32(_FIRST_TRUST)
+  deviations = jnp.zeros((_SAMPLES, *clips.shape), clips.dtype)
   for step in range(stage.steps):
-    clips, _, trust = newton_step(
+    clips, _, trust, deviations = newton_step(
         stage, options.finish_inner, params, target, clips,
-        stage.fade(jnp.float32(step)), trust)
+        stage.fade(jnp.float32(step)), trust, deviations)
     report(stage.name, step + 1, stage.steps, clips)
   return clips, float(mean_square(stage, params, target, clips))
 

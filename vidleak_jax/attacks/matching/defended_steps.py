@@ -85,8 +85,8 @@ def _adam_chunk(stage, chunk, params, target, clips, state, done):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def newton_step(
     stage: Stage, inner: int, params: Params, target: Target, clips: Array,
-    fade: Fade, trust: Array,
-) -> tuple[Array, Array, Array]:
+    fade: Fade, trust: Array, deviations: Array | None = None,
+) -> tuple[Array, Array, Array, Array | None]:
   """One damped step of Gauss-Newton, see `most_likely.newton_step`.
 
   Args:
@@ -97,15 +97,17 @@ def newton_step(
     clips: [1, T, H, W, C].
     fade: errors of the guess.
     trust: [] how far a pixel is expected to move.
+    deviations: [S, 1, T, H, W, C] samples of what noise leaves open, zeros at
+      first; None where entries are exact.
 
   Returns:
     The clips after the step, the mean square of their residuals, and the trust
-    for the next step.
+    and the deviations for the next step.
   """
   def misses(clips):
     return _misses(stage, params, target, clips, fade)
-  step = most_likely.newton_step(misses, inner, clips, trust)
-  return step.clips, _mean(misses(step.clips)), step.trust
+  step = most_likely.newton_step(misses, inner, clips, trust, deviations)
+  return step.clips, _mean(misses(step.clips)), step.trust, step.deviations
 
 
 @functools.partial(jax.jit, static_argnums=0)

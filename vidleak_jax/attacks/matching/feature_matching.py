@@ -15,7 +15,8 @@ counts, however little it moved the loss.
 Where a layer's equations outnumber its inputs, `feature_targets` solves them
 first and the match is held against the layer below (layer peeling). Training
 makes that matter: slopes of leaky units, 0.01 each, hide half of the directions
-from a match further up. A recurrent layer is always solved first (`recurrent`).
+from a match further up. A recurrent layer is always solved first (`recurrent`);
+what rounding leaves open of its steps counts little in the equations below it.
 """
 
 import dataclasses
@@ -264,10 +265,16 @@ def residuals(
       inverse = INVERTIBLE[layer.activation]
       goal = inverse.inverse(known)
       output = _relative(z - goal, goal)
-      dz = slope * inverse.slope(known)
+      steep = inverse.slope(known)
+      if seen.doubt is not None:
+        steep = jnp.where(seen.doubt.sign, lax.stop_gradient(
+            _slope(layer, z)), steep)
+      dz = slope * steep
     else:  # the sign of what is lost has to come from the guess
       output = _relative(layer.activate(z) - known, known)
       dz = lax.stop_gradient(slope * _slope(layer, z))
+    if seen.doubt is not None:
+      output = feature_targets.certain(output, seen.doubt)
     kernel = params[layer.name]['kernel']
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     rows = _rows(pull(dz)[0])

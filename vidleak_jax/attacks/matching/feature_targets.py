@@ -27,6 +27,9 @@ _SURPLUS = 1.25     # equations for each unknown; with fewer, some stay open
 _AGREEMENT = 1e-3   # of two solutions; where directions stay open it is 1
 _RESIDUAL = 1e-4    # of the equations; rounding leaves 1e-6
 _TOLERANCE = 1e-8   # of least squares
+# Of what a recurrent layer saw:
+_EXACT = 3e-5       # relative error that does not count
+_SIGMAS = 5.0       # an error's bound, in standard deviations
 # After several local steps, chosen on one clip of photo_motion's train split:
 ERROR = 0.01           # relative error of the kernel's gradient
 _NO_FEATURES = (
@@ -45,6 +48,16 @@ class Seen(NamedTuple):
   output: Array  # [*shape] after the activation
   slope: Array   # [*shape] dL/d output
   kernel: Array  # [N, C] the kernel's gradient, a row for each tap and input
+  doubt: 'Doubt | None' = None  # below a recurrent layer
+
+
+class Doubt(NamedTuple):
+  """How well a layer's output is known, before the activation; [M, ...]."""
+  weight: Array  # [*shape] 1: to rounding
+  # [T, T, ...] directions of each frame, of weighed errors, over the root of
+  # the share that is taken out of them
+  blend: Array
+  sign: Array    # [*shape] whether the slope has to come from the guess
 
 
 def targets(
@@ -88,6 +101,14 @@ def targets(
           for i, leak in enumerate(leaks)]
 
 
+def certain(output: Array, doubt: Doubt) -> Array:
+  """Returns an output's misfit [1, T, ...], less what is open."""
+  rows = (output * doubt.weight).reshape(len(doubt.blend), -1)
+  blend = doubt.blend.reshape(*doubt.blend.shape[:2], -1)
+  shares = jnp.einsum('tkf,tf->tk', blend, rows)
+  return (rows - jnp.einsum('tkf,tk->tf', blend, shares)).reshape(output.shape)
+
+
 def separated(problem: Problem) -> Target:
   """Returns the targets of batches, or of several local steps.
 
@@ -127,7 +148,26 @@ def of_message(problem: Problem, index: int
 def _target(layer, leak, values) -> Target:
   kernel = np.asarray(trees.named(leak.update, layer.name)['kernel'])
   rows = kernel.reshape(len(kernel), -1, kernel.shape[-1])
-  return Target(leak.params, {layer.name: Seen(*values, rows)})
+  doubt = jax.vmap(functools.partial(_doubt, layer))(
+      values[0], *values[2:]) if len(values) > 2 else None
+  return Target(leak.params, {layer.name: Seen(*values[:2], rows, doubt)})
+
+
+def _doubt(layer, output, spread, blend) -> Doubt:
+  """What is not known of an output, of `recurrent.Inputs`."""
+  frames = len(blend)
+  noise = _SIGMAS * jnp.sqrt(spread ** 2 + jnp.sum(blend ** 2, 1))
+  inverse = INVERTIBLE.get(layer.activation, INVERTIBLE['identity'])
+  slopes = inverse.slope(output - noise), inverse.slope(output + noise)
+  # Errors before the activation, in units of what counts as exact.
+  scale = 1 / (jnp.minimum(*slopes) * _EXACT * _rms(inverse.inverse(output)))
+  weight = lax.rsqrt(1 + (scale * spread) ** 2)
+  _, sizes, basis = jnp.linalg.svd(
+      (blend * (scale * weight)[:, None]).reshape(frames, frames, -1),
+      full_matrices=False)
+  out = jnp.sqrt(1 - lax.rsqrt(1 + sizes ** 2))
+  return Doubt(weight, (out[..., None] * basis).reshape(blend.shape),
+               jnp.abs(slopes[0] - slopes[1]) > 0.5 * jnp.maximum(*slopes))
 
 
 def _determinable(layer, leak, known) -> bool:
@@ -148,19 +188,20 @@ def _descend(layer, leaks, known, max_steps, key):
     return {}
   messages = _join([
       (_repeated(trees.named(leaks[i].params, layer.name), leaks[i].update),
-       trees.named(leaks[i].update, layer.name), *values)
+       trees.named(leaks[i].update, layer.name), *values[:2])
       for i, values in known.items()])
-  solved, down, sure = per_message.over_messages(
+  solved, sure = per_message.over_messages(
       functools.partial(_down, layer, max_steps), np.zeros(()),
       trees.to_float64(messages), key=(
           'layer input', max_steps, layer if key is None else key, layer.name))
-  ends = np.cumsum([len(values[0]) for values in known.values()])[:-1]
-  parts = zip(known, *(np.split(x, ends) for x in (solved, down, sure)))
-  return {i: (x, dx) for i, x, dx, certain in parts if certain.all()}
+  ends = np.cumsum([0, *(len(values[0]) for values in known.values())])
+  return {i: tuple(each[a:b] for each in solved)
+          for i, a, b in zip(known, ends[:-1], ends[1:], strict=True)
+          if sure[a:b].all()}
 
 
 def _down(layer, max_steps, _, message):
-  """(input of one layer, dL/d input, whether both are certain)."""
+  """((input of one layer, dL/d input, ...), whether they are certain)."""
   params, update, h, dh = message
   if recurrent.is_recurrent(layer):
     return recurrent.inputs(layer, *message)
@@ -191,7 +232,7 @@ def _down(layer, max_steps, _, message):
                    for begin in (start, noise))
   apart = _rms(first.x - second.x) / _rms(first.x)
   sure = (apart < _AGREEMENT) & (first.residual < _RESIDUAL)
-  return first.x, jax.vjp(apply, first.x)[1](dz)[0], sure
+  return (first.x, jax.vjp(apply, first.x)[1](dz)[0]), sure
 
 
 def _above(head, params, update) -> tuple[Array, Array]:

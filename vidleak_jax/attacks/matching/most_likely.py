@@ -15,6 +15,7 @@ from vidleak_jax.attacks.matching import video_prior
 from vidleak_jax.types import Array
 
 LEAST_TRUST = 1e-3  # bound of how far a pixel is expected to move
+_SEED = 7           # of the samples
 _TRIES = 1.0, 0.7, 0.5, 0.3, 0.1, 0.0  # lengths of a step
 
 
@@ -25,11 +26,13 @@ class Step(NamedTuple):
   value: Array   # [] the objective
   before: Array  # [] the objective before the step
   length: Array  # [] share of the step that was taken; 0: none lowers it
+  # [S, B, T, H, W, C] samples of what is left open, for the next; or None
+  deviations: Array | None
 
 
 def newton_step(
     misses: Callable[[Array], list[Array]], inner: int, clips: Array,
-    trust: Array,
+    trust: Array, deviations: Array | None = None,
 ) -> Step:
   """One damped step of Gauss-Newton in the box [0, 1].
 
@@ -44,20 +47,37 @@ def newton_step(
     inner: conjugate gradients.
     clips: [B, T, H, W, C].
     trust: [] how far a pixel is expected to move.
+    deviations: [S, B, T, H, W, C] of the step before, zeros at first; None
+      where the misses leave so little open that the guess is certain.
   """
-  shown = video_prior.measure(clips)
+  shown = video_prior.measure(clips, deviations)
   now, forward = jax.linearize(misses, clips)
   backward = jax.linear_transpose(forward, clips)
   seen, apart = jax.linearize(
       lambda clips: video_prior.differences(shown, clips), clips)
   gather = jax.linear_transpose(apart, clips)
-  weights = [video_prior.WEIGHT / video_prior.lengths(d) for d in seen]
+  weights = [video_prior.WEIGHT / each
+             for each in video_prior.lengths(shown, seen)]
 
   def smooth(differences):
     return gather(tuple(w * d for w, d in zip(weights, differences)))[0]
 
+  def precision(v):
+    return backward(forward(v))[0] + smooth(apart(v))
+
+  def draw(key, start):
+    """Perturb and solve (Papandreou and Yuille, 2010): of that precision."""
+    noise, blur = (
+        [jax.random.normal(key, each.shape, each.dtype)
+         for key, each in zip(jax.random.split(key, len(rows)), rows)]
+        for key, rows in zip(jax.random.split(key), (now, seen)))
+    side = backward(noise)[0] + gather(tuple(
+        jnp.sqrt(w) * each for w, each in zip(weights, blur)))[0]
+    return jax.scipy.sparse.linalg.cg(
+        precision, side, x0=start, maxiter=inner)[0]
+
   move, _ = jax.scipy.sparse.linalg.cg(
-      lambda v: backward(forward(v))[0] + smooth(apart(v)) + v / trust ** 2,
+      lambda v: precision(v) + v / trust ** 2,
       -backward(now)[0] - smooth(seen), maxiter=inner)
   tries = jnp.stack([jnp.clip(clips + a * move, 0, 1) for a in _TRIES])
   values = lax.map(lambda clips: _objective(misses, shown, clips), tries)
@@ -65,7 +85,11 @@ def newton_step(
   length = jnp.array(_TRIES)[best]
   trust = jnp.clip(trust * jnp.where(length >= 0.7, 2.0, jnp.where(
       length >= 0.3, 1.0, 0.3)), LEAST_TRUST, 1.0)
-  return Step(tries[best], trust, values[best], values[-1], length)
+  if deviations is not None:
+    # The same draws in each step, so that steps come to rest.
+    keys = jax.random.split(jax.random.key(_SEED), len(deviations))
+    deviations = lax.map(lambda each: draw(*each), (keys, deviations))
+  return Step(tries[best], trust, values[best], values[-1], length, deviations)
 
 
 def _objective(misses, shown, clips):
