@@ -22,6 +22,7 @@ Fill = Callable[[Array, Evidence], np.ndarray | None]
 # Chosen on a clip of photo_motion's train split:
 _OUTLIER = 3.0  # times the median token's differences along the motion
 _MOST = 0.25    # of the tokens; more of them leave nothing to go by
+_TOLD = 0.4     # of a token's pixels, to judge it by
 _ROUNDS = 8     # of reweighted squares
 _INNER_STEPS = 60
 _DAMPING = 1e-2  # of coordinates, which are of unit size
@@ -63,9 +64,10 @@ def build(program: search.Search, network: Layout) -> Fill:
     if shown.flow is None:
       return None
     shown = shown._replace(flow=steady(np.asarray(shown.flow)))
-    apart = video_prior.differences(shown, guess)[0]
-    wrong = _misplaced(np.asarray(video_prior.lengths(apart))[0, ..., 0],
-                       order, guess.shape)
+    apart = np.array(video_prior.lengths(
+        video_prior.differences(shown, guess)[0]))[0, ..., 0]
+    apart[_from_outside(shown.flow[0])] = np.nan
+    wrong = _misplaced(apart, order, guess.shape)
     if not 0 < wrong.mean() < _MOST:
       return None
     free = jnp.asarray(wrong, c.dtype)[:, None]
@@ -95,11 +97,23 @@ def steady(flow: np.ndarray) -> np.ndarray:
   return fits.reshape(flow.shape)
 
 
+def _from_outside(flow):
+  """[T - 1, H, W] whether a pixel comes from beyond the border."""
+  sizes = flow.shape[1:3]
+  places = np.stack(np.meshgrid(*map(np.arange, sizes), indexing='ij'), -1)
+  come = places + flow
+  return ((come < 0) | (come > np.array(sizes) - 1)).any(-1)
+
+
 def _misplaced(lengths, order, shape):
   """[N] which tokens differ from the frames before and after, [T-1, H, W]."""
-  gap = np.full((1, *lengths.shape[1:]), np.inf)
+  gap = np.full((1, *lengths.shape[1:]), np.nan)
   pixels = np.stack([np.concatenate(two) for two in (
       (gap, lengths), (lengths, gap))])  # to the frame before, to the next
   pixels = np.broadcast_to(pixels[..., None], (2, *shape[1:]))
-  tokens = pixels.reshape(2, -1)[:, order].mean(-1).min(0)
-  return tokens > _OUTLIER * np.median(tokens)
+  tokens = pixels.reshape(2, -1)[:, order]
+  told = np.isfinite(tokens)
+  means = np.where(told, tokens, 0).sum(-1) / np.maximum(told.sum(-1), 1)
+  least = np.where(told.mean(-1) > _TOLD, means, np.inf).min(0)
+  known = np.isfinite(least)
+  return known & (least > max(_OUTLIER * np.median(least[known]), 1.0))

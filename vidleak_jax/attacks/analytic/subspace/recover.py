@@ -244,35 +244,32 @@ def _search(work) -> _Best:
 def _match(work, best) -> _Best:
   """After searches, on the whole gradient, ever fainter directions of it.
 
-  After each share tokens that do not follow from their neighbours in time are
-  filled anew, if the gradient then is met better.
+  After each share misplaced tokens are filled anew, if that meets it better.
   """
   known, c, left = work.evidence(best.smooth), best.c, work.match_steps
-
   for share in whole.SHARES:
     if best.error < _EXACT or not left:
       break
     goal = whole.target(
         work.update, work.label, len(work.layout.tiling.order), share)
-    costs = [np.inf]
+    costs = []
 
-    def report(cost, costs=costs):
-      costs.append(cost)
-      work.report(cost)
+    def descend(c, goal=goal, share=share, costs=costs, left=left):
+      def report(cost):
+        costs.append(cost)
+        work.report(cost)
+      c = whole.descend(work.matching, known, goal, c, left - len(costs),
+                        report, fast=share >= whole.FAST)
+      return c, float(work.matching.cost(c, known, goal))
 
-    def descend(c, steps, goal=goal, share=share, report=report):
-      return whole.descend(work.matching, known, goal, c, steps, report,
-                           fast=share >= whole.FAST)
-
-    c = descend(c, left)
+    c, cost = descend(c)
     best = _better(best, work, known, best.smooth, c)
-    cost, left_now = costs[-1], left + 1 - len(costs)
-    filled = work.fill(c, known) if left_now else None
+    filled = work.fill(c, known) if left > len(costs) else None
     if filled is not None:
-      other = descend(filled, left_now)
+      other, new = descend(filled)
       best = _better(best, work, known, best.smooth, other)
-      c = other if costs[-1] < cost else c
-    left += 1 - len(costs)
+      c = other if new < cost else c
+    left -= len(costs)
   return best
 
 
