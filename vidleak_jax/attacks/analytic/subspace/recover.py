@@ -250,27 +250,28 @@ def _match(work, best) -> _Best:
   for share in whole.SHARES:
     if best.error < _EXACT or not left:
       break
-    goal = whole.target(
-        work.update, work.label, len(work.layout.tiling.order), share)
-    costs = []
-
-    def descend(c, goal=goal, share=share, costs=costs, left=left):
-      def report(cost):
-        costs.append(cost)
-        work.report(cost)
-      c = whole.descend(work.matching, known, goal, c, left - len(costs),
-                        report, fast=share >= whole.FAST)
-      return c, float(work.matching.cost(c, known, goal))
-
-    c, cost = descend(c)
+    c, cost, left = _descended(work, known, c, share, left)
     best = _better(best, work, known, best.smooth, c)
-    filled = work.fill(c, known) if left > len(costs) else None
+    filled = work.fill(c, known) if left else None
     if filled is not None:
-      other, new = descend(filled)
+      other, new, left = _descended(work, known, filled, share, left)
       best = _better(best, work, known, best.smooth, other)
       c = other if new < cost else c
-    left -= len(costs)
   return best
+
+
+def _descended(work, known, c, share, left):
+  """(c, its cost, steps left) after a descent at one share."""
+  goal, costs = whole.target(
+      work.update, work.label, len(work.layout.tiling.order), share), []
+
+  def report(cost):
+    costs.append(cost)
+    work.report(cost)
+
+  c = whole.descend(work.matching, known, goal, c, left, report,
+                    fast=share >= whole.FAST)
+  return c, float(work.matching.cost(c, known, goal)), left - len(costs)
 
 
 def _sharpen(work, best, stage, state) -> _Best:
