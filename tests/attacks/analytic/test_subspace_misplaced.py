@@ -38,6 +38,7 @@ def scene():
   return clip, patches @ basis.T, (program, layout, known)
 
 
+@pytest.mark.slow
 def test_frames_that_swap_one_place_are_told_apart(scene):
   clip, truth, (program, layout, known) = scene
   swapped = truth.copy()
