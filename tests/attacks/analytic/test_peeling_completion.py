@@ -46,6 +46,29 @@ def test_a_narrow_network_is_near(narrow):
   assert 'not exact' in found.note
 
 
+def test_outputs_alone_are_completed_too(narrow):
+  victim, _, leak = narrow
+  attack = Peeling(errors=(0.1, 0.03), stage_steps=4, largest=1)
+  assert attack.requires(victim, leak) == []
+  found = attack.solve(Problem(victim, leak, jax.random.key(1), session()))
+  clip = CLIP[0]
+  assert psnr(found.clips[0, 0], clip) > psnr(clip.mean((0, 1, 2)), clip) + 6
+  assert 'a prior chose' in found.note
+
+
+@pytest.mark.slow
+def test_norms_of_groups_leave_the_contrast_open():
+  victim = residual_network('group', size=NARROW._replace(widths=(16, 32)))
+  leak = vl.observe(victim, victim.init(jax.random.key(0)), CLIP, [3])
+  attack = Peeling(errors=(0.1, 0.03), stage_steps=4)
+  assert attack.requires(victim, leak) == []
+  found = attack.solve(Problem(victim, leak, jax.random.key(1), session()))
+  clip, other = CLIP[0], found.clips[0, 0]
+  share = (clip * other).sum() / (other ** 2).sum()
+  assert psnr(share * other, clip) > psnr(clip.mean((0, 1, 2)), clip) + 6
+  assert 'does not see the contrast' in found.note
+
+
 def lower_of(victim, params, leak):
   """The truth below the last stage: (graph, leaves, what is known)."""
   network = blocks_of(victim.graph)

@@ -220,12 +220,17 @@ class Peeling(Analytic):
     if too_few(planned, count) and kernels_suffice(
         planned, count, self.largest):
       return [descent.partly(each) for each in walks]
-    if outputs_suffice(network, count):
-      shown = [(descent.outputs(each), []) for each in walks]
-    elif block_suffices(network, count):
-      shown = [descent.partly(each) for each in walks]
-    else:
+    outputs = outputs_suffice(network, count)
+    if not outputs and not block_suffices(network, count):
       return []
+    try:
+      shown = [descent.partly(each) for each in walks]
+    except UserError:
+      if not outputs:
+        raise
+      shown = [(descent.outputs(each), []) for each in walks]
+    if outputs:  # enough without what fewer equations than unknowns show
+      shown = [(part.checked, rows) for part, rows in shown]
     return [(part._replace(lower=None), rows) for part, rows in shown]
 
   def _complete(self, problem: Problem, walks: list[Walked],

@@ -26,7 +26,7 @@ _SPAN = 0.25, 8.0  # how much more contrast than held is looked for
 _OUTSIDE = 0.05    # of [0, 1]: by so much what is found may be wrong
 _PROBED = 20_000   # numbers of a clip
 _TURN = 0.3    # of the fastest number from one contrast to the next, in radians
-_FITS = 0.1    # mean cosine of numbers that lie on levels, at least
+_FITS = 0.25   # mean cosine of numbers near levels, at least; chance has less
 _FIRST = 0.7   # of the best: even levels fit at twice the contrast as well
 
 

@@ -23,6 +23,12 @@ class Part(NamedTuple):
   leaves: Leaves  # the weights of that round
   lower: Lower | None = None
 
+  @property
+  def checked(self) -> 'Part':
+    """Without projections, which agree with any signs of the ReLUs above."""
+    return self._replace(facts=tuple(
+        fact for fact in self.facts if isinstance(fact, facts_lib.Outputs)))
+
 
 def recover(
     graph: LayerGraph, num_clips: int, parts: Sequence[Part],

@@ -175,18 +175,16 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
     (what is known of it and below, a row for each layer solved).
 
   Raises:
-    UserError: the equations disagree, or a norm's moments are not known.
+    UserError: the equations disagree.
   """
   block = network.blocks[index]
   count = min(block.num_solvable, len(block.main) - 1)
   unit = block.main[-1 - count]
   units = block.first_units if count == len(block.main) - 1 else (unit,)
-  if not all(each.is_affine for each in units):
-    raise UserError(f'The kernels of {unit.name} do not determine its input, '
-                    'so the moments of its norm are not known. Choose '
-                    'attack.name=ig.')
   out, inner, known, rows = branch.peel(block, out, count, leaves, update)
   found = _facts(network, index, count, out, inner, known, leaves)
+  if not all(each.is_affine for each in units):
+    return Part(tuple(found), leaves), rows  # moments are open: no equations
   shown = equations.shown([
       inputs.source(Reader(each, behind, False), None, leaves, update)
       for each, behind in zip(units, (known, out))])
