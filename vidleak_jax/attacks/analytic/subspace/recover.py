@@ -15,7 +15,12 @@ import optax
 from vidleak_jax import files
 from vidleak_jax.attacks.analytic import dense
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
-from vidleak_jax.attacks.analytic.subspace import constraints, search, whole
+from vidleak_jax.attacks.analytic.subspace import (
+    constraints,
+    misplaced,
+    search,
+    whole,
+)
 from vidleak_jax.attacks.base import Problem, needs_head, needs_one_clip
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
@@ -127,13 +132,14 @@ def recover_spans(
     program = search.build(victim.logits, layout, shape)
     check = _checker(victim, params)
     matching = whole.build(victim, program)
+    fill = misplaced.build(program, layout)
     solved = []
     for i, label in enumerate(labels):
       update = jax.tree.map(operator.itemgetter(i), updates)
       work = _Work(
           program, layout, params, update, shape,
           functools.partial(check, label=label, update=update), label,
-          matching, match_steps, sharpen_steps,
+          matching, fill, match_steps, sharpen_steps,
           folder and folder / f'spans_{i}.npz',
           lambda cost, i=i: report(i, contradicted=cost))
       solved.append(_solve(work))
@@ -165,6 +171,7 @@ class _Work(NamedTuple):
   missed: Callable[[Array], Array]  # by a clip's gradient, of the update
   label: int
   matching: whole.Matching
+  fill: misplaced.Fill
   match_steps: int
   sharpen_steps: int
   file: Path | None
@@ -235,24 +242,36 @@ def _search(work) -> _Best:
 
 
 def _match(work, best) -> _Best:
-  """After searches, on the whole gradient, ever fainter directions of it."""
+  """After searches, on the whole gradient, ever fainter directions of it.
+
+  After each share misplaced tokens are filled anew, if that meets it better.
+  """
   known, c, left = work.evidence(best.smooth), best.c, work.match_steps
   for share in whole.SHARES:
     if best.error < _EXACT or not left:
       break
-    goal = whole.target(
-        work.update, work.label, len(work.layout.tiling.order), share)
-    costs = []
-
-    def report(cost, costs=costs):
-      costs.append(cost)
-      work.report(cost)
-
-    c = whole.descend(work.matching, known, goal, c, left, report,
-                      fast=share >= whole.FAST)
-    left -= len(costs)
+    c, cost, left = _descended(work, known, c, share, left)
     best = _better(best, work, known, best.smooth, c)
+    filled = work.fill(c, known) if left else None
+    if filled is not None:
+      other, new, left = _descended(work, known, filled, share, left)
+      best = _better(best, work, known, best.smooth, other)
+      c = other if new < cost else c
   return best
+
+
+def _descended(work, known, c, share, left):
+  """(c, its cost, steps left) after a descent at one share."""
+  goal, costs = whole.target(
+      work.update, work.label, len(work.layout.tiling.order), share), []
+
+  def report(cost):
+    costs.append(cost)
+    work.report(cost)
+
+  c = whole.descend(work.matching, known, goal, c, left, report,
+                    fast=share >= whole.FAST)
+  return c, float(work.matching.cost(c, known, goal)), left - len(costs)
 
 
 def _sharpen(work, best, stage, state) -> _Best:
