@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import RECIPE
 from tests.helpers import noisy, problem, psnr, run_attack
 from vidleak_jax import specs, victims
+from vidleak_jax.attacks.analytic.activations import INVERTIBLE
 from vidleak_jax.attacks.matching import (
     feature_matching,
     feature_targets,
@@ -117,6 +118,24 @@ def test_it_is_held_against_what_it_prepared(batch):
   assert isinstance(found, Target)
   jax.tree.map(np.testing.assert_array_equal, found, Target(
       (expected.params,), (expected.evidence,)))  # of one round
+
+
+@pytest.mark.parametrize('output, guess, missed, slope', [
+    (1e-2, -1e-1, 1.0, 1.0),    # known, whatever the guess says
+    (-1e-2, 1e-1, 1.0, 0.01),
+    (1e-7, 1e-3, 1e-3, 0.01),   # a poor guess: the flat half holds more
+    (-1e-7, 1e-3, 1e-4, 0.01),
+    (4e-6, -1e-3, 1e-3, 1.0),   # 4 deviations from what it would be there
+    (-1e-7, 5e-7, 1e-8, 1.0),   # the guess is surer than what is known
+    (1e-7, -5e-6, 1e-8, 0.01)])
+def test_slopes_at_a_kink_are_the_likely_ones(output, guess, missed, slope):
+  """A poor guess cannot keep a unit on the wrong side."""
+  ones = np.ones((1, 4), np.float32)
+  doubt = feature_targets.Doubt(ones, ones[None], 1e-6 * ones)
+  seen = feature_targets.Seen(output * ones, ones, ones, doubt)
+  found = feature_targets.likely_slope(
+      INVERTIBLE['leaky_relu'], seen, guess * ones[None], missed * ones[None])
+  np.testing.assert_allclose(found, slope * ones[None])
 
 
 def test_a_victim_without_layers_is_told(victim, leak):

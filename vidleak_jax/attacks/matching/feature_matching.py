@@ -264,22 +264,21 @@ def residuals(
     if layer.activation in INVERTIBLE:
       inverse = INVERTIBLE[layer.activation]
       goal = inverse.inverse(known)
-      output = _relative(z - goal, goal)
-      steep = inverse.slope(known)
-      if seen.doubt is not None:
-        steep = jnp.where(seen.doubt.sign, lax.stop_gradient(
-            _slope(layer, z)), steep)
-      dz = slope * steep
+      off, steep = z - goal, inverse.slope(known)
     else:  # the sign of what is lost has to come from the guess
-      output = _relative(layer.activate(z) - known, known)
-      dz = lax.stop_gradient(slope * _slope(layer, z))
+      goal, inverse = known, None
+      off = layer.activate(z) - goal
+      steep = lax.stop_gradient(_slope(layer, z))
     if seen.doubt is not None:
-      output = feature_targets.certain(output, seen.doubt)
+      off = feature_targets.certain(off, seen.doubt)
+      if inverse is not None and inverse.kinked:
+        steep = feature_targets.likely_slope(inverse, seen, z, off)
+    dz = slope * steep
     kernel = params[layer.name]['kernel']
     _, pull = jax.vjp(lambda kernel: layer.linear(kernel, x), kernel)
     rows = _rows(pull(dz)[0])
     white = _whitening(_rows(dz))
-    return output, _relative(
+    return _relative(off, goal), _relative(
         (rows - seen.kernel) @ white, seen.kernel @ white)
   return equations
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.special import log_ndtr
 
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic import linear_solvers, per_message, recurrent
-from vidleak_jax.attacks.analytic.activations import INVERTIBLE
+from vidleak_jax.attacks.analytic.activations import INVERTIBLE, Inverse
 from vidleak_jax.attacks.base import Problem
 from vidleak_jax.attacks.matching import batch_features
 from vidleak_jax.attacks.surrogate import Surrogate, midpoint_surrogate
@@ -57,7 +58,7 @@ class Doubt(NamedTuple):
   # [T, T, ...] directions of each frame, of weighed errors, over the root of
   # the share that is taken out of them
   blend: Array
-  sign: Array    # [*shape] whether the slope has to come from the guess
+  spread: Array  # [*shape] standard deviation after the activation
 
 
 def targets(
@@ -109,6 +110,34 @@ def certain(output: Array, doubt: Doubt) -> Array:
   return (rows - jnp.einsum('tkf,tk->tf', blend, shares)).reshape(output.shape)
 
 
+def likely_slope(inverse: Inverse, seen: Seen, z: Array, off: Array) -> Array:
+  """Returns the likely slopes of units with a kink at 0, [1, T, ...].
+
+  What is known of an output and the guess each have an error; the guess's is as
+  large as what it misses of all outputs. Far from the truth it hardly counts,
+  and an output near 0 comes most likely from the flat half, which holds many.
+  A guess that alone decided would keep a wrong side: the kernel's gradient then
+  fits nothing but that guess.
+
+  Args:
+    inverse: of the activation.
+    seen: with `doubt`.
+    z: [1, T, ...] of the guess, before the activation.
+    off: [1, T, ...] what it misses.
+  """
+  z, error = lax.stop_gradient((z, _rms(off)))
+  known, spread = seen.output[None], seen.doubt.spread[None]
+
+  def chance(side):
+    slope = inverse.slope(side)
+    variance = spread ** 2 + (slope * error) ** 2
+    miss = known - slope * z
+    mean = z + slope * error ** 2 / variance * miss
+    return log_ndtr(side * mean * jnp.sqrt(variance) / (error * spread)) - (
+        miss ** 2 / variance + jnp.log(variance)) / 2
+  return inverse.slope(chance(1.0) - chance(-1.0))
+
+
 def separated(problem: Problem) -> Target:
   """Returns the targets of batches, or of several local steps.
 
@@ -156,7 +185,8 @@ def _target(layer, leak, values) -> Target:
 def _doubt(layer, output, spread, blend) -> Doubt:
   """What is not known of an output, of `recurrent.Inputs`."""
   frames = len(blend)
-  noise = _SIGMAS * jnp.sqrt(spread ** 2 + jnp.sum(blend ** 2, 1))
+  total = jnp.sqrt(spread ** 2 + jnp.sum(blend ** 2, 1))
+  noise = _SIGMAS * total
   inverse = INVERTIBLE.get(layer.activation, INVERTIBLE['identity'])
   slopes = inverse.slope(output - noise), inverse.slope(output + noise)
   # Errors before the activation, in units of what counts as exact.
@@ -166,8 +196,7 @@ def _doubt(layer, output, spread, blend) -> Doubt:
       (blend * (scale * weight)[:, None]).reshape(frames, frames, -1),
       full_matrices=False)
   out = jnp.sqrt(1 - lax.rsqrt(1 + sizes ** 2))
-  return Doubt(weight, (out[..., None] * basis).reshape(blend.shape),
-               jnp.abs(slopes[0] - slopes[1]) > 0.5 * jnp.maximum(*slopes))
+  return Doubt(weight, (out[..., None] * basis).reshape(blend.shape), total)
 
 
 def _determinable(layer, leak, known) -> bool:
