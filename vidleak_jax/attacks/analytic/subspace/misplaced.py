@@ -49,7 +49,7 @@ def build(program: search.Search, network: Layout) -> Fill:
     seen, apart = jax.linearize(
         lambda c: video_prior.differences(shown, clips(c, evidence)), c)
     gather = jax.linear_transpose(apart, c)
-    weights = [1 / video_prior.lengths(d) for d in seen]
+    weights = [1 / each for each in video_prior.lengths(shown, seen)]
 
     def smooth(differences):
       return free * gather(tuple(
@@ -65,7 +65,7 @@ def build(program: search.Search, network: Layout) -> Fill:
       return None
     shown = shown._replace(flow=steady(np.asarray(shown.flow)))
     apart = np.array(video_prior.lengths(
-        video_prior.differences(shown, guess)[0]))[0, ..., 0]
+        shown, video_prior.differences(shown, guess))[0])[0, ..., 0]
     apart[_from_outside(shown.flow[0])] = np.nan
     wrong = _misplaced(apart, order, guess.shape)
     if not 0 < wrong.mean() < _MOST:
