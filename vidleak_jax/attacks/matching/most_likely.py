@@ -27,7 +27,7 @@ class Step(NamedTuple):
   before: Array  # [] the objective before the step
   length: Array  # [] share of the step that was taken; 0: none lowers it
   # [S, B, T, H, W, C] samples of what is left open, for the next; or None
-  deviations: Array | None
+  deviations: Array | None = None
 
 
 def newton_step(
