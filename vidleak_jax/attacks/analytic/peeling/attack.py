@@ -1,8 +1,9 @@
 """Layer peeling: the clip of a residual network from one gradient, exactly."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from vidleak_jax.attacks.analytic.peeling import (
     walk,
 )
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
-from vidleak_jax.attacks.analytic.peeling.descent import Walked
+from vidleak_jax.attacks.analytic.peeling.descent import Shown, Walked
 from vidleak_jax.attacks.analytic.peeling.needs import (
     LARGEST,
     block_suffices,
@@ -134,9 +135,8 @@ class Peeling(Analytic):
         break
     if best is None:
       raise wrong
-    return _with_contrast(walks[0], best._replace(
-        note=_about_frames(walks[0], best.misfit, tried)),
-                          problem.leak.public.eight_bit)
+    return best._replace(note='; '.join(filter(None, (
+        _about_frames(walks[0], best.misfit, tried), best.note))))
 
   def _ordered(self, problem: Problem, walks: list[Walked]
                ) -> Iterator[list[Walked]]:
@@ -184,47 +184,49 @@ class Peeling(Analytic):
       walks: of each round.
       planned: the network, with as many blocks solved as counts promise.
     """
-    network = walks[0].network
-    total = network.num_peeled + 1
-    labels = walk.read_head(network, walks[0].params, walks[0].update).labels
+    network, leaves = walks[0].network, walks[0].params
+    labels = walk.read_head(network, leaves, walks[0].update).labels
+    blank = contrast.unseen(network, leaves)
+    partly = functools.cache(lambda: [descent.partly(each) for each in walks])
     best, known = None, iter(())
     if not too_few(planned, len(walks)):
-      known = descent.known_facts(walks)
-    for parts, partly in known:
+      known = descent.known_facts(walks, partly)
+    for parts, rows in known:
       result = self._pixels(problem, network, parts,
                             (*_COARSE_STEPS, self.pixel_steps))
       found = Found(result.pixels, labels,
-                    [row for each in walks for row in each.rows] + partly,
+                    [row for each in walks for row in each.rows] + rows,
                     _misfit(result, parts))
       if best is None or found.misfit < best.misfit:
         best = found
       if best.misfit <= _EXACT:
         break
+    total = network.num_peeled + 1
     problem.session.tell('layer peeling', total, total)
-    if best and best.misfit <= _EXACT:
-      return best
-    shown = self._to_complete(walks, planned)
-    if shown:
-      return self._complete(problem, walks, labels, shown)
-    if best:
-      return best
-    raise UserError(
-        f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as far '
-        'as the equations go, and what they show does not suffice for the '
-        'pixels. Choose attack.name=ig.')
+    if best is None or best.misfit > _EXACT:
+      shown = self._to_complete(walks, planned, partly)
+      if shown:
+        best = self._complete(problem, walks, labels, shown, blank)
+    if best is None:
+      raise UserError(
+          f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as '
+          'far as the equations go, and what they show does not suffice for '
+          'the pixels. Choose attack.name=ig.')
+    return best if blank is None else _with_contrast(
+        best, blank, problem.leak.public.eight_bit)
 
-  def _to_complete(self, walks: list[Walked], planned: Network
-                   ) -> list[tuple[pixels.Part, list[walk.Row]]]:
-    """What each round shows a prior, and rows of the report; []: too little."""
+  def _to_complete(self, walks: list[Walked], planned: Network,
+                   partly: Callable[[], list[Shown]]) -> list[Shown]:
+    """What each round shows a prior; []: too little."""
     network, count = walks[0].network, len(walks)
     if too_few(planned, count) and kernels_suffice(
         planned, count, self.largest):
-      return [descent.partly(each) for each in walks]
+      return partly()
     outputs = outputs_suffice(network, count)
     if not outputs and not block_suffices(network, count):
       return []
     try:
-      shown = [descent.partly(each) for each in walks]
+      shown = partly()
     except UserError:
       if not outputs:
         raise
@@ -234,8 +236,8 @@ class Peeling(Analytic):
     return [(part._replace(lower=None), rows) for part, rows in shown]
 
   def _complete(self, problem: Problem, walks: list[Walked],
-                labels: np.ndarray,
-                shown: list[tuple[pixels.Part, list[walk.Row]]]) -> Found:
+                labels: np.ndarray, shown: list[Shown],
+                blank: np.ndarray | None) -> Found:
     """Likely pixels where the equations do not lead to exact ones.
 
     Raises:
@@ -247,8 +249,8 @@ class Peeling(Analytic):
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
         self.inner_steps, lambda p: problem.session.tell(
             'pixels', p.num_done, p.num_stages, cost=p.cost),
-        blank=contrast.unseen(network, walks[0].params),
-        channel_axis=network.channel_axis, key=problem.victim.key)
+        blank=blank, channel_axis=network.channel_axis,
+        key=problem.victim.key)
     problem.session.tell('pixels', 1, 1)
     if not misfit < _LOST:
       raise UserError(
@@ -285,17 +287,14 @@ def _about_frames(walked: Walked, misfit: float, tried: int) -> str:
           'which is which is a guess') * (closest <= _EXACT)
 
 
-def _with_contrast(walked: Walked, found: Found, eight_bit: bool) -> Found:
-  """A clip with its contrast, where levels of video tell it alone."""
-  blank = contrast.unseen(walked.network, walked.params)
-  if blank is None:
-    return found
+def _with_contrast(found: Found, blank: np.ndarray, eight_bit: bool) -> Found:
+  """A clip with the contrast that its network does not see."""
   clips = contrast.by_levels(found.clips, blank) if eight_bit else None
   if clips is not None:
     return found._replace(clips=clips)
-  return found._replace(note='; '.join(filter(None, (
-      found.note, 'the network does not see the contrast of its clip, and no '
-      'levels of video tell it'))))
+  return found._replace(
+      note='the network does not see the contrast of its clip, and no levels '
+      'of video tell it')
 
 
 def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:

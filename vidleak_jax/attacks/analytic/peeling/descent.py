@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from vidleak_jax.attacks.analytic.peeling import equations, storage, walk
@@ -13,6 +13,8 @@ from vidleak_jax.attacks.analytic.peeling.pixels import Part
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.runtime.session import Session
 from vidleak_jax.types import UserError
+
+Shown = tuple[Part, list[walk.Row]]  # of one round, and the report's rows
 
 
 class Walked(NamedTuple):
@@ -74,13 +76,17 @@ def descend(session: Session, walked: Walked, stop: int, name: str) -> Walked:
   return Walked(network, params, update, known, rows, depth)
 
 
-def known_facts(walks: list[Walked]
+def known_facts(walks: list[Walked], partly: Callable[[], list[Shown]]
                 ) -> Iterator[tuple[list[Part], list[walk.Row]]]:
   """Yields (facts about the clip by round, rows of the report), surest first.
 
   The output of the lowest block that is solved has been checked layer by layer.
   What the block below shows has not: fewer equations than unknowns agree with
   any signs, wrong ones too. It is used where the outputs do not suffice.
+
+  Args:
+    walks: of each round.
+    partly: what the function of that name says of each.
   """
   unknowns = math.prod(walks[0].network.graph.clip_shape)
   count = sum(_num_outputs(each.network) for each in walks)
@@ -90,7 +96,7 @@ def known_facts(walks: list[Walked]
     yield [outputs(each) for each in walks], []
   if not bottom:
     with contextlib.suppress(UserError):
-      parts, rows = zip(*map(partly, walks))
+      parts, rows = zip(*partly())
       yield list(parts), [row for each in rows for row in each]
 
 
@@ -100,7 +106,7 @@ def outputs(walked: Walked) -> Part:
                       walked.update)
 
 
-def partly(walked: Walked) -> tuple[Part, list[walk.Row]]:
+def partly(walked: Walked) -> Shown:
   """Returns what the block below says too, and the report's rows.
 
   Raises:
