@@ -13,8 +13,8 @@ from vidleak_jax.attacks.analytic.closed_form import ClosedForm
 from vidleak_jax.attacks.analytic.subspace import (
   constraints,
   reading,
-  recover,
   search,
+  stages,
   whole,
 )
 from vidleak_jax.types import UserError
@@ -181,7 +181,7 @@ def test_a_sharpened_search_goes_on_where_it_was_cut(
     return subspace.recover_spans(videomae, noisy(leak, 1e-4), SHAPE,
                                sharpen_steps=6, folder=folder)
 
-  save, saved = recover._save, []
+  save, saved = stages._save, []
 
   def cut(*args):
     saved.append(args)
@@ -190,11 +190,11 @@ def test_a_sharpened_search_goes_on_where_it_was_cut(
     save(*args)
 
   whole = run(tmp_path / 'whole')
-  monkeypatch.setattr(recover, '_save', cut)
+  monkeypatch.setattr(stages, '_save', cut)
   with pytest.raises(KeyboardInterrupt):
     run(tmp_path / 'cut')
   searches = []
-  monkeypatch.setattr(recover, '_search', searches.append)
+  monkeypatch.setattr(stages, '_search', searches.append)
   resumed = run(tmp_path / 'cut')
   assert not searches
   np.testing.assert_array_equal(resumed.clips, whole.clips)
