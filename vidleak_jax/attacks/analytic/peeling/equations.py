@@ -71,7 +71,7 @@ class _Spectrum(NamedTuple):
 
 
 def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
-          max_steps: int = 1000) -> Solved:
+          held: np.ndarray | None = None, max_steps: int = 1000) -> Solved:
   """Returns the input of a layer from the gradients of kernels that see it.
 
   Every output channel counts alike, however little it moved the loss, since
@@ -82,6 +82,8 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   Args:
     sources: the convolutions; each adds rows for the same unknowns.
     outputs: used only where the kernels leave directions open.
+    held: [Pin, n] orthonormal directions that no equation shows: x has
+      nothing of them.
     max_steps: of conjugate gradients on `outputs`.
 
   Raises:
@@ -90,7 +92,7 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
     UserError: no unit of the convolutions has a cotangent.
   """
   sources = [_balanced(source) for source in sources]
-  spectrum = _spectrum(sources)
+  spectrum = _spectrum(sources, held)
   values = spectrum.values
   strong = values > _WEAK ** 2 * values[-1]
   inverse = np.where(strong, 1 / np.where(strong, values, 1.0), 0.0)
@@ -117,7 +119,8 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   spread = spectrum.vectors ** 2 @ (1 / np.maximum(values, floor))
   size = sum((s.gradient ** 2).sum() for s in sources)
   return Solved(
-      x, np.sqrt(spread)[:, None] * error, int(strong.sum()),
+      x, np.sqrt(spread)[:, None] * error,
+      int(strong.sum()) - (0 if held is None else held.shape[1]),
       float(np.sqrt(values[-1] / values[strong].min())),
       float(np.sqrt(sum((r ** 2).sum() for r in rests) / max(size, 1e-300))),
       steps)
@@ -161,11 +164,14 @@ def cotangents(source: Source, x: np.ndarray) -> np.ndarray:
   return np.linalg.solve(gram, seen @ flat)
 
 
-def _spectrum(sources):
+def _spectrum(sources, held=None):
   normal = sum(s.geometry.normal_matrix(s.dz) for s in sources)
   if not (np.isfinite(normal).all() and normal.any()):
     raise UserError('A layer has no gradient to be read. Choose '
                     'attack.name=ig.')
+  if held is not None and held.size:
+    # As if they were known to be zero, as well as the average is known.
+    normal += np.trace(normal) / len(normal) * held @ held.T
   return _Spectrum(*np.linalg.eigh(normal))
 
 

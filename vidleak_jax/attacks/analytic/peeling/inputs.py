@@ -4,11 +4,12 @@ Equations of kernels' gradients and of known outputs, with the ReLUs behind them
 repaired on the way, and the moments of norms where these depend on the data.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from vidleak_jax.attacks.analytic.peeling import equations
+from vidleak_jax.attacks.analytic.peeling import constants, equations
 from vidleak_jax.attacks.analytic.peeling.equations import Outputs, Source
 from vidleak_jax.attacks.analytic.peeling.signs import (
     Active,
@@ -39,7 +40,7 @@ class Known(NamedTuple):
   slope: np.ndarray         # [P, C] dL/d of it; of a sum, through the ReLU
   on: np.ndarray            # [P, C] bool
   past: np.ndarray | None = None  # [P, C] of a sum: dL/d past the ReLU
-  seen: np.ndarray | None = None  # [P, C] bool of a sum: is the value known
+  seen: np.ndarray | None = None  # [P, C] bool: is the value known; None: `on`
 
   @property
   def cotangent(self) -> np.ndarray:
@@ -93,22 +94,24 @@ def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
     equations.Undetermined: the equations do not suffice, or are too badly
       conditioned for the rounds to converge.
   """
+  groups = hidden_from(readers)
   states = [_first_moments(reader, leaves) for reader in readers]
   if states[0] is not None and sums is None:
     raise equations.Undetermined(
         f'no sums tell the scale of what {readers[0].unit.name} reads')
   repairs, last, residuals = 0, 0.0, []
   for _ in range(_ROUNDS):
-    solved, slope = _solve_once(readers, states, leaves, update)
+    solved, slope = _solve_once(readers, states, leaves, update, groups)
     residuals.append(solved.residual)
     if WRONG < solved.residual > _SHRINKS * min(residuals[:-_PATIENCE],
                                                  default=np.inf):
       raise equations.Undetermined(
           f'least squares and moments of {readers[0].unit.name} do not agree')
     if states[0] is not None:  # the same for all readers
-      on = solved.x > _RELATIVE_ZERO * solved.x.max()
-      share = _multiple(slope * on, sums - (beside * on).sum(0))
-      solved = solved._replace(x=solved.x / share, sigma=solved.sigma / share)
+      x, certain = constants.at_zero(solved.x, groups)
+      on = x > _RELATIVE_ZERO * x.max()
+      share = _multiple(slope * on, sums - (beside * on).sum(0), certain)
+      solved = solved._replace(x=x / share, sigma=solved.sigma / share)
       slope = slope * share
       states = [reader.unit.moments(reader.unit.geometry.forward(
           np.maximum(solved.x, 0.0), reader.unit.kernel(leaves)))
@@ -124,8 +127,9 @@ def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
         source(reader, states[0], leaves, update), solved.x)
     if known.past is not None:
       shown = shown - unit.cotangent(leaves, known.past)
-    on = repaired(known.on, *unit.scaled_slope(
-        leaves, known.slope, shown, states[0]))
+    scale = unit.affine(leaves)[0] if unit.is_affine else unit.gamma(leaves)
+    on = repaired(known.on, known.slope * scale, unit.shown_slope(
+        leaves, update, shown, states[0]))
     if (on == known.on).all():
       break
     readers = [reader._replace(known=known._replace(on=on)), *readers[1:]]
@@ -133,13 +137,21 @@ def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
   return readers, solved, slope + beside
 
 
-def _solve_once(readers, states, leaves, update):
+def hidden_from(readers: list[Reader]) -> list[np.ndarray]:
+  """Returns the groups of inputs whose constant no reader sees."""
+  if not all(reader.unit.is_centred for reader in readers):
+    return []
+  return constants.hidden([reader.unit.geometry for reader in readers])
+
+
+def _solve_once(readers, states, leaves, update, groups):
   """(the input, dL/d of it through the readers) at these moments."""
   sources = [source(reader, state, leaves, update)
              for reader, state in zip(readers, states)]
   outputs = [_active_outputs(reader, state, leaves)
              for reader, state in zip(readers, states) if reader.forward]
-  solved = equations.solve(sources, outputs)
+  solved = equations.solve(sources, outputs, held=constants.directions(
+      groups, readers[0].unit.geometry.num_in))
   slope = sum(
       each.geometry.pull_back(each.dz, reader.unit.kernel(leaves))
       for each, reader in zip(sources, readers))
@@ -156,17 +168,20 @@ def _first_moments(reader: Reader, leaves: Leaves) -> Moments | None:
   if reader.forward:
     gamma = unit.gamma(leaves)
     shift = leaves[unit.norm.bias] if unit.norm.bias else 0.0
-    whitened = np.where(known.on, (known.value - shift) / np.where(
+    whitened = np.where(known.certain, (known.value - shift) / np.where(
         gamma == 0, np.inf, gamma), 0.0)
   return Moments(whitened, np.zeros(shape), np.ones(shape))
 
 
-def _multiple(slope: np.ndarray, sums: np.ndarray) -> float:
+def _multiple(slope: np.ndarray, sums: np.ndarray, certain: np.ndarray
+              ) -> float:
   """What dL/dx must be multiplied with to have these sums [C].
 
-  A ReLU that is taken for on, or off, by mistake spoils its channel alone.
+  A ReLU that is taken for on, or off, by mistake spoils its channel alone;
+  channels that are certain are preferred.
   """
-  shown, agreeing = slope.sum(0), np.ones(len(sums), bool)
+  shown = slope.sum(0)
+  agreeing = certain if certain.any() else ~certain
   for _ in range(_TRIMS):
     share = shown[agreeing] @ sums[agreeing] / (shown[agreeing] ** 2).sum()
     rest = np.abs(sums - share * shown)
@@ -193,11 +208,22 @@ def pulled(reader: Reader, leaves: Leaves) -> np.ndarray:
 
 
 def settled(solved: equations.Solved, slope: np.ndarray,
-            sums: np.ndarray | None) -> tuple[Known, Active]:
-  """Returns what is known of an input once its ReLUs are settled."""
+            sums: np.ndarray | None, groups: Sequence[np.ndarray] = ()
+            ) -> tuple[Known, Active]:
+  """Returns what is known of an input once its ReLUs are settled.
+
+  Args:
+    solved: the input.
+    slope: [P, C] dL/d of it.
+    sums: [C] of the ReLUs' norm, if known.
+    groups: of inputs whose constant is hidden, the lowest taken for zero.
+  """
   found = active(solved.x, solved.sigma, slope, sums, solved.residual)
   value = np.where(found.on, np.maximum(solved.x, 0.0), 0.0)
-  return Known(value, solved.sigma, slope, found.on), found
+  seen = None
+  if groups:
+    seen = found.on & ~constants.open_values(found.on, groups)
+  return Known(value, solved.sigma, slope, found.on, seen=seen), found
 
 
 def _active_outputs(reader: Reader, moments: Moments | None, leaves: Leaves

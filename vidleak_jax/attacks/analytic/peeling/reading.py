@@ -15,9 +15,7 @@ from vidleak_jax.victims.introspection import operations as ops
 from vidleak_jax.victims.introspection import structure
 from vidleak_jax.victims.introspection.graph import Head, LayerGraph, Node
 
-# Of norms. With the batch's statistics a strided layer answers the same for
-# inputs that differ by a constant in all its windows.
-_FORMS = 'fixed', 'group'
+_FORMS = 'fixed', 'group', 'batch'  # of norms
 
 
 def blocks_of(graph: LayerGraph | None, num_clips: int = 1) -> Network:

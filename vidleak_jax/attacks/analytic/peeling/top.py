@@ -81,7 +81,7 @@ def masks_of(gradient: np.ndarray, geometry: Geometry, slopes: np.ndarray,
     yield masks
 
 
-def factors(gradient: np.ndarray, geometry: Geometry
+def factors(gradient: np.ndarray, geometry: Geometry, centred: bool = False
             ) -> tuple[np.ndarray, np.ndarray]:
   """Returns (X [P, Cin], dZ [P, C]) of a kernel's gradient, but for a scalar.
 
@@ -90,11 +90,12 @@ def factors(gradient: np.ndarray, geometry: Geometry
   Args:
     gradient: [taps, Cin, C] the kernel's.
     geometry: of the convolution; its taps must tell all positions apart.
+    centred: whether dZ sums to zero in every channel.
 
   Raises:
     UserError: the positions cannot be told apart.
   """
-  groups, x, dz = _factors(gradient, geometry)
+  groups, x, dz = _factors(gradient, geometry, centred)
   if groups.shape[1] != 1:
     raise UserError("a norm of the data's own statistics needs taps that tell "
                     f'apart {groups.shape[1]} positions of the last block')
@@ -119,7 +120,7 @@ def max_mixed(geometry: Geometry) -> int:
   return len(_corner(geometry)[0])
 
 
-def _factors(gradient, geometry):
+def _factors(gradient, geometry, centred=False):
   """(groups [G, n] of positions, X [G, n, Cin], dZ [G, n, C]).
 
   Each group's n rows of X and dZ are mixed, by one matrix and its inverse
@@ -132,14 +133,13 @@ def _factors(gradient, geometry):
         'channels; more channels than positions are needed')
   norms = np.sqrt((gradient ** 2).sum((0, 1)))
   norms = np.where(norms > 0, norms, 1.0)
-  right = _basis(np.vstack(gradient / norms), size)
+  right = _basis(np.vstack(gradient / norms), size - centred)
   views = gradient / norms @ right  # [taps, Cin, N]
   left = _basis(np.hstack(views).T, size)
   seen = left.T @ views  # H
-  centre = seen[_centre(geometry)]
-  groups, f = _spread(seen @ np.linalg.inv(centre), geometry)
+  groups, f = _spread(seen, geometry)
   x = (left @ np.linalg.inv(np.vstack(f))).T.reshape(*groups.shape, -1)
-  return groups, x, f @ centre @ right.T * norms
+  return groups, x, f @ seen[_centre(geometry)] @ right.T * norms
 
 
 def _basis(matrix, size):
@@ -150,24 +150,47 @@ def _basis(matrix, size):
   return vectors[:, -size:]
 
 
-def _spread(moves, geometry):
+def _spread(seen, geometry):
   """(groups [G, n] of positions, rows of F [G, n, N])."""
   group, outside = _corner(geometry)
-  stacked = np.hstack([np.zeros((len(moves[0]), 1)), *moves[outside]])
-  f = {tuple(group): np.linalg.svd(stacked)[0][:, -len(group):].T}
+  stacked = np.hstack([np.zeros((seen.shape[1], 1)), *seen[outside]])
+  first = tuple(group)
+  f = {first: np.linalg.svd(stacked)[0][:, -len(group):].T}
   tables = [dict(zip(into, out)) for out, into in geometry.taps]
-  pending = [tuple(group)]
+  centre = seen[_centre(geometry)]
+  back = np.linalg.pinv(centre)
+  open_rows = np.linalg.svd(centre)[0][:, centre.shape[1]:].T  # 1 if centred
+  shown = {first: f[first] @ centre}  # rows of R
+  pending = [first]
   while pending:
     here = pending.pop(0)
-    for move, table in zip(moves, tables):
+    for view, table in zip(seen, tables):
       there = tuple(table.get(position) for position in here)
       if None not in there and there not in f:
-        f[there] = f[here] @ move
+        shown[there] = f[here] @ view
+        f[there] = shown[there] @ back
+        if len(open_rows):
+          f[there] += _along(open_rows, f[there], there, shown, seen, tables)
         pending.append(there)
   if len(f) * len(group) != geometry.num_out:
     raise UserError('the taps of the last convolution do not lead from one '
                     'position to all others')
   return np.array(list(f)), np.stack(list(f.values()))
+
+
+def _along(open_row, f, there, shown, seen, tables):
+  """What a row of F has along the row that the centre's tap does not see.
+
+  The other taps tell: where they lead from here R is known, or zero.
+  """
+  left, right = [], []
+  for view, table in zip(seen, tables):
+    seen_by = table.get(there[0])
+    if seen_by is None or (seen_by,) in shown:
+      left.append(open_row @ view)
+      right.append(shown.get((seen_by,), 0.0) - f @ view)
+  left, right = np.hstack(left), np.hstack(right)
+  return (left * right).sum() / (left ** 2).sum() * open_row
 
 
 def _centre(geometry):

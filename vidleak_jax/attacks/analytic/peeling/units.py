@@ -86,6 +86,11 @@ class Unit:
     """Whether what it computes does not depend on the data's statistics."""
     return self.norm is None or self.norm.form == 'fixed'
 
+  @property
+  def is_centred(self) -> bool:
+    """Whether its cotangent sums to zero over positions in every channel."""
+    return self.norm is not None and self.norm.form == 'batch'
+
   def affine(self, leaves: Leaves, moments: Moments | None = None
              ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (scale, shift), [Cout] each; [P, Cout] with moments."""
@@ -137,14 +142,19 @@ class Unit:
     return (self.gamma(leaves) * dy
             - self._taken_off(leaves, dy, moments)) / moments.sigma
 
-  def scaled_slope(self, leaves: Leaves, dy: np.ndarray, dz: np.ndarray,
-                   moments: Moments | None = None
-                   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns dL/dy times the norm's scale (as it is, as dL/dz shows it)."""
+  def shown_slope(self, leaves: Leaves, update: Leaves, dz: np.ndarray,
+                  moments: Moments | None = None) -> np.ndarray:
+    """Returns dL/dy times the norm's scale as dL/dz [P, Cout] shows it.
+
+    What a norm of the data's own statistics takes off are sums that the client
+    has sent, as gradients of the norm's scale and bias.
+    """
     if self.is_affine:
-      return dy * self.affine(leaves)[0], dz
-    return (self.gamma(leaves) * dy,
-            dz * moments.sigma + self._taken_off(leaves, dy, moments))
+      return dz
+    gamma = self.gamma(leaves) / self.geometry.num_out
+    means = (self.shared_mean(np.broadcast_to(gamma * sent, dz.shape))
+             for sent in (self.sums(update), update[self.norm.scale]))
+    return dz * moments.sigma + next(means) + moments.whitened * next(means)
 
   def _taken_off(self, leaves, dy, moments):
     scaled = self.gamma(leaves) * dy

@@ -100,17 +100,11 @@ def _masks(unit: Unit, slopes: np.ndarray, leaves: Leaves, update: Leaves
     yield from top.masks_of(
         unit.kernel(update), unit.geometry, slopes * scale, counts)
     return
-  count = unit.geometry.num_out
-  x, dz = top.factors(unit.kernel(update), unit.geometry)
-  moments = unit.moments(unit.geometry.forward(x, unit.kernel(leaves)))
-  # Both means of the norm's cotangent are sums that the client has sent.
-  gamma = unit.gamma(leaves)
-  shown = dz * moments.sigma + unit.shared_mean(
-      np.broadcast_to(gamma * sums / count, dz.shape)
-  ) + moments.whitened * unit.shared_mean(np.broadcast_to(
-      gamma * update[unit.norm.scale] / count, dz.shape))
-  full = np.where(gamma * slopes == 0, np.inf, gamma * slopes)
-  yield top.rounded(shown / full)
+  x, dz = top.factors(unit.kernel(update), unit.geometry, unit.is_centred)
+  shown = unit.shown_slope(leaves, update, dz, unit.moments(
+      unit.geometry.forward(x, unit.kernel(leaves))))
+  full = unit.gamma(leaves) * slopes
+  yield top.rounded(shown / np.where(full == 0, np.inf, full))
 
 
 def peel(network: Network, index: int, out: Known, leaves: Leaves,
@@ -153,9 +147,10 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
   if skipped and not shortcut:  # the identity shows the input as it is
     sigma = np.sqrt(np.mean(out.sigma ** 2)) + np.zeros_like(solved.sigma)
     solved = solved._replace(
-        x=np.where(out.on, skipped.value, solved.x),
-        sigma=np.where(out.on, sigma, solved.sigma))
-  known, found = inputs.settled(solved, slope, sums)
+        x=np.where(out.certain, skipped.value, solved.x),
+        sigma=np.where(out.certain, sigma, solved.sigma))
+  known, found = inputs.settled(
+      solved, slope, sums, inputs.hidden_from(readers))
   rows.append(branch.row_of(first.name, block.first_units, solved, found))
   return known, rows
 
