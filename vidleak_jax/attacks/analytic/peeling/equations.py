@@ -61,10 +61,15 @@ class Shown(NamedTuple):
   residual: float    # of the equations, relative
 
 
-class _Spectrum(NamedTuple):
+class Spectrum(NamedTuple):
   """Eigenvalues [Pin] and eigenvectors [Pin, Pin] of the normal matrix."""
   values: np.ndarray
   vectors: np.ndarray
+
+  @property
+  def strong(self) -> np.ndarray:
+    """[Pin] bool: which directions the kernels show."""
+    return self.values > _WEAK ** 2 * self.values[-1]
 
   def apply(self, factors: np.ndarray, x: np.ndarray) -> np.ndarray:
     return self.vectors @ (factors[:, None] * (self.vectors.T @ x))
@@ -93,8 +98,7 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   """
   sources = [_balanced(source) for source in sources]
   spectrum = _spectrum(sources, held)
-  values = spectrum.values
-  strong = values > _WEAK ** 2 * values[-1]
+  values, strong = spectrum.values, spectrum.strong
   inverse = np.where(strong, 1 / np.where(strong, values, 1.0), 0.0)
   x = spectrum.apply(inverse, _normal_rest(sources, 0.0))
   x = x + spectrum.apply(inverse, _normal_rest(sources, x))  # refinement
@@ -102,28 +106,46 @@ def solve(sources: Sequence[Source], outputs: Sequence[Outputs] = (), *,
   num_open = int((~strong).sum())
   if outputs and num_open:
     share = sum(np.count_nonzero(o.weight) for o in outputs) / x.shape[1]
-    if share < SURPLUS * num_open:
-      raise Undetermined(
-          f'{share:.0f} known outputs a channel are too few for the '
-          f'{num_open} directions that the kernels do not show')
+    check_share(share, num_open)
     ruled = min(max(num_open, int(share / _AMPLE)), len(values) - 1)
     x, steps, ridge = _close(
         x, sources, outputs, spectrum, values[ruled], max_steps)
     if steps == max_steps:
       raise Undetermined('conjugate gradients on the known outputs have not '
                          f'converged in {max_steps} steps')
-  rests = [_rest(s, x) for s in sources]
-  rows = sum(s.gradient[:, 0].size for s in sources)
-  error = np.sqrt(sum((rest ** 2).sum((0, 2)) for rest in rests) / rows)
-  floor = ridge or values[strong].min()
-  spread = spectrum.vectors ** 2 @ (1 / np.maximum(values, floor))
-  size = sum((s.gradient ** 2).sum() for s in sources)
-  return Solved(
-      x, np.sqrt(spread)[:, None] * error,
-      int(strong.sum()) - (0 if held is None else held.shape[1]),
-      float(np.sqrt(values[-1] / values[strong].min())),
-      float(np.sqrt(sum((r ** 2).sum() for r in rests) / max(size, 1e-300))),
-      steps)
+  return _judged(x, sources, spectrum, held, ridge, steps)
+
+
+def judged(x: np.ndarray, sources: Sequence[Source], held: np.ndarray,
+           ridge: float, steps: int) -> Solved:
+  """Returns an input that was found by other means, with its errors.
+
+  Args:
+    x: [Pin, Cin] the input.
+    sources: the convolutions that read it.
+    held: see `solve`.
+    ridge: what known outputs add to the eigenvalues of the normal matrix.
+    steps: that it took.
+  """
+  sources = [_balanced(source) for source in sources]
+  return _judged(x, sources, _spectrum(sources, held), held, ridge, steps)
+
+
+def spectrum_of(sources: Sequence[Source], held: np.ndarray) -> Spectrum:
+  """Returns the spectrum of the kernels' equations, channels balanced."""
+  return _spectrum([_balanced(source) for source in sources], held)
+
+
+def check_share(share: float, num_open: int) -> None:
+  """Raises where known outputs, for a channel, are too few for directions.
+
+  Raises:
+    Undetermined: as it says.
+  """
+  if share < SURPLUS * num_open:
+    raise Undetermined(
+        f'{share:.0f} known outputs a channel are too few for the {num_open} '
+        'directions that the kernels do not show')
 
 
 def shown(sources: Sequence[Source]) -> Shown:
@@ -164,6 +186,22 @@ def cotangents(source: Source, x: np.ndarray) -> np.ndarray:
   return np.linalg.solve(gram, seen @ flat)
 
 
+def _judged(x, sources, spectrum, held, ridge, steps):
+  values, strong = spectrum.values, spectrum.strong
+  rests = [_rest(s, x) for s in sources]
+  rows = sum(s.gradient[:, 0].size for s in sources)
+  error = np.sqrt(sum((rest ** 2).sum((0, 2)) for rest in rests) / rows)
+  floor = ridge or values[strong].min()
+  spread = spectrum.vectors ** 2 @ (1 / np.maximum(values, floor))
+  size = sum((s.gradient ** 2).sum() for s in sources)
+  return Solved(
+      x, np.sqrt(spread)[:, None] * error,
+      int(strong.sum()) - (0 if held is None else held.shape[1]),
+      float(np.sqrt(values[-1] / values[strong].min())),
+      float(np.sqrt(sum((r ** 2).sum() for r in rests) / max(size, 1e-300))),
+      steps)
+
+
 def _spectrum(sources, held=None):
   normal = sum(s.geometry.normal_matrix(s.dz) for s in sources)
   if not (np.isfinite(normal).all() and normal.any()):
@@ -172,7 +210,7 @@ def _spectrum(sources, held=None):
   if held is not None and held.size:
     # As if they were known to be zero, as well as the average is known.
     normal += np.trace(normal) / len(normal) * held @ held.T
-  return _Spectrum(*np.linalg.eigh(normal))
+  return Spectrum(*np.linalg.eigh(normal))
 
 
 def _row_spectrum(sources):
@@ -181,14 +219,19 @@ def _row_spectrum(sources):
   values, vectors = np.linalg.eigh(matrix @ matrix.T)
   within = values > _WEAK ** 2 * values[-1]
   values, vectors = values[within], vectors[:, within]
-  return _Spectrum(values, matrix.T @ vectors / np.sqrt(values))
+  return Spectrum(values, matrix.T @ vectors / np.sqrt(values))
+
+
+def weights(dz: np.ndarray) -> np.ndarray:
+  """Returns the weight [C] with which a channel of [P, C] counts like all."""
+  size = np.sqrt((dz ** 2).sum(0))
+  # The errors of dz are alike in all channels, so the faintest count less.
+  size = np.maximum(size, _FAINT * np.median(size))
+  return np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 0.0)
 
 
 def _balanced(source):
-  size = np.sqrt((source.dz ** 2).sum(0))
-  # The errors of dz are alike in all channels, so the faintest count less.
-  size = np.maximum(size, _FAINT * np.median(size))
-  weight = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 0.0)
+  weight = weights(source.dz)
   return source._replace(dz=source.dz * weight,
                          gradient=source.gradient * weight)
 

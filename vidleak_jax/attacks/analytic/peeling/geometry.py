@@ -61,6 +61,14 @@ class Geometry:
       found[out, tap] = True
     return found
 
+  @functools.cached_property
+  def index(self) -> np.ndarray:
+    """[Pout, taps] which input an output's tap meets; `num_in`: padding."""
+    found = np.full((self.num_out, self.num_taps), self.num_in)
+    for tap, (out, into) in enumerate(self.taps):
+      found[out, tap] = into
+    return found
+
   @property
   def num_in(self) -> int:
     """Positions of the input."""

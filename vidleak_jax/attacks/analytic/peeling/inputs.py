@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidleak_jax.attacks.analytic.peeling import constants, equations
+from vidleak_jax.attacks.analytic.peeling import constants, equations, joint
 from vidleak_jax.attacks.analytic.peeling.equations import Outputs, Source
 from vidleak_jax.attacks.analytic.peeling.signs import (
     Active,
@@ -25,6 +25,7 @@ _ROUNDS = 40       # of least squares, at most
 _SHRINKS = 0.5     # of the residual,
 _PATIENCE = 3      # in so many rounds
 _STILL = 1e-7      # relative change of a round that is the last
+_CLEAR_ROUNDS = 3  # from what kernels show clearly to a first guess
 _TRIMS = 4         # of channels that do not agree with the others
 _OUTLYING = 5.0    # of the median disagreement
 _RELATIVE_ZERO = 1e-5  # of the largest input
@@ -78,6 +79,9 @@ def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
   the numbers that share their moments in each round. Kernels' gradients are the
   same for all multiples of the input; the sums of the norm below tell which.
 
+  Where kernels show some directions badly they do not shrink; then the input is
+  solved for together with its moments.
+
   The input shows in turn which cotangents a kernel's gradient was made of.
 
   Args:
@@ -94,47 +98,125 @@ def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
     equations.Undetermined: the equations do not suffice, or are too badly
       conditioned for the rounds to converge.
   """
-  groups = hidden_from(readers)
   states = [_first_moments(reader, leaves) for reader in readers]
   if states[0] is not None and sums is None:
     raise equations.Undetermined(
         f'no sums tell the scale of what {readers[0].unit.name} reads')
-  repairs, last, residuals = 0, 0.0, []
+  scaling = _Scaling(hidden_from(readers), sums, beside)
+  way = _in_rounds
+  for repair in range(_REPAIRS):
+    try:
+      solved, slope, states = way(readers, states, leaves, update, scaling)
+    except _Disagreement:
+      way = _jointly
+      solved, slope, states = way(readers, [
+          _first_moments(reader, leaves) for reader in readers], leaves, update,
+                                  scaling)
+    if solved.residual < _FINE or repair == _REPAIRS - 1:
+      break
+    on = _repaired(readers[0], states[0], solved.x, leaves, update)
+    if (on == readers[0].known.on).all():
+      break
+    readers = [readers[0]._replace(known=readers[0].known._replace(on=on)),
+               *readers[1:]]
+  return readers, solved, slope + beside
+
+
+class _Disagreement(equations.Undetermined):
+  """Rounds of least squares and moments do not converge."""
+
+
+class _Scaling(NamedTuple):
+  """What tells the multiple of an input, and the constants in it."""
+  groups: list[np.ndarray]    # of inputs whose constant is hidden
+  sums: np.ndarray | None     # [Cin] dL/dz of the unit below, over positions
+  beside: np.ndarray | float  # [Pin, Cin] dL/d of the input past the readers
+
+  def apply(self, x: np.ndarray, slope: np.ndarray
+            ) -> tuple[np.ndarray, float]:
+    """Returns (x [Pin, Cin] as it is, what it was divided by)."""
+    x, certain = constants.at_zero(x, self.groups)
+    on = x > _RELATIVE_ZERO * x.max()
+    share = _multiple(
+        slope * on, self.sums - (self.beside * on).sum(0), certain)
+    return x / share, share
+
+
+def _in_rounds(readers, states, leaves, update, scaling):
+  """(the input, dL/d of it through the readers, moments), in turns."""
+  last, residuals = 0.0, []
   for _ in range(_ROUNDS):
-    solved, slope = _solve_once(readers, states, leaves, update, groups)
+    solved, slope = _solve_once(
+        readers, states, leaves, update, scaling.groups)
     residuals.append(solved.residual)
     if WRONG < solved.residual > _SHRINKS * min(residuals[:-_PATIENCE],
                                                  default=np.inf):
-      raise equations.Undetermined(
+      raise _Disagreement(
           f'least squares and moments of {readers[0].unit.name} do not agree')
-    if states[0] is not None:  # the same for all readers
-      x, certain = constants.at_zero(solved.x, groups)
-      on = x > _RELATIVE_ZERO * x.max()
-      share = _multiple(slope * on, sums - (beside * on).sum(0), certain)
-      solved = solved._replace(x=x / share, sigma=solved.sigma / share)
-      slope = slope * share
-      states = [reader.unit.moments(reader.unit.geometry.forward(
-          np.maximum(solved.x, 0.0), reader.unit.kernel(leaves)))
-                for reader in readers]
-      change, last = np.abs(solved.x - last).max(), solved.x
-      if change > _STILL * solved.x.max():
-        continue
-    if solved.residual < _FINE or repairs == _REPAIRS - 1:
+    if states[0] is None:  # the same for all readers
       break
-    reader = readers[0]
-    unit, known = reader.unit, reader.known
-    shown = equations.cotangents(
-        source(reader, states[0], leaves, update), solved.x)
-    if known.past is not None:
-      shown = shown - unit.cotangent(leaves, known.past)
-    scale = unit.affine(leaves)[0] if unit.is_affine else unit.gamma(leaves)
-    on = repaired(known.on, known.slope * scale, unit.shown_slope(
-        leaves, update, shown, states[0]))
-    if (on == known.on).all():
+    x, share = scaling.apply(solved.x, slope)
+    solved = solved._replace(x=x, sigma=solved.sigma / share)
+    slope, states = slope * share, _moments(readers, x, leaves)
+    change, last = np.abs(x - last).max(), x
+    if change <= _STILL * x.max():
       break
-    readers = [reader._replace(known=known._replace(on=on)), *readers[1:]]
-    repairs += 1
-  return readers, solved, slope + beside
+  return solved, slope, states
+
+
+def _jointly(readers, states, leaves, update, scaling):
+  """The same at once, from what kernels show clearly."""
+  if not all(states):
+    raise equations.Undetermined(
+        f'not all norms beside {readers[0].unit.name} are of the data')
+  held = constants.directions(
+      scaling.groups, readers[0].unit.geometry.num_in)
+  for _ in range(_CLEAR_ROUNDS):
+    sources = [source(reader, state, leaves, update)
+               for reader, state in zip(readers, states)]
+    shown = equations.shown(sources)
+    x, _ = scaling.apply(shown.basis @ shown.value,
+                         _slope(readers, sources, leaves))
+    states = _moments(readers, x, leaves)
+  seen = []
+  for reader, each in zip(readers, sources):
+    whitened = _first_moments(reader, leaves).whitened
+    seen.append(joint.Seen(
+        reader.unit, each, reader.known.cotangent, whitened,
+        reader.known.certain & reader.forward))
+  x, ridge, steps = joint.solve(seen, x, held, leaves, update)
+  for _ in range(2):  # moments count the norm's epsilon, so the multiple does
+    states = _moments(readers, x, leaves)
+    sources = [source(reader, state, leaves, update)
+               for reader, state in zip(readers, states)]
+    slope = _slope(readers, sources, leaves)
+    x, share = scaling.apply(x, slope)
+  solved = equations.judged(x * share, sources, held, ridge, steps)
+  if not solved.residual < WRONG:
+    raise equations.Undetermined(
+        f'kernels and moments of {readers[0].unit.name} do not agree')
+  return solved._replace(x=x, sigma=solved.sigma / share), slope * share, states
+
+
+def _repaired(reader, state, x, leaves, update):
+  """Which ReLUs are on, from the cotangents that an input shows."""
+  unit, known = reader.unit, reader.known
+  shown = equations.cotangents(source(reader, state, leaves, update), x)
+  if known.past is not None:
+    shown = shown - unit.cotangent(leaves, known.past)
+  scale = unit.affine(leaves)[0] if unit.is_affine else unit.gamma(leaves)
+  return repaired(known.on, known.slope * scale, unit.shown_slope(
+      leaves, update, shown, state))
+
+
+def _moments(readers, x, leaves):
+  return [reader.unit.moments(reader.unit.geometry.forward(
+      np.maximum(x, 0.0), reader.unit.kernel(leaves))) for reader in readers]
+
+
+def _slope(readers, sources, leaves):
+  return sum(each.geometry.pull_back(each.dz, reader.unit.kernel(leaves))
+             for each, reader in zip(sources, readers))
 
 
 def hidden_from(readers: list[Reader]) -> list[np.ndarray]:
@@ -152,10 +234,7 @@ def _solve_once(readers, states, leaves, update, groups):
              for reader, state in zip(readers, states) if reader.forward]
   solved = equations.solve(sources, outputs, held=constants.directions(
       groups, readers[0].unit.geometry.num_in))
-  slope = sum(
-      each.geometry.pull_back(each.dz, reader.unit.kernel(leaves))
-      for each, reader in zip(sources, readers))
-  return solved, slope
+  return solved, _slope(readers, sources, leaves)
 
 
 def _first_moments(reader: Reader, leaves: Leaves) -> Moments | None:

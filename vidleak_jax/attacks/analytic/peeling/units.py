@@ -89,7 +89,15 @@ class Unit:
   @property
   def is_centred(self) -> bool:
     """Whether its cotangent sums to zero over positions in every channel."""
-    return self.norm is not None and self.norm.form == 'batch'
+    return not self.is_affine and (
+        self.norm.form == 'batch' or self.norm.groups == self.width)
+
+  @property
+  def sharing(self) -> np.ndarray:
+    """[Cout, Cout] means over the channels that share their statistics."""
+    groups = self.norm.groups or self.width
+    size = self.width // groups
+    return np.kron(np.eye(groups), np.full((size, size), 1 / size))
 
   def affine(self, leaves: Leaves, moments: Moments | None = None
              ) -> tuple[np.ndarray, np.ndarray]:
@@ -151,10 +159,18 @@ class Unit:
     """
     if self.is_affine:
       return dz
-    gamma = self.gamma(leaves) / self.geometry.num_out
-    means = (self.shared_mean(np.broadcast_to(gamma * sent, dz.shape))
-             for sent in (self.sums(update), update[self.norm.scale]))
-    return dz * moments.sigma + next(means) + moments.whitened * next(means)
+    mean, slope = self.sent_means(leaves, update)
+    return dz * moments.sigma + mean + moments.whitened * slope
+
+  def sent_means(self, leaves: Leaves, update: Leaves
+                 ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns E[gamma dy] and E[gamma dy whitened], [Cout] each.
+
+    Both are sums that the client has sent, of a norm of one clip's statistics.
+    """
+    share = self.gamma(leaves) / self.geometry.num_out
+    return (share * self.sums(update) @ self.sharing,
+            share * update[self.norm.scale] @ self.sharing)
 
   def _taken_off(self, leaves, dy, moments):
     scaled = self.gamma(leaves) * dy
