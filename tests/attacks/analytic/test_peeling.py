@@ -111,7 +111,7 @@ def test_a_stride_leaves_positions_to_few_taps():
   assert np.linalg.matrix_rank(strided.normal_matrix(dz)) <= 6
 
 
-@pytest.mark.parametrize('norm', ['fixed', 'group'])
+@pytest.mark.parametrize('norm', ['fixed', 'group', 'batch'])
 def test_noise_is_refused(norm):
   victim, rng = residual_network(norm), np.random.default_rng(5)
   leak = vl.observe(victim, victim.init(jax.random.key(0)), smooth_clip(), [3])
@@ -123,7 +123,7 @@ def test_noise_is_refused(norm):
 
 
 @pytest.mark.parametrize('change, why', [
-    ({'norm': 'batch'}, 'form batch'),
+    ({'norm': 'layer'}, 'form layer'),
     ({'activation': 'gelu'}, 'not followed by a ReLU|in a ReLU'),
     ({'size': SIZE._replace(stem_width=4, widths=(4, 32))},
      'of the 256 outputs of relu#1.*kernels below the solved blocks show'),
@@ -145,8 +145,9 @@ def test_a_chain_and_a_large_batch_are_refused(problem):
   assert any('5 clips of an update' in reason for reason in reasons)
 
 
-def test_a_network_of_group_norms_falls():
-  victim = residual_network('group')
+@pytest.mark.parametrize('norm', ['group', 'batch'])
+def test_a_network_of_the_datas_norms_falls(norm):
+  victim = residual_network(norm)
   leak = vl.observe(victim, victim.init(jax.random.key(0)), smooth_clip(), [3])
   attack = Peeling()
   assert attack.requires(victim, leak) == []

@@ -51,8 +51,8 @@ Fact = Outputs | Shown
 Kind = tuple[type[Fact], str]  # of a fact, and its node
 
 
-def of_relu(graph: LayerGraph, name: str, value: np.ndarray, on: np.ndarray
-            ) -> Outputs:
+def of_relu(graph: LayerGraph, name: str, value: np.ndarray, on: np.ndarray,
+            certain: np.ndarray) -> Outputs:
   """Returns what a ReLU's output says of its input.
 
   Small outputs are no equalities: a unit that is off can come out as a little
@@ -63,10 +63,10 @@ def of_relu(graph: LayerGraph, name: str, value: np.ndarray, on: np.ndarray
     name: of the ReLU.
     value: [P, C] its output.
     on: [P, C] where it is on.
+    certain: [P, C] where the value is known as well.
   """
-  known = clear(value, on)
-  return Outputs(graph.by_name[name].inputs[0],
-                 np.where(known, value, DOUBT * value.max()), known)
+  return of_sum(graph.by_name[name].inputs[0], value, on, certain,
+                np.zeros_like(value))
 
 
 def clear(value: np.ndarray, on: np.ndarray) -> np.ndarray:
@@ -74,19 +74,20 @@ def clear(value: np.ndarray, on: np.ndarray) -> np.ndarray:
   return on & (value > DOUBT * value.max())
 
 
-def of_sum(name: str, value: np.ndarray, on: np.ndarray, other: np.ndarray
-           ) -> Outputs:
+def of_sum(name: str, value: np.ndarray, on: np.ndarray, certain: np.ndarray,
+           other: np.ndarray) -> Outputs:
   """Returns what `value = relu(x + other)` says of x.
 
   Args:
     name: of the node that answers x.
     value: [P, C] the ReLU's output.
     on: [P, C] where it is on.
+    certain: [P, C] where the value is known as well.
     other: [P, C] the other branch.
   """
-  known = clear(value, on)
-  return Outputs(name, np.where(known, value, DOUBT * value.max()) - other,
-                 known)
+  known = clear(value, certain)
+  bound = np.where(on & ~certain, np.inf, DOUBT * value.max())
+  return Outputs(name, np.where(known, value, bound) - other, known)
 
 
 def until(graph: LayerGraph, names: set[str]) -> LayerGraph:

@@ -9,6 +9,7 @@ from vidleak_jax.victims.introspection import identifiability
 
 MARGIN = 1.2  # known outputs for each pixel, at least
 LIKELY = 0.5  # the same where a prior completes them
+_FEWEST = 3   # numbers of a channel whose norm tells one clip from another
 LARGEST = 2 ** 16  # numbers of clips to which kernels add; more take hours
 
 

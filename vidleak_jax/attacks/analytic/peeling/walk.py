@@ -225,7 +225,8 @@ def outputs(network: Network, known: Known, leaves: Leaves, update: Leaves
   if block.entry:
     return Part((preactive.of_sum(network.graph, block.entry, known, leaves),),
                 leaves)
-  shown = facts.of_relu(network.graph, network.bottom, known.value, known.on)
+  shown = facts.of_relu(network.graph, network.bottom, known.value, known.on,
+                        known.certain)
   return Part((shown,), leaves, Lower(
       {network.bottom: _shaped(network, block.main[0], known.slope)}, update))
 
@@ -239,13 +240,14 @@ def _facts(network, index, count, out, inner, known, leaves
     found = [preactive.of_sum(graph, network.blocks[index + 1].entry, out,
                               leaves)]
   elif inner is None:
-    found = [facts.of_relu(graph, block.output, out.value, out.on)]
+    found = [facts.of_relu(graph, block.output, out.value, out.on,
+                           out.certain)]
   else:  # what is left of the output once the main branch is known
-    found = [facts.of_sum(source, out.value, out.on, inputs.branch(
+    found = [facts.of_sum(source, out.value, out.on, out.certain, inputs.branch(
         block.main[-1], inner, leaves))]
   if inner is not None:
     found.append(facts.of_relu(graph, block.main[-count].source, known.value,
-                               known.on))
+                               known.on, known.certain))
   if inner is not None and block.entry:
     beside = inputs.branch(block.main[-1], inner, leaves)
     found.append(facts.Outputs(source, np.where(
