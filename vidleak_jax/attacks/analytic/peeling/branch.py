@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from vidleak_jax.attacks.analytic.peeling import equations, inputs
 from vidleak_jax.attacks.analytic.peeling.blocks import Block
-from vidleak_jax.attacks.analytic.peeling.inputs import Known, Reader
+from vidleak_jax.attacks.analytic.peeling.readers import Known, Reader
 from vidleak_jax.attacks.analytic.peeling.signs import Active
 from vidleak_jax.attacks.analytic.peeling.units import Leaves, Unit
 from vidleak_jax.types import UserError

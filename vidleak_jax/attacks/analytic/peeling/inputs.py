@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling import constants, equations, joint
-from vidleak_jax.attacks.analytic.peeling.equations import Outputs, Source
+from vidleak_jax.attacks.analytic.peeling import readers as readers_lib
+from vidleak_jax.attacks.analytic.peeling.readers import Known, Reader
 from vidleak_jax.attacks.analytic.peeling.signs import (
     Active,
     active,
     repaired,
 )
-from vidleak_jax.attacks.analytic.peeling.units import Leaves, Moments, Unit
+from vidleak_jax.attacks.analytic.peeling.units import Leaves
 
 WRONG = 1e-3       # residual of equations that do not hold
 _REPAIRS = 3       # rounds in which ReLUs may change
@@ -29,44 +30,6 @@ _CLEAR_ROUNDS = 3  # from what kernels show clearly to a first guess
 _TRIMS = 4         # of channels that do not agree with the others
 _OUTLYING = 5.0    # of the median disagreement
 _RELATIVE_ZERO = 1e-5  # of the largest input
-
-
-class Known(NamedTuple):
-  """What is known of the output of a ReLU; float64, flat over positions.
-
-  Or of a sum in a pre-activation network, which a ReLU and a shortcut read.
-  """
-  value: np.ndarray | None  # [P, C], 0 where off; None above the last block
-  sigma: np.ndarray | None  # [P, C] standard deviation of its error
-  slope: np.ndarray         # [P, C] dL/d of it; of a sum, through the ReLU
-  on: np.ndarray            # [P, C] bool
-  past: np.ndarray | None = None  # [P, C] of a sum: dL/d past the ReLU
-  seen: np.ndarray | None = None  # [P, C] bool: is the value known; None: `on`
-
-  @property
-  def cotangent(self) -> np.ndarray:
-    """dL/d of what the ReLU sees, but for its norm; of a sum, of all."""
-    cotangent = self.slope * self.on
-    return cotangent if self.past is None else cotangent + self.past
-
-  @property
-  def certain(self) -> np.ndarray:
-    """[P, C] where the value is what the units before put out."""
-    return self.on if self.seen is None else self.seen
-
-
-class Reader(NamedTuple):
-  """A unit that reads an unknown input."""
-  unit: Unit
-  known: Known   # the ReLU behind it
-  forward: bool  # whether the values there are its outputs
-
-
-def branch(last: Unit, inner: Known, leaves: Leaves) -> np.ndarray:
-  """Returns what a block's main branch answers, [P, C]."""
-  z = last.geometry.forward(inner.value, last.kernel(leaves))
-  scale, shift = last.affine(leaves, last.moments(z))
-  return z * scale + shift
 
 
 def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
@@ -98,20 +61,19 @@ def solve(readers: list[Reader], sums: np.ndarray | None, leaves: Leaves,
     equations.Undetermined: the equations do not suffice, or are too badly
       conditioned for the rounds to converge.
   """
-  states = [_first_moments(reader, leaves) for reader in readers]
+  states = first = [readers_lib.first_moments(reader, leaves)
+                    for reader in readers]
   if states[0] is not None and sums is None:
     raise equations.Undetermined(
         f'no sums tell the scale of what {readers[0].unit.name} reads')
-  scaling = _Scaling(hidden_from(readers), sums, beside)
+  scaling = _Scaling(readers_lib.hidden_from(readers), sums, beside)
   way = _in_rounds
   for repair in range(_REPAIRS):
     try:
       solved, slope, states = way(readers, states, leaves, update, scaling)
     except _Disagreement:
       way = _jointly
-      solved, slope, states = way(readers, [
-          _first_moments(reader, leaves) for reader in readers], leaves, update,
-                                  scaling)
+      solved, slope, states = way(readers, first, leaves, update, scaling)
     if solved.residual < _FINE or repair == _REPAIRS - 1:
       break
     on = _repaired(readers[0], states[0], solved.x, leaves, update)
@@ -157,7 +119,7 @@ def _in_rounds(readers, states, leaves, update, scaling):
       break
     x, share = scaling.apply(solved.x, slope)
     solved = solved._replace(x=x, sigma=solved.sigma / share)
-    slope, states = slope * share, _moments(readers, x, leaves)
+    slope, states = slope * share, readers_lib.moments(readers, x, leaves)
     change, last = np.abs(x - last).max(), x
     if change <= _STILL * x.max():
       break
@@ -172,24 +134,24 @@ def _jointly(readers, states, leaves, update, scaling):
   held = constants.directions(
       scaling.groups, readers[0].unit.geometry.num_in)
   for _ in range(_CLEAR_ROUNDS):
-    sources = [source(reader, state, leaves, update)
+    sources = [readers_lib.source(reader, state, leaves, update)
                for reader, state in zip(readers, states)]
     shown = equations.shown(sources)
     x, _ = scaling.apply(shown.basis @ shown.value,
-                         _slope(readers, sources, leaves))
-    states = _moments(readers, x, leaves)
+                         readers_lib.slope_of(readers, sources, leaves))
+    states = readers_lib.moments(readers, x, leaves)
   seen = []
   for reader, each in zip(readers, sources):
-    whitened = _first_moments(reader, leaves).whitened
+    whitened = readers_lib.first_moments(reader, leaves).whitened
     seen.append(joint.Seen(
         reader.unit, each, reader.known.cotangent, whitened,
         reader.known.certain & reader.forward))
   x, ridge, steps = joint.solve(seen, x, held, leaves, update)
   for _ in range(2):  # moments count the norm's epsilon, so the multiple does
-    states = _moments(readers, x, leaves)
-    sources = [source(reader, state, leaves, update)
+    states = readers_lib.moments(readers, x, leaves)
+    sources = [readers_lib.source(reader, state, leaves, update)
                for reader, state in zip(readers, states)]
-    slope = _slope(readers, sources, leaves)
+    slope = readers_lib.slope_of(readers, sources, leaves)
     x, share = scaling.apply(x, slope)
   solved = equations.judged(x * share, sources, held, ridge, steps)
   if not solved.residual < WRONG:
@@ -201,7 +163,8 @@ def _jointly(readers, states, leaves, update, scaling):
 def _repaired(reader, state, x, leaves, update):
   """Which ReLUs are on, from the cotangents that an input shows."""
   unit, known = reader.unit, reader.known
-  shown = equations.cotangents(source(reader, state, leaves, update), x)
+  shown = equations.cotangents(
+      readers_lib.source(reader, state, leaves, update), x)
   if known.past is not None:
     shown = shown - unit.cotangent(leaves, known.past)
   scale = unit.affine(leaves)[0] if unit.is_affine else unit.gamma(leaves)
@@ -209,47 +172,15 @@ def _repaired(reader, state, x, leaves, update):
       leaves, update, shown, state))
 
 
-def _moments(readers, x, leaves):
-  return [reader.unit.moments(reader.unit.geometry.forward(
-      np.maximum(x, 0.0), reader.unit.kernel(leaves))) for reader in readers]
-
-
-def _slope(readers, sources, leaves):
-  return sum(each.geometry.pull_back(each.dz, reader.unit.kernel(leaves))
-             for each, reader in zip(sources, readers))
-
-
-def hidden_from(readers: list[Reader]) -> list[np.ndarray]:
-  """Returns the groups of inputs whose constant no reader sees."""
-  if not all(reader.unit.is_centred for reader in readers):
-    return []
-  return constants.hidden([reader.unit.geometry for reader in readers])
-
-
 def _solve_once(readers, states, leaves, update, groups):
   """(the input, dL/d of it through the readers) at these moments."""
-  sources = [source(reader, state, leaves, update)
+  sources = [readers_lib.source(reader, state, leaves, update)
              for reader, state in zip(readers, states)]
-  outputs = [_active_outputs(reader, state, leaves)
+  outputs = [readers_lib.active_outputs(reader, state, leaves)
              for reader, state in zip(readers, states) if reader.forward]
   solved = equations.solve(sources, outputs, held=constants.directions(
       groups, readers[0].unit.geometry.num_in))
-  return solved, _slope(readers, sources, leaves)
-
-
-def _first_moments(reader: Reader, leaves: Leaves) -> Moments | None:
-  """Where a ReLU is on its value tells them, but for their scale."""
-  unit, known = reader.unit, reader.known
-  if unit.is_affine:
-    return None
-  shape = known.slope.shape
-  whitened = np.zeros(shape)
-  if reader.forward:
-    gamma = unit.gamma(leaves)
-    shift = leaves[unit.norm.bias] if unit.norm.bias else 0.0
-    whitened = np.where(known.certain, (known.value - shift) / np.where(
-        gamma == 0, np.inf, gamma), 0.0)
-  return Moments(whitened, np.zeros(shape), np.ones(shape))
+  return solved, readers_lib.slope_of(readers, sources, leaves)
 
 
 def _multiple(slope: np.ndarray, sums: np.ndarray, certain: np.ndarray
@@ -266,24 +197,6 @@ def _multiple(slope: np.ndarray, sums: np.ndarray, certain: np.ndarray
     rest = np.abs(sums - share * shown)
     agreeing = rest <= _OUTLYING * np.median(rest)
   return float(share)
-
-
-def source(reader: Reader, moments: Moments | None, leaves: Leaves,
-           update: Leaves) -> Source:
-  """Returns a kernel gradient's equations, from the ReLU behind the unit."""
-  unit, known = reader.unit, reader.known
-  return Source(
-      unit.geometry,
-      unit.cotangent(leaves, known.cotangent, moments),
-      unit.kernel(update))
-
-
-def pulled(reader: Reader, leaves: Leaves) -> np.ndarray:
-  """Returns dL/d of a unit's input through it, [Pin, Cin]; no data's norms."""
-  unit, known = reader.unit, reader.known
-  return unit.geometry.pull_back(
-      unit.cotangent(leaves, known.slope * known.on, None),
-      unit.kernel(leaves))
 
 
 def settled(solved: equations.Solved, slope: np.ndarray,
@@ -303,16 +216,3 @@ def settled(solved: equations.Solved, slope: np.ndarray,
   if groups:
     seen = found.on & ~constants.open_values(found.on, groups)
   return Known(value, solved.sigma, slope, found.on, seen=seen), found
-
-
-def _active_outputs(reader: Reader, moments: Moments | None, leaves: Leaves
-                    ) -> Outputs:
-  """The outputs of a unit where the ReLU behind it is on."""
-  unit, known = reader.unit, reader.known
-  kernel, (scale, shift) = unit.kernel(leaves), unit.affine(leaves, moments)
-  # Errors of neighbours are alike; one small estimate must not rule.
-  sigma = np.sqrt(np.mean(known.sigma ** 2))
-  return Outputs(
-      lambda x: unit.geometry.forward(x, kernel) * scale,
-      lambda y: unit.geometry.pull_back(y * scale, kernel),
-      known.value - shift, known.certain / max(sigma, 1e-300))

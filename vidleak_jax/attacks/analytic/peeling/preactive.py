@@ -12,8 +12,9 @@ above the last one. What x is where a is off enters nothing below.
 import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling import branch, facts, inputs
+from vidleak_jax.attacks.analytic.peeling import readers as readers_lib
 from vidleak_jax.attacks.analytic.peeling.blocks import Block
-from vidleak_jax.attacks.analytic.peeling.inputs import Known, Reader
+from vidleak_jax.attacks.analytic.peeling.readers import Known, Reader
 from vidleak_jax.attacks.analytic.peeling.units import Entry, Leaves
 from vidleak_jax.victims.introspection.graph import LayerGraph
 
@@ -38,7 +39,7 @@ def peel_input(block: Block, out: Known, inner: Known, known: Known,
   beside = None  # what the shortcut answers, where the sum is known
   if out.value is not None:
     beside = out._replace(
-        value=out.value - inputs.branch(block.main[-1], inner, leaves))
+        value=out.value - readers_lib.branch(block.main[-1], inner, leaves))
   readers = [Reader(first, known, True)]
   if shortcut and block.activated:
     readers.append(Reader(shortcut, beside or out, beside is not None))

@@ -8,7 +8,7 @@ import numpy as np
 
 from vidleak_jax import files
 from vidleak_jax.attacks.analytic.peeling.branch import Row
-from vidleak_jax.attacks.analytic.peeling.inputs import Known
+from vidleak_jax.attacks.analytic.peeling.readers import Known
 
 
 def write(place: Path | None, known: Known, rows: list[Row]) -> None:

@@ -16,18 +16,19 @@ import numpy as np
 
 from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
 from vidleak_jax.attacks.analytic.peeling import (
-    branch,
-    equations,
-    facts,
-    inputs,
-    preactive,
-    top,
+  branch,
+  equations,
+  facts,
+  inputs,
+  preactive,
+  top,
 )
+from vidleak_jax.attacks.analytic.peeling import readers as readers_lib
 from vidleak_jax.attacks.analytic.peeling.blocks import Block, Network, below
 from vidleak_jax.attacks.analytic.peeling.branch import Row
-from vidleak_jax.attacks.analytic.peeling.inputs import Known, Reader
 from vidleak_jax.attacks.analytic.peeling.lower import Lower
 from vidleak_jax.attacks.analytic.peeling.pixels import Part
+from vidleak_jax.attacks.analytic.peeling.readers import Known, Reader
 from vidleak_jax.attacks.analytic.peeling.units import Leaves, Unit
 from vidleak_jax.types import UserError
 
@@ -136,7 +137,8 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
   sums = unit and unit.sums(update)
   skipped = None  # what the shortcut answers where the block's output is on
   if out.value is not None and inner is not None:
-    skipped = out._replace(value=out.value - inputs.branch(last, inner, leaves))
+    skipped = out._replace(
+        value=out.value - readers_lib.branch(last, inner, leaves))
   readers = [Reader(first, known, inner is not None)]
   beside = np.zeros((first.geometry.num_in, first.width_in))
   if shortcut:
@@ -150,7 +152,7 @@ def peel(network: Network, index: int, out: Known, leaves: Leaves,
         x=np.where(out.certain, skipped.value, solved.x),
         sigma=np.where(out.certain, sigma, solved.sigma))
   known, found = inputs.settled(
-      solved, slope, sums, inputs.hidden_from(readers))
+      solved, slope, sums, readers_lib.hidden_from(readers))
   rows.append(branch.row_of(first.name, block.first_units, solved, found))
   return known, rows
 
@@ -181,7 +183,7 @@ def peel_partly(network: Network, index: int, out: Known, leaves: Leaves,
   if not all(each.is_affine for each in units):
     return Part(tuple(found), leaves), rows  # moments are open: no equations
   shown = equations.shown([
-      inputs.source(Reader(each, behind, False), None, leaves, update)
+      readers_lib.source(Reader(each, behind, False), None, leaves, update)
       for each, behind in zip(units, (known, out))])
   found.append(facts.Shown(unit.source, shown.basis, shown.value))
   branch.check(unit.name, shown.residual)
@@ -202,7 +204,8 @@ def _cotangents(network: Network, block: Block, units: Sequence[Unit],
   readers = [Reader(units[0], known, False)]
   if block.shortcut:
     readers.append(Reader(block.shortcut, out, False))
-  found = [(reader.unit, inputs.pulled(reader, leaves)) for reader in readers]
+  found = [(reader.unit, readers_lib.pulled(reader, leaves))
+           for reader in readers]
   if not block.shortcut:  # the identity
     found.append((block.main[0], out.slope * out.on))
   cotangents: dict[str, np.ndarray] = {}
@@ -243,13 +246,14 @@ def _facts(network, index, count, out, inner, known, leaves
     found = [facts.of_relu(graph, block.output, out.value, out.on,
                            out.certain)]
   else:  # what is left of the output once the main branch is known
-    found = [facts.of_sum(source, out.value, out.on, out.certain, inputs.branch(
-        block.main[-1], inner, leaves))]
+    found = [facts.of_sum(
+        source, out.value, out.on, out.certain, readers_lib.branch(
+            block.main[-1], inner, leaves))]
   if inner is not None:
     found.append(facts.of_relu(graph, block.main[-count].source, known.value,
                                known.on, known.certain))
   if inner is not None and block.entry:
-    beside = inputs.branch(block.main[-1], inner, leaves)
+    beside = readers_lib.branch(block.main[-1], inner, leaves)
     found.append(facts.Outputs(source, np.where(
         out.certain, out.value - beside, np.inf), out.certain))
   return found
