@@ -127,6 +127,9 @@ def _at_the_top(network: Network) -> list[str]:
   if not unit.is_affine and mixed > 1:
     reasons.append(f'{unit.norm.form} norms mix {mixed} positions that no tap '
                    f'of {unit.name} tells apart')
+  if unit.is_centred and positions < _FEWEST:
+    reasons.append(f'{unit.norm.form} norms of {positions} numbers answer the '
+                   'same for nearly all clips')
   classes = network.graph.leaf_shapes[network.head.kernel][-1]
   if count > 1 and count > classes - 1:
     reasons.append(f'{count} clips of an update cannot be separated by a head '
