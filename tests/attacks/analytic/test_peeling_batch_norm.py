@@ -69,7 +69,8 @@ def test_the_lowest_tell_a_constant_where_a_relu_is_off():
   x = np.array([[0., 0, 1, 2, 5], [0, 3, 1, 2, 6], [1, 2, 3, 4, 7]]).T
   shifted = x + np.arange(1.0, 4)
   shifted[4] = x[4]
-  found, certain = constants.at_zero(shifted, [group])
+  found, certain = constants.at_zero(
+      shifted, np.zeros(x.shape), [group])
   np.testing.assert_allclose(found[:, 0], x[:, 0])
   np.testing.assert_allclose(found[:, 1], x[:, 1])
   np.testing.assert_array_equal(certain, [True, False, False])

@@ -14,7 +14,8 @@ import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
 
-_ALIKE = 1e-5  # of the largest input: so near to the lowest is the same
+_ALIKE = 1e-5, 1e-2  # of the largest input: so near to the lowest, at least
+_SIGMAS = 5.0        # and at most, or so many errors, is the same
 
 
 def hidden(geometries: Sequence[Geometry]) -> list[np.ndarray]:
@@ -46,21 +47,23 @@ def directions(groups: Sequence[np.ndarray], size: int) -> np.ndarray:
   return basis
 
 
-def at_zero(x: np.ndarray, groups: Sequence[np.ndarray]
+def at_zero(x: np.ndarray, sigma: np.ndarray, groups: Sequence[np.ndarray]
             ) -> tuple[np.ndarray, np.ndarray]:
   """Returns inputs whose lowest ones are zero, and where that is certain.
 
   Args:
     x: [P, C] with any constants.
+    sigma: [P, C] standard deviation of its error.
     groups: of `hidden`.
 
   Returns:
     ([P, C], [C] bool: two inputs of each group or more are the lowest).
   """
-  x, certain = x.copy(), np.ones(x.shape[1], bool)
+  x, certain, largest = x.copy(), np.ones(x.shape[1], bool), np.abs(x).max()
   for group in groups:
     part = x[group] - x[group].min(0)
-    lowest = part <= _ALIKE * np.abs(x).max()
+    lowest = part <= np.clip(_SIGMAS * sigma[group], *(
+        share * largest for share in _ALIKE))
     x[group] = part - (part * lowest).sum(0) / lowest.sum(0)
     certain &= lowest.sum(0) > 1
   return x, certain

@@ -27,7 +27,9 @@ _SHRINKS = 0.5     # of the residual,
 _PATIENCE = 3      # in so many rounds
 _STILL = 1e-7      # relative change of a round that is the last
 _CLEAR_ROUNDS = 3  # from what kernels show clearly to a first guess
+_SAME = 1e-3       # change of the input's multiple that does not matter
 _TRIMS = 4         # of channels that do not agree with the others
+_FEW = 8           # channels that are certain are too few alone
 _OUTLYING = 5.0    # of the median disagreement
 _RELATIVE_ZERO = 1e-5  # of the largest input
 
@@ -94,14 +96,14 @@ class _Scaling(NamedTuple):
   sums: np.ndarray | None     # [Cin] dL/dz of the unit below, over positions
   beside: np.ndarray | float  # [Pin, Cin] dL/d of the input past the readers
 
-  def apply(self, x: np.ndarray, slope: np.ndarray
-            ) -> tuple[np.ndarray, float]:
-    """Returns (x [Pin, Cin] as it is, what it was divided by)."""
-    x, certain = constants.at_zero(x, self.groups)
+  def apply(self, solved: equations.Solved, slope: np.ndarray
+            ) -> tuple[equations.Solved, float]:
+    """Returns (the input as it is, what it was divided by)."""
+    x, certain = constants.at_zero(solved.x, solved.sigma, self.groups)
     on = x > _RELATIVE_ZERO * x.max()
     share = _multiple(
         slope * on, self.sums - (self.beside * on).sum(0), certain)
-    return x / share, share
+    return solved._replace(x=x / share, sigma=solved.sigma / share), share
 
 
 def _in_rounds(readers, states, leaves, update, scaling):
@@ -117,11 +119,11 @@ def _in_rounds(readers, states, leaves, update, scaling):
           f'least squares and moments of {readers[0].unit.name} do not agree')
     if states[0] is None:  # the same for all readers
       break
-    x, share = scaling.apply(solved.x, slope)
-    solved = solved._replace(x=x, sigma=solved.sigma / share)
-    slope, states = slope * share, readers_lib.moments(readers, x, leaves)
-    change, last = np.abs(x - last).max(), x
-    if change <= _STILL * x.max():
+    solved, share = scaling.apply(solved, slope)
+    slope, states = slope * share, readers_lib.moments(
+        readers, solved.x, leaves)
+    change, last = np.abs(solved.x - last).max(), solved.x
+    if change <= _STILL * solved.x.max():
       break
   return solved, slope, states
 
@@ -137,27 +139,34 @@ def _jointly(readers, states, leaves, update, scaling):
     sources = [readers_lib.source(reader, state, leaves, update)
                for reader, state in zip(readers, states)]
     shown = equations.shown(sources)
-    x, _ = scaling.apply(shown.basis @ shown.value,
-                         readers_lib.slope_of(readers, sources, leaves))
-    states = readers_lib.moments(readers, x, leaves)
-  seen = []
-  for reader, each in zip(readers, sources):
-    whitened = readers_lib.first_moments(reader, leaves).whitened
-    seen.append(joint.Seen(
-        reader.unit, each, reader.known.cotangent, whitened,
-        reader.known.certain & reader.forward))
-  x, ridge, steps = joint.solve(seen, x, held, leaves, update)
-  for _ in range(2):  # moments count the norm's epsilon, so the multiple does
+    x = shown.basis @ shown.value
+    sigma = np.full(x.shape, shown.residual * np.sqrt(np.mean(x ** 2)))
+    solved, _ = scaling.apply(
+        equations.Solved(x, sigma, shown.basis.shape[1], shown.condition,
+                         shown.residual, 0),
+        readers_lib.slope_of(readers, sources, leaves))
+    states = readers_lib.moments(readers, solved.x, leaves)
+  for _ in range(_REPAIRS):
+    x, ridge, steps = joint.solve([joint.Seen(
+        reader.unit, each, reader.known.cotangent,
+        readers_lib.first_moments(reader, leaves).whitened,
+        reader.known.certain & reader.forward)
+                                   for reader, each in zip(readers, sources)],
+                                  solved.x, held, leaves, update)
     states = readers_lib.moments(readers, x, leaves)
     sources = [readers_lib.source(reader, state, leaves, update)
                for reader, state in zip(readers, states)]
     slope = readers_lib.slope_of(readers, sources, leaves)
-    x, share = scaling.apply(x, slope)
-  solved = equations.judged(x * share, sources, held, ridge, steps)
+    solved, share = scaling.apply(
+        equations.judged(x, sources, held, ridge, steps), slope)
+    slope, states = slope * share, readers_lib.moments(
+        readers, solved.x, leaves)
+    if abs(share - 1) < _SAME:  # else the norms' epsilon counts for another
+      break
   if not solved.residual < WRONG:
     raise equations.Undetermined(
         f'kernels and moments of {readers[0].unit.name} do not agree')
-  return solved._replace(x=x, sigma=solved.sigma / share), slope * share, states
+  return solved, slope, states
 
 
 def _repaired(reader, state, x, leaves, update):
@@ -190,12 +199,13 @@ def _multiple(slope: np.ndarray, sums: np.ndarray, certain: np.ndarray
   A ReLU that is taken for on, or off, by mistake spoils its channel alone;
   channels that are certain are preferred.
   """
-  shown = slope.sum(0)
-  agreeing = certain if certain.any() else ~certain
+  if certain.sum() < _FEW:
+    certain = np.ones(len(sums), bool)
+  shown, agreeing = slope.sum(0), certain
   for _ in range(_TRIMS):
     share = shown[agreeing] @ sums[agreeing] / (shown[agreeing] ** 2).sum()
     rest = np.abs(sums - share * shown)
-    agreeing = rest <= _OUTLYING * np.median(rest)
+    agreeing = certain & (rest <= _OUTLYING * np.median(rest[certain]))
   return float(share)
 
 
