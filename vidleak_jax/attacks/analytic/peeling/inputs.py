@@ -25,6 +25,7 @@ _FINE = 2e-6       # residual of right equations of a float32 gradient
 _ROUNDS = 40       # of least squares, at most
 _SHRINKS = 0.5     # of the residual,
 _PATIENCE = 3      # in so many rounds
+_ILL = 300.0       # condition with which rounds go astray
 _STILL = 1e-7      # relative change of a round that is the last
 _CLEAR_ROUNDS = 3  # from what kernels show clearly to a first guess
 _SAME = 1e-3       # change of the input's multiple that does not matter
@@ -113,6 +114,9 @@ def _in_rounds(readers, states, leaves, update, scaling):
     solved, slope = _solve_once(
         readers, states, leaves, update, scaling.groups)
     residuals.append(solved.residual)
+    if states[0] is not None and solved.condition > _ILL:
+      raise _Disagreement(
+          f'moments of {readers[0].unit.name} matter too much for rounds')
     if WRONG < solved.residual > _SHRINKS * min(residuals[:-_PATIENCE],
                                                  default=np.inf):
       raise _Disagreement(

@@ -20,7 +20,9 @@ by a matrix of that size.
 Under mean pooling dL/dz of channel c is the same number at all positions of a
 clip where c is on. So a row of dZ, divided by its clip's slope, is 0 or 1,
 which undoes the mixture. Norms of the data's own statistics take their means
-off first.
+off first. With the batch's statistics dZ sums to zero in every channel: R has a
+column less, and f_p H_0 tells f_p but for a multiple of one row, which the
+other taps tell.
 """
 
 import itertools
