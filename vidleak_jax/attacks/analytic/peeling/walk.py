@@ -33,6 +33,7 @@ from vidleak_jax.attacks.analytic.peeling.units import Leaves, Unit
 from vidleak_jax.types import UserError
 
 _MAX_ORDERS = 200  # of positions of the last block that are tried
+_ROOT_MEAN_SQUARE = 0.7  # of a ReLU's output behind a norm
 
 
 class Head(NamedTuple):
@@ -102,8 +103,10 @@ def _masks(unit: Unit, slopes: np.ndarray, leaves: Leaves, update: Leaves
         unit.kernel(update), unit.geometry, slopes * scale, counts)
     return
   x, dz = top.factors(unit.kernel(update), unit.geometry, unit.is_centred)
-  shown = unit.shown_slope(leaves, update, dz, unit.moments(
-      unit.geometry.forward(x, unit.kernel(leaves))))
+  # The variance that a norm adds counts against that of x as it is, about.
+  share = _ROOT_MEAN_SQUARE / np.sqrt(np.mean(x ** 2))
+  shown = unit.shown_slope(leaves, update, dz / share, unit.moments(
+      unit.geometry.forward(share * x, unit.kernel(leaves))))
   full = unit.gamma(leaves) * slopes
   yield top.rounded(shown / np.where(full == 0, np.inf, full))
 
