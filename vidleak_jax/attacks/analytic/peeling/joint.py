@@ -146,13 +146,16 @@ def _step(x, rows, values, vectors, damping):
   """The step of a damped problem, [Pin, Cin]."""
   now, forward = jax.linearize(lambda x: _residual(x, rows), x)
   pull = jax.linear_transpose(forward, x)
-  right, = pull(jax.tree.map(jnp.negative, now))
+  scale = jax.lax.rsqrt(values)[:, None]  # the spectrum preconditions
 
-  def weighed(factors, d):
-    return vectors @ (factors[:, None] * (vectors.T @ d))
+  def lift(u):
+    return vectors @ (scale * u)
 
-  move, _ = jax.scipy.sparse.linalg.cg(
-      lambda d: pull(forward(d))[0] + damping * weighed(values, d), right,
-      tol=_SOLVED, maxiter=_INNER_STEPS,
-      M=lambda d: weighed(1 / values, d))
-  return move
+  def drop(d):
+    return scale * (vectors.T @ d)
+
+  u, _ = jax.scipy.sparse.linalg.cg(
+      lambda u: drop(*pull(forward(lift(u)))) + damping * u,
+      drop(*pull(jax.tree.map(jnp.negative, now))), tol=_SOLVED,
+      maxiter=_INNER_STEPS)
+  return lift(u)
