@@ -151,12 +151,11 @@ def _jointly(readers, states, leaves, update, scaling):
         readers_lib.slope_of(readers, sources, leaves))
     states = readers_lib.moments(readers, solved.x, leaves)
   for _ in range(_REPAIRS):
-    x, ridge, steps = joint.solve([joint.Seen(
-        reader.unit, each, reader.known.cotangent,
-        readers_lib.first_moments(reader, leaves).whitened,
-        reader.known.certain & reader.forward)
-                                   for reader, each in zip(readers, sources)],
-                                  solved.x, held, leaves, update)
+    seen = [joint.Seen(reader.unit, each, reader.known.cotangent,
+                       readers_lib.first_moments(reader, leaves).whitened,
+                       reader.known.certain & reader.forward)
+            for reader, each in zip(readers, sources)]
+    x, ridge, steps = joint.solve(seen, solved.x, held, leaves, update)
     states = readers_lib.moments(readers, x, leaves)
     sources = [readers_lib.source(reader, state, leaves, update)
                for reader, state in zip(readers, states)]
