@@ -46,6 +46,29 @@ def test_a_narrow_network_is_near(narrow):
   assert 'not exact' in found.note
 
 
+def test_stages_are_not_repeated(narrow, tmp_path):
+  victim, _, leak = narrow
+  attack = Peeling(errors=(0.1, 0.03), stage_steps=2, inner_steps=20)
+
+  def solve(folder, report=None):
+    folder.mkdir(exist_ok=True)
+    return attack.solve(Problem(victim, leak, jax.random.key(1), session(
+        folder=folder, report=report))).clips
+
+  def stop(stage, done, total, **values):
+    if (stage, done, total) == ('pixels', 2, 3):
+      raise KeyboardInterrupt
+  with pytest.raises(KeyboardInterrupt):
+    solve(tmp_path / 'cut', stop)
+  stored = tmp_path / 'cut' / 'update0_pixels.npz'
+  with np.load(stored) as first:
+    assert int(first['ended']) == 1
+  seen = []
+  resumed = solve(tmp_path / 'cut', lambda *row, **_: seen.append(row))
+  assert ('pixels', 1, 3) not in seen and ('pixels', 2, 3) in seen
+  np.testing.assert_array_equal(resumed, solve(tmp_path / 'whole'))
+
+
 def test_outputs_alone_are_completed_too(narrow):
   victim, _, leak = narrow
   attack = Peeling(errors=(0.1, 0.03), stage_steps=4, largest=1)

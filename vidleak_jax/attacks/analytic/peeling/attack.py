@@ -122,7 +122,7 @@ class Peeling(Analytic):
       tried += 1
       try:
         found = self._search(problem, _descend(
-            problem, start, len(planned.blocks), folder), planned)
+            problem, start, len(planned.blocks), folder), planned, folder)
       except OutOfTime as error:
         wrong = error
         break
@@ -175,14 +175,15 @@ class Peeling(Analytic):
                                        self.pixel_steps, cost=p.cost),
         channel_axis=network.channel_axis, key=problem.victim.key)
 
-  def _search(self, problem: Problem, walks: list[Walked], planned: Network
-              ) -> Found:
+  def _search(self, problem: Problem, walks: list[Walked], planned: Network,
+              name: str) -> Found:
     """The pixels from what the solved blocks, and the one below, show.
 
     Args:
       problem: what the attacker has.
       walks: of each round.
       planned: the network, with as many blocks solved as counts promise.
+      name: of the files from which it resumes.
     """
     network, leaves = walks[0].network, walks[0].params
     labels = walk.read_head(network, leaves, walks[0].update).labels
@@ -206,7 +207,7 @@ class Peeling(Analytic):
     if best is None or best.misfit > _EXACT:
       shown = self._to_complete(walks, planned, partly)
       if shown:
-        best = self._complete(problem, walks, labels, shown, blank)
+        best = self._complete(problem, walks, labels, shown, blank, name)
     if best is None:
       raise UserError(
           f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as '
@@ -237,7 +238,7 @@ class Peeling(Analytic):
 
   def _complete(self, problem: Problem, walks: list[Walked],
                 labels: np.ndarray, shown: list[Shown],
-                blank: np.ndarray | None) -> Found:
+                blank: np.ndarray | None, name: str) -> Found:
     """Likely pixels where the equations do not lead to exact ones.
 
     Raises:
@@ -245,12 +246,13 @@ class Peeling(Analytic):
     """
     network = walks[0].network
     parts, rows = zip(*shown)
+    folder = problem.session.folder
     clips, misfit = completion.complete(
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
         self.inner_steps, lambda p: problem.session.tell(
             'pixels', p.num_done, p.num_stages, cost=p.cost),
-        blank=blank, channel_axis=network.channel_axis,
-        key=problem.victim.key)
+        blank=blank, place=folder and folder / f'{name}_pixels.npz',
+        channel_axis=network.channel_axis, key=problem.victim.key)
     problem.session.tell('pixels', 1, 1)
     if not misfit < _LOST:
       raise UserError(

@@ -8,12 +8,14 @@ below say more (`lower`). The answer is near, and often near enough to round.
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidleak_jax import files
 from vidleak_jax.attacks.analytic.peeling import contrast, pixels
 from vidleak_jax.attacks.analytic.peeling import facts as facts_lib
 from vidleak_jax.attacks.analytic.peeling import lower as lower_lib
@@ -41,7 +43,7 @@ def complete(
     graph: LayerGraph, num_clips: int, parts: Sequence[pixels.Part],
     errors: Sequence[float], num_steps: int, inner_steps: int,
     tell: Callable[[Progress], None], *, blank: np.ndarray | None = None,
-    channel_axis: int, key: Hashable,
+    place: Path | None = None, channel_axis: int, key: Hashable,
 ) -> tuple[np.ndarray, float]:
   """Returns likely clips [B, T, H, W, C], and their facts' relative misfit.
 
@@ -54,17 +56,22 @@ def complete(
     inner_steps: conjugate gradients in each of these.
     tell: called after each step; what it raises ends the search.
     blank: of `contrast.unseen`: contrast is held.
+    place: file of the clips after each stage, from which it goes on.
     channel_axis: of all outputs.
     key: of the network, `Victim.key`.
   """
   def told(num_done, cost):
     tell(Progress(num_done, 1 + len(errors), cost))
 
-  start = pixels.recover(
-      graph, num_clips, parts, gauss_newton.Options(
-          steps=_COARSE, inner_steps=inner_steps),
-      lambda step: told(0, step.cost), smooth=_SMOOTH, blank=blank,
-      channel_axis=channel_axis, key=key).pixels
+  ended, clips = _read(place)
+  if clips is None:
+    start = pixels.recover(
+        graph, num_clips, parts, gauss_newton.Options(
+            steps=_COARSE, inner_steps=inner_steps),
+        lambda step: told(0, step.cost), smooth=_SMOOTH, blank=blank,
+        channel_axis=channel_axis, key=key).pixels
+    clips = jnp.asarray(start, jnp.float32)
+    _write(place, ended, clips)
   kinds, belows = pixels.structure(graph, parts)
   unders = [part.lower and facts_lib.until(graph, set(part.lower.cotangents))
             for part in parts]
@@ -99,13 +106,13 @@ def complete(
       ('completion', key, kinds, num_clips, unders[0] is None,
        blank is None),
       lambda: (jax.jit(step, static_argnums=0), jax.jit(misfit)))
-  clips = jnp.asarray(start, jnp.float32)
-  for done, tau in enumerate(errors, 1):
+  for done, tau in enumerate(errors[ended:], ended + 1):
     more = _MORE if unders[0] and tau <= _SMALL else 1
     clips = _descend(
         functools.partial(move, int(more * inner_steps), data,
                           jnp.float32(tau)),
         clips, num_steps, functools.partial(told, done))
+    _write(place, done, clips)
   return np.asarray(clips, np.float64), float(measure(data, clips))
 
 
@@ -119,3 +126,16 @@ def _descend(move, clips, num_steps, tell):
     if step.length == 1 and step.value > _ENDED * step.before:
       break
   return clips
+
+
+def _read(place):
+  """(stages that have ended, the clips after them or None)."""
+  if place is None or not place.exists():
+    return 0, None
+  with np.load(place) as stored:
+    return int(stored['ended']), jnp.asarray(stored['clips'])
+
+
+def _write(place, ended, clips):
+  if place is not None:
+    files.write_arrays(place, ended=np.array(ended), clips=np.asarray(clips))
