@@ -15,7 +15,7 @@ CLASSES = 7
 QUICK = {
     'ig': {'num_steps': 300}, 'dlg': {'num_steps': 60},
     'idlg': {'num_steps': 60}, 'feature_matching': {'num_steps': 300},
-    'defense_aware': {'top_steps': 60, 'all_steps': 60, 'finish_steps': 4,
+    'defense_aware': {'top_steps': 60, 'finish_steps': 4,
                       'newton_steps': 2},
     'frozen_features': {'num_scenes': 60}, 'rgap': {'polish_steps': 1},
     'closed_form': {'polish_steps': 1},

@@ -3,20 +3,25 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vidleak_jax import victims
 from vidleak_jax.attacks.matching import defended, defended_steps
 from vidleak_jax.attacks.matching.defended import DefendedOptions
-from vidleak_jax.attacks.matching.defended_model import Fade, residuals
+from vidleak_jax.attacks.matching.defended_model import (
+    all_misses,
+    expected_shares,
+    top_misses,
+)
 from vidleak_jax.attacks.observation import Applied, observe_update
 from vidleak_jax.clients import defenses
 from vidleak_jax.types import UserError
 
 SHAPE = 2, 8, 8, 3
 KEY = jax.random.key(0)
-QUICK = DefendedOptions(top_steps=60, all_steps=60, newton_steps=10,
+QUICK = DefendedOptions(top_steps=60, finish_steps=10, newton_steps=10,
                         newton_inner=60, chunk=30)
 
 
@@ -94,7 +99,7 @@ def test_less_noise_leaves_more_of_the_clip(victim, clip):
 def test_a_second_clip_does_not_compile(victim, clip):
   short = dataclasses.replace(QUICK, finish_steps=0)
   recover(victim, clip, [], short)
-  programs = defended_steps._adam_chunk, defended_steps.newton_step
+  programs = defended_steps._adam_chunk, defended_steps.top_step
   sizes = [program._cache_size() for program in programs]
   recover(victim, 1 - clip, [], short)
   assert sizes == [program._cache_size() for program in programs]
@@ -108,12 +113,36 @@ def test_the_true_clip_has_no_misfit(clip, activation):
   target, head, _ = defended.prepare(
       victim.layers, params, update, observe_update(update, []))
   assert head.label == 4
-  for fade in (1e-2, 1e-3):
-    found = jax.jit(lambda clip, fade=fade: residuals(
-        victim.layers, params, target, clip, Fade(fade, fade),
-        all_leaves=True, per_entry=False))(clip[None])
-    for part in found:
-      assert np.mean(np.square(part)) < 2
+  def misses(clips, tau):
+    top = top_misses(victim.layers, params, target, clips, tau, per_entry=False)
+    shares, _ = expected_shares(victim.layers, params, target, clips, tau)
+    return top, all_misses(
+        victim.layers, params, target, clips, shares, tau, 1e-5)
+  for tau in (1e-2, 1e-3, 1e-6):
+    top, every = jax.jit(misses)(clip[None], tau)
+    assert max(np.mean(np.square(part)) for part in top) < 2
+  # Shares that are sharp are right.
+  assert len(every) == 1 + 3 * (len(victim.layers) - 1)
+  assert max(np.mean(np.square(part)) for part in every) < 2
+
+
+def test_slopes_are_found_beside_the_pixels(victim, clip):
+  params, update = gradient(victim, clip)
+  noise = (Applied('gaussian_noise', {'std': 1e-5}),)
+  target, *_ = defended.prepare(
+      victim.layers, params, update, observe_update(update, noise))
+  tau, near = jnp.float32(0.1), np.clip(clip + 0.03, 0, 1)[None]
+  shares = defended_steps.slopes(victim.layers, params, target, near, tau)
+  moved = defended_steps.joint_step(
+      victim.layers, 300, params, target, near, shares, tau, jnp.float32(1e-5),
+      jnp.float32(1), jnp.zeros((1, *near.shape)))
+  truth = defended_steps.slopes(
+      victim.layers, params, target, clip[None], jnp.float32(1e-6))
+  before, after = (
+      sum(float(np.sum((a - b) ** 2)) for a, b in zip(each, truth))
+      for each in (shares, moved[1]))
+  assert after < before
+  assert np.mean((moved[0] - clip) ** 2) < np.mean((near - clip) ** 2)
 
 
 def test_wrong_use_is_told(victim, clip):
@@ -123,7 +152,7 @@ def test_wrong_use_is_told(victim, clip):
     defended.prepare(victim.layers, params, stacked, stacked)
   with pytest.raises(UserError, match='chain of convolutions'):
     defended.prepare(victim.layers[:1], params, update, update)
-  with pytest.raises(UserError, match='all_steps'):
-    DefendedOptions(all_steps=-1)
+  with pytest.raises(UserError, match='finish_steps'):
+    DefendedOptions(finish_steps=-1)
   with pytest.raises(UserError, match='above 0'):
     dataclasses.replace(QUICK, top_errors=(1.0, 0.0))

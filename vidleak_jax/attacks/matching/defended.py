@@ -2,17 +2,16 @@
 
 `feature_matching` takes the head's gradient as exact and breaks under any
 defence. Here every entry is an observation with bounds and a standard
-deviation, and four stages follow each other:
+deviation, and stages follow each other:
 
   1. The head is solved for its input h and dL/dh (`defended_head`).
   2. Adam on h and the last kernel's gradient, while the assumed error tau of
      the guess's features falls (`defended_model`).
-  3. Where entries are noisy or intervals, Adam on all leaves; where they are
-     exact or clipped, Gauss-Newton on h and the last kernel, tau falling on:
-     there first-order steps stall, exact but in weak channels alone.
-  4. Unless entries are clipped, Gauss-Newton on all leaves, tau falling below
-     what noise leaves. Few exact entries (a tiny network) need the lower leaves
-     as well, and signs that noise hides: stage 3 guesses them.
+  3. Where entries are exact or clipped, Gauss-Newton on the same, tau falling
+     on: there first-order steps stall, exact but in weak channels alone.
+  4. Unless entries are clipped, Gauss-Newton on all leaves, for the pixels and
+     for the slopes of all kinked units. Where noise hides a sign, fixed slopes
+     keep the guess where it is.
 
 A prior completes the likelihood: total variation over time, rows and columns of
 fixed weight for Adam, what the guess itself shows (`video_prior`) for
@@ -29,7 +28,6 @@ import numpy as np
 from vidleak_jax.attacks.matching import defended_head
 from vidleak_jax.attacks.matching.defended_model import (
     Entries,
-    Fade,
     Target,
     features,
 )
@@ -38,8 +36,10 @@ from vidleak_jax.attacks.matching.defended_steps import (
     Progress,
     Stage,
     adam,
-    mean_square,
-    newton_step,
+    falling,
+    joint_step,
+    slopes,
+    top_step,
 )
 from vidleak_jax.attacks.observation import Observed
 from vidleak_jax.types import Array, Layer, Params, PRNGKey, UserError
@@ -49,6 +49,9 @@ _SURE = 5.0        # a sign is sure that many stds from 0
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
 _FIRST_TRUST = 0.1  # how far a pixel is expected to move after Adam
 _SAMPLES = 2       # of what noise leaves open, at the end
+_CHEAP = 24_576    # numbers of a clip, of fewer more iterations are made,
+_MOST_INNER = 600  # up to these
+_STEPS = 2         # of Gauss-Newton there for each tau
 _FALL = 0.5, 1.0   # bounds of how tau falls in a step of Gauss-Newton
 
 
@@ -65,14 +68,10 @@ class DefendedOptions:
   top_rate: float = 0.1       # of Adam, with cosine decay
   top_errors: tuple[float, float] = (1.0, 3e-3)    # tau, from and to
   top_weight: float = 60.0    # of total variation against -log likelihood
-  all_steps: int = 600        # of Adam, on all leaves
-  all_rate: float = 0.02
-  all_errors: tuple[float, float] = (3e-3, 1e-3)   # of what the top shows
-  lower_errors: tuple[float, float] = (0.1, 3e-3)  # of the lower leaves
-  all_weight: float = 30.0
-  finish_steps: int = 30      # of Gauss-Newton, on all leaves
-  finish_inner: int = 100     # conjugate gradients inside each step
-  finish_errors: tuple[float, float] = (0.1, 1e-4)  # of all leaves
+  finish_steps: int = 20      # of Gauss-Newton, on all leaves
+  finish_inner: int = 200     # conjugate gradients inside each, or more
+  finish_errors: tuple[float, float] = (0.5, 1e-2)  # of outputs' signs
+  kernel_errors: tuple[float, float] = (0.1, 1e-4)  # of kernels' inputs
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
@@ -88,7 +87,7 @@ class DefendedOptions:
       if not np.all(np.isfinite(value) & (value >= 0)):
         raise UserError(f'{name} is {value.tolist()!r}. Give finite numbers of '
                         'at least 0.')
-    if min(*self.top_errors, *self.all_errors, *self.lower_errors,
+    if min(*self.top_errors, *self.finish_errors, *self.kernel_errors,
            *self.newton_errors, self.chunk, self.prior.corner) <= 0:
       raise UserError('Errors, the corner and the chunk must be above 0.')
 
@@ -140,25 +139,21 @@ def recover_defended(
   clipped = _is_clipped(observed)
   last = target.kernels[layers[-2].name]
   exact = clipped or bool(last.typical < options.exact * last.rms)
-  top = Stage(layers, options.prior, False, clipped, 'features and last kernel',
+  top = Stage(layers, options.prior, clipped, 'features and last kernel',
               options.top_steps, options.top_rate, options.top_weight,
               options.top_errors)
-  clips = 0.5 + options.start_std * jax.random.normal(key, (1, *clip_shape))
-  every = Stage(layers, options.prior, True, False, 'all leaves',
-                options.all_steps, options.all_rate, options.all_weight,
-                options.all_errors, options.lower_errors)
   if exact:
     top = top._replace(weight=options.newton_start_weight,
                        errors=(1.0, options.newton_errors[0] / 10))
-    clips = adam(top, params, target, clips, options.chunk, report)
+  clips = 0.5 + options.start_std * jax.random.normal(key, (1, *clip_shape))
+  clips = adam(top, params, target, clips, options.chunk, report)
+  chi2 = float('nan')
+  if exact:
     clips, chi2, target, head, notes = _solve_top(
         top, params, target, head, notes, clips, options, report,
         ready if clipped else None)
-  else:
-    clips = adam(top, params, target, clips, options.chunk, report)
-    clips = adam(every, params, target, clips, options.chunk, report)
   if not clipped:
-    clips, chi2 = _finish(every, params, target, clips, options, report)
+    clips, chi2 = _finish(layers, params, target, clips, options, report)
   return DefendedResult(
       np.asarray(clips[0]), head.label, chi2, head.scale, notes)
 
@@ -172,34 +167,31 @@ def _solve_top(top, params, target, head, notes, clips, options, report, ready):
     if ready and step % _REREAD == 0:  # the guess fills in what is clipped
       target, head, notes = ready(np.asarray(
           features(top.layers, params, clips), np.float64))
-    clips, chi2, trust, _ = newton_step(
-        stage, options.newton_inner, params, target, clips,
-        Fade(tau, jnp.float32(1)), trust)
+    clips, chi2, trust = top_step(
+        stage, options.newton_inner, params, target, clips, tau, trust)
     report(stage.name, step + 1, options.newton_steps, clips)
     # The error that is assumed falls as the guess comes to agree.
     tau = jnp.maximum(tau * jnp.clip(chi2 ** 0.5, *_FALL), least)
   return clips, float(chi2), target, head, notes
 
 
-def _finish(every, params, target, clips, options, report):
-  """(clips, mean square of the residuals) after Gauss-Newton on all leaves.
-
-  Entries count one by one where some are intervals: the few that are exact then
-  say what they can, where whitening would blur them with the others.
-  """
-  last = target.kernels[every.layers[-2].name]
-  stage = every._replace(
-      name='Gauss-Newton on all leaves', steps=options.finish_steps,
-      errors=options.finish_errors, lower=options.finish_errors,
-      per_entry=bool(jnp.any(last.low < last.high)))
-  trust = jnp.float32(_FIRST_TRUST)
+def _finish(layers, params, target, clips, options, report):
+  """(clips, mean square of the residuals) after Gauss-Newton on all leaves."""
+  trust, chi2 = jnp.float32(_FIRST_TRUST), jnp.float32('nan')
   deviations = jnp.zeros((_SAMPLES, *clips.shape), clips.dtype)
-  for step in range(stage.steps):
-    clips, _, trust, deviations = newton_step(
-        stage, options.finish_inner, params, target, clips,
-        stage.fade(jnp.float32(step)), trust, deviations)
-    report(stage.name, step + 1, stage.steps, clips)
-  return clips, float(mean_square(stage, params, target, clips))
+  count = options.finish_steps
+  inner = int(np.clip(options.finish_inner * _CHEAP / clips.size,
+                      options.finish_inner, _MOST_INNER))
+  for step in range(count):
+    part = step // _STEPS * _STEPS / max(count - _STEPS, 1)
+    tau = falling(options.finish_errors, part)
+    if step % _STEPS == 0:
+      shares = slopes(layers, params, target, clips, tau)
+    clips, shares, chi2, trust, deviations = joint_step(
+        layers, inner, params, target, clips, shares, tau,
+        falling(options.kernel_errors, part), trust, deviations)
+    report('Gauss-Newton on all leaves', step + 1, count, clips)
+  return clips, float(chi2)
 
 
 def unfinished(clips: Array, head: dict[str, Observed], label: int | None
@@ -244,7 +236,7 @@ def prepare(
             for name, parts in seen.items()}
   target = Target(
       _entries(h), _float32(np.sign(middle) * sure), _float32(likely),
-      _float32(slope),
+      _float32(slope), _float32(np.eye(len(head.error))[head.label]),
       *({each.name: _entries(scaled[each.name][part]) for each in layers[:-1]}
         for part in ('kernel', 'bias')))
   return target, head, _notes(head, observed)

@@ -4,10 +4,12 @@ Residuals are compared over their standard deviation: the defence's, and what an
 error tau in the guess's own features would make. For the gradient of a kernel,
 `dW = sum_p x_p (x) dz_p`, that is a covariance `tau^2 dz^T dz` between output
 channels. With tau falling, a match that whitens channels becomes maximum
-likelihood. Gradients of lower kernels jump where a kinked unit changes its
-sign, so its slope is smoothed over tau to `p high + (1 - p) low`, and the
-variance `p (1 - p) (high - low)^2` that this leaves is passed down the layers
-as gradients are, through squared kernels.
+likelihood.
+
+Gradients of lower kernels jump where a kinked unit changes its sign. So the
+slopes of all units are unknowns of their own, beside the pixels: a share p of
+the way from one slope to the other, which a guess that is off by tau expects
+within `sqrt(p (1 - p))`. Kernels and pixels settle them together.
 """
 
 from typing import NamedTuple
@@ -18,7 +20,10 @@ from jax import lax
 
 from vidleak_jax.types import Array, Layer, Params
 
-_RIDGE = 1e-7  # of the largest eigenvalue
+_RIDGE = 1e-7   # of the largest eigenvalue
+_STEEP = 1.7    # a sigmoid that is near the normal distribution's
+_SURE = 1e-3    # std of the share of a unit far from 0
+_PINNED = 1e-6  # and of one whose sign the head shows
 
 
 class Entries(NamedTuple):
@@ -36,30 +41,23 @@ class Target(NamedTuple):
   signs: Array                   # [F]: 1, -1, or 0 where a sign is not sure
   likely: Array                  # [F]: its sign is taken where none is sure
   slope: Array                   # [F]: dL/dfeature
+  onehot: Array                  # [K], of the label
   kernels: dict[str, Entries]    # by layer
   biases: dict[str, Entries]
 
 
-class Fade(NamedTuple):
-  """Errors tau of the guess's features, over their root mean square."""
-  top: Array    # of what the head and the last kernel show
-  lower: Array  # of all other leaves; slopes are smoothed over it
-
-
-def residuals(
+def top_misses(
     layers: tuple[Layer, ...], params: Params, target: Target, clips: Array,
-    fade: Fade, *, all_leaves: bool, per_entry: bool,
+    tau: Array, *, per_entry: bool,
 ) -> list[Array]:
-  """Differences between what is observed and what a guess shows, over std.
+  """Differences of features and of the last kernel's gradient, over their std.
 
   Args:
     layers: a chain of convolutions, the dense head last.
     params: the weights.
     target: what is observed.
     clips: [1, T, H, W, C] in [0, 1].
-    fade: errors of the guess.
-    all_leaves: whether all leaves count, and signs that are not sure come from
-      the guess; else only features and the last kernel count.
+    tau: [] error of the guess's features, over their root mean square.
     per_entry: whether each entry has its own std; else those of one kernel are
       whitened together.
 
@@ -67,48 +65,85 @@ def residuals(
     Vectors; half the sum of their squares is a negative log-likelihood.
   """
   inputs, outputs = _forward(layers, params, clips)
+  feature, z = inputs[-1].reshape(-1), outputs[-1]
+  signs = jnp.where(target.signs != 0, target.signs, target.likely)
+  slope = _slope_for(layers[-2].activate, signs.reshape(z.shape), z)
+  dz = target.slope.reshape(z.shape) * slope
+  last, x = layers[-2], inputs[-2]
+  kernel, _ = _pull(last, params, x, dz)
+  return [
+      _over(_beyond(feature, target.feature), jnp.hypot(
+          target.feature.std,
+          tau * _still(_rms(feature) * slope.reshape(-1)))),
+      _kernel_miss(kernel, dz, x, target.kernels[last.name], tau, per_entry)]
+
+
+def expected_shares(
+    layers: tuple[Layer, ...], params: Params, target: Target, clips: Array,
+    tau: Array,
+) -> tuple[list[Array], list[Array]]:
+  """What a guess that is off by tau expects of its slopes.
+
+  Args:
+    layers: as above, and the next ones.
+    params: the weights.
+    target: what is observed.
+    clips: [1, T, H, W, C] in [0, 1].
+    tau: [] error of each layer's outputs, over their root mean square.
+
+  Returns:
+    Of each convolution's units, as its outputs, the share of the way from the
+    slope below 0 to that above, and its standard deviation.
+  """
+  outputs = _forward(layers, params, clips)[1]
+  shares = [jax.nn.sigmoid(_STEEP * z / (tau * _still(_rms(z))))
+            for z in outputs]
+  stds = [_still(jnp.hypot(jnp.sqrt(p * (1 - p)), _SURE)) for p in shares]
+  signs = target.signs.reshape(outputs[-1].shape)
+  shares[-1] = jnp.where(
+      signs == 0, shares[-1], (signs > 0).astype(signs.dtype))
+  stds[-1] = jnp.where(signs == 0, stds[-1], _PINNED)
+  return shares, stds
+
+
+def all_misses(
+    layers: tuple[Layer, ...], params: Params, target: Target, clips: Array,
+    shares: list[Array], tau: Array, error: Array,
+) -> list[Array]:
+  """Differences of all leaves' gradients and of slopes, over their std.
+
+  Args:
+    layers: as above, and the next ones.
+    params: the weights.
+    target: what is observed.
+    clips: [1, T, H, W, C] in [0, 1].
+    shares: of slopes, see `expected_shares`.
+    tau: [] of slopes.
+    error: [] of the guess's features as inputs of kernels, over their root mean
+      square.
+
+  Returns:
+    Vectors; half the sum of their squares is a negative log-likelihood.
+  """
+  inputs, outputs = _forward(layers, params, clips)
   feature = inputs[-1].reshape(-1)
-  scale = _still(_rms(feature))
-  signs = target.signs
-  open_signs = outputs[-1].reshape(-1) if all_leaves else target.likely
-  top = jnp.where(signs != 0, signs, open_signs)
-  activate = layers[-2].activate
-  spread = _still(_slope_for(activate, top, outputs[-1].reshape(-1)))
-  misses = [_over(_beyond(feature, target.feature), jnp.hypot(
-      target.feature.std, fade.top * scale * spread))]
-  z, signs = outputs[-1], signs.reshape(outputs[-1].shape)
-  top = top.reshape(z.shape)
-  slope, doubt = _slope_for(activate, top, z), jnp.zeros_like(z)
-  if all_leaves:
-    soft, doubt = _smooth_slope(activate, top, fade.lower, z)
-    slope = jnp.where(signs == 0, soft, slope)
-    doubt = jnp.where(signs == 0, doubt, 0)
-  down = target.slope.reshape(z.shape)
-  dz, variance = down * slope, down ** 2 * doubt
-  for i in range(len(layers) - 2, -1, -1):
-    layer, tau = layers[i], fade.top if i == len(layers) - 2 else fade.lower
-    weight = params[layer.name]['kernel']
-    _, pull = jax.vjp(layer.linear, weight, inputs[i])
-    kernel, down = pull(dz)
-    misses.append(_kernel_residual(
-        kernel, dz, inputs[i], variance, target.kernels[layer.name], tau,
-        per_entry))
-    if not all_leaves:
-      break
-    bias, axes = target.biases[layer.name], tuple(range(dz.ndim - 1))
-    misses.append(_over(_beyond(dz.sum(axes), bias), jnp.sqrt(
-        bias.std ** 2 + (fade.lower * bias.rms) ** 2 + _still(
-            variance.sum(axes)))))
-    if i:
-      z = outputs[i - 1]
-      slope, doubt = _smooth_slope(
-          layers[i - 1].activate, z, fade.lower, z)
-      below, = jax.linear_transpose(
-          lambda x, layer=layer, weight=weight: layer.linear(weight ** 2, x),
-          inputs[i])(_still(variance))
-      dz = down * slope
-      variance = _still(down ** 2 * doubt + slope ** 2 * below)
-  return misses
+  misses = [_over(_beyond(feature, target.feature), target.feature.std)]
+  head = params[layers[-1].name]
+  chance = jax.nn.softmax(feature @ head['kernel'] + head['bias'])
+  down = (head['kernel'] @ (chance - target.onehot)).reshape(outputs[-1].shape)
+  for layer, x, z, share in reversed(list(zip(
+      layers[:-1], inputs, outputs, shares))):
+    dz = down * _slope_between(layer.activate, share, z)
+    kernel, down = _pull(layer, params, x, dz)
+    misses.append(_kernel_miss(
+        kernel, dz, x, target.kernels[layer.name], error, per_entry=True))
+    bias = target.biases[layer.name]
+    misses.append(_over(
+        _beyond(dz.sum(tuple(range(dz.ndim - 1))), bias),
+        jnp.hypot(bias.std, error * bias.rms)))
+  return misses + [
+      _over(share - p, std) for share, p, std in zip(
+          shares, *expected_shares(layers, params, target, clips, tau))]
 
 
 def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:
@@ -134,14 +169,18 @@ def _over(difference, std):
   return (difference / std).reshape(-1)
 
 
-def _kernel_residual(kernel, dz, x, variance, entries, tau, per_entry):
+def _pull(layer, params, x, dz):
+  """(gradient of the layer's kernel, of its input)."""
+  _, pull = jax.vjp(layer.linear, params[layer.name]['kernel'], x)
+  return pull(dz)
+
+
+def _kernel_miss(kernel, dz, x, entries, tau, per_entry):
   difference, channels = _beyond(kernel, entries), dz.shape[-1]
   rows, power = dz.reshape(-1, channels), jnp.mean(x ** 2)
-  spread = tau ** 2 * power * rows.T @ rows + power * jnp.diag(
-      variance.reshape(-1, channels).sum(0))
-  spread = _still(spread)
+  spread = _still(tau ** 2 * power * rows.T @ rows)
   ridge = _RIDGE * jnp.trace(spread)
-  if per_entry:  # clipped entries say too little to mix channels
+  if per_entry:
     return _over(difference, jnp.sqrt(
         jnp.diag(spread) + ridge + entries.std ** 2))
   values, vectors = jnp.linalg.eigh(
@@ -156,28 +195,22 @@ def _slope_at(activate, z):
 
 
 def _sides(activate):
-  """Slopes beside 0: they differ where the activation has a kink."""
+  """(slopes beside 0, whether they differ: the activation has a kink)."""
   low, high = _slope_at(activate, jnp.array([-1e-4, 1e-4]))
-  return low, high
+  return low, high, jnp.abs(high - low) > 0.1
 
 
 def _slope_for(activate, signs, z):
   """The slope of a kinked activation by a sign, of a smooth one at z."""
-  low, high = _sides(activate)
-  kinked = jnp.abs(high - low) > 0.1
+  low, high, kinked = _sides(activate)
   smooth = _still(_slope_at(activate, z))
   return jnp.where(kinked, jnp.where(signs > 0, high, low), smooth)
 
 
-def _smooth_slope(activate, signs, tau, z):
-  """(the slope with its jump at 0 smoothed over tau, its variance)."""
-  low, high = _sides(activate)
-  kinked = jnp.abs(high - low) > 0.1
-  chance = jax.nn.sigmoid(1.7 * signs / (tau * _still(_rms(z))))
-  slope = jnp.where(
-      kinked, low + (high - low) * chance, _slope_at(activate, z))
-  doubt = jnp.where(kinked, chance * (1 - chance) * (high - low) ** 2, 0)
-  return slope, _still(doubt)
+def _slope_between(activate, share, z):
+  """The slope of a kinked activation by a share, of a smooth one at z."""
+  low, high, kinked = _sides(activate)
+  return jnp.where(kinked, low + (high - low) * share, _slope_at(activate, z))
 
 
 def _still(value):

@@ -11,9 +11,10 @@ from jax import lax
 
 from vidleak_jax.attacks.matching import most_likely
 from vidleak_jax.attacks.matching.defended_model import (
-    Fade,
     Target,
-    residuals,
+    all_misses,
+    expected_shares,
+    top_misses,
 )
 from vidleak_jax.attacks.matching.variation import Prior, variation
 from vidleak_jax.types import Array, Layer, Params
@@ -23,32 +24,26 @@ Progress = Callable[[str, int, int, Array], None]
 
 
 class Stage(NamedTuple):
-  """One stage of the descent: what decides its program, besides shapes."""
+  """One descent on the top: what decides its program, besides shapes."""
   layers: tuple[Layer, ...]
   prior: Prior
-  all_leaves: bool  # or features and the last kernel alone
   per_entry: bool   # or whitened between channels
   name: str
   steps: int
   rate: float
   weight: float     # of total variation
-  errors: tuple[float, float]
-  lower: tuple[float, float] = (1.0, 1.0)
-
-  def fade(self, step: Array) -> Fade:
-    """The errors of the guess that are assumed at a step."""
-    part = jnp.minimum(step / max(self.steps, 1), 1.0)
-    return Fade(*(start * (end / start) ** part
-                  for start, end in (self.errors, self.lower)))
+  errors: tuple[float, float]  # tau, from and to
 
 
-def _misses(stage, params, target, clips, fade):
-  return residuals(stage.layers, params, target, clips, fade,
-                   all_leaves=stage.all_leaves, per_entry=stage.per_entry)
+def falling(errors: tuple[float, float], part: Array | float) -> Array:
+  """Returns tau after a part of the steps, from 0 to 1."""
+  start, end = errors
+  return jnp.float32(start) * (end / start) ** jnp.minimum(part, 1.0)
 
 
-def _objective(stage, params, target, clips, fade):
-  misses = _misses(stage, params, target, clips, fade)
+def _objective(stage, params, target, clips, tau):
+  misses = top_misses(stage.layers, params, target, clips, tau,
+                      per_entry=stage.per_entry)
   return sum(jnp.sum(r ** 2) for r in misses) / 2 + stage.weight * variation(
       stage.prior, clips)
 
@@ -76,17 +71,18 @@ def _adam_chunk(stage, chunk, params, target, clips, state, done):
   def step(carry, i):
     clips, state = carry
     slope = jax.grad(_objective, argnums=3)(
-        stage, params, target, clips, stage.fade(done + i))
+        stage, params, target, clips,
+        falling(stage.errors, (done + i) / max(stage.steps, 1)))
     move, state = optimizer.update(slope, state)
     return (jnp.clip(clips + move, 0, 1), state), None
   return lax.scan(step, (clips, state), jnp.arange(chunk))[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def newton_step(
+def top_step(
     stage: Stage, inner: int, params: Params, target: Target, clips: Array,
-    fade: Fade, trust: Array, deviations: Array | None = None,
-) -> tuple[Array, Array, Array, Array | None]:
+    tau: Array, trust: Array,
+) -> tuple[Array, Array, Array]:
   """One damped step of Gauss-Newton, see `most_likely.newton_step`.
 
   Args:
@@ -95,28 +91,65 @@ def newton_step(
     params: the weights.
     target: what is observed.
     clips: [1, T, H, W, C].
-    fade: errors of the guess.
+    tau: error of the guess's features.
     trust: [] how far a pixel is expected to move.
-    deviations: [S, 1, T, H, W, C] samples of what noise leaves open, zeros at
-      first; None where entries are exact.
 
   Returns:
     The clips after the step, the mean square of their residuals, and the trust
-    and the deviations for the next step.
+    for the next step.
   """
   def misses(clips):
-    return _misses(stage, params, target, clips, fade)
-  step = most_likely.newton_step(misses, inner, clips, trust, deviations)
-  return step.clips, _mean(misses(step.clips)), step.trust, step.deviations
+    return top_misses(stage.layers, params, target, clips, tau,
+                      per_entry=stage.per_entry)
+  step = most_likely.newton_step(misses, inner, clips, trust)
+  return step.clips, _mean(misses(step.clips)), step.trust
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def mean_square(
-    stage: Stage, params: Params, target: Target, clips: Array
-) -> Array:
-  """Mean square of the residuals, with the errors of the stage's end."""
-  return _mean(_misses(stage, params, target, clips,
-                       stage.fade(jnp.float32(stage.steps))))
+def slopes(layers: tuple[Layer, ...], params: Params, target: Target,
+           clips: Array, tau: Array) -> list[Array]:
+  """The shares of slopes that a guess expects; see `expected_shares`."""
+  return expected_shares(layers, params, target, clips, tau)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def joint_step(
+    layers: tuple[Layer, ...], inner: int, params: Params, target: Target,
+    clips: Array, shares: list[Array], tau: Array, error: Array, trust: Array,
+    deviations: Array,
+) -> tuple[Array, list[Array], Array, Array, Array]:
+  """One damped step of Gauss-Newton on pixels and slopes.
+
+  Args:
+    layers: a chain of convolutions, the dense head last.
+    inner: conjugate gradients.
+    params: the weights.
+    target: what is observed.
+    clips: [1, T, H, W, C].
+    shares: of slopes, see `defended_model.expected_shares`.
+    tau: [] of slopes.
+    error: [] of the guess's features.
+    trust: [] how far a pixel is expected to move.
+    deviations: [S, 1, T, H, W, C] samples of what noise leaves open, zeros at
+      first.
+
+  Returns:
+    The clips and shares after the step, the mean square of their residuals, and
+    the trust and the deviations for the next step.
+  """
+  stds = expected_shares(layers, params, target, clips, tau)[1]
+
+  def moved(moves):  # counted in standard deviations
+    return [share + std * move
+            for share, std, move in zip(shares, stds, moves)]
+
+  def misses(clips, *moves):
+    return all_misses(layers, params, target, clips, moved(moves), tau, error)
+  step = most_likely.newton_step(
+      misses, inner, clips, trust, deviations,
+      tuple(map(jnp.zeros_like, shares)))
+  return (step.clips, moved(step.others), _mean(misses(
+      step.clips, *step.others)), step.trust, step.deviations)
 
 
 def _mean(misses):

@@ -47,9 +47,8 @@ class DefenseAware(Attack):
   cost: ClassVar[int] = 60
   top_steps: int = option(600, 'of Adam, on features and the last kernel',
                           low=1, high=10**6)
-  all_steps: int = option(600, 'of Adam, on all leaves', low=0, high=10**6)
   finish_steps: int = option(
-      30, 'of Gauss-Newton, on all leaves', low=0, high=10**4)
+      20, 'of Gauss-Newton, on all leaves', low=0, high=10**4)
   newton_steps: int = option(
       40, 'of Gauss-Newton, where entries are exact', low=0, high=10**4)
 
@@ -74,8 +73,8 @@ class DefenseAware(Attack):
     self.check(victim, leak)
     began = time.perf_counter()
     options = DefendedOptions(
-        top_steps=self.top_steps, all_steps=self.all_steps,
-        finish_steps=self.finish_steps, newton_steps=self.newton_steps)
+        top_steps=self.top_steps, finish_steps=self.finish_steps,
+        newton_steps=self.newton_steps)
     results: list[DefendedResult] = []
     applied: tuple[Applied, ...] = ()
     cut: Row = {}

@@ -28,11 +28,13 @@ class Step(NamedTuple):
   length: Array  # [] share of the step that was taken; 0: none lowers it
   # [S, B, T, H, W, C] samples of what is left open, for the next; or None
   deviations: Array | None = None
+  others: tuple[Array, ...] = ()  # the other unknowns
 
 
 def newton_step(
-    misses: Callable[[Array], list[Array]], inner: int, clips: Array,
+    misses: Callable[..., list[Array]], inner: int, clips: Array,
     trust: Array, deviations: Array | None = None,
+    others: tuple[Array, ...] = (),
 ) -> Step:
   """One damped step of Gauss-Newton in the box [0, 1].
 
@@ -43,55 +45,74 @@ def newton_step(
   which follows from how much of the last step held.
 
   Args:
-    misses: of clips, over their standard deviation.
+    misses: of clips, and of `others`, over their standard deviation.
     inner: conjugate gradients.
     clips: [B, T, H, W, C].
     trust: [] how far a pixel is expected to move.
     deviations: [S, B, T, H, W, C] of the step before, zeros at first; None
       where the misses leave so little open that the guess is certain.
+    others: unknowns besides the pixels, of which no prior is known but what the
+      misses say.
   """
+  guess = clips, *others
   shown = video_prior.measure(clips, deviations)
-  now, forward = jax.linearize(misses, clips)
-  backward = jax.linear_transpose(forward, clips)
+  now, forward = jax.linearize(misses, *guess)
+  backward = jax.linear_transpose(forward, *guess)
   seen, apart = jax.linearize(
       lambda clips: video_prior.differences(shown, clips), clips)
   gather = jax.linear_transpose(apart, clips)
   weights = [video_prior.WEIGHT / each
              for each in video_prior.lengths(shown, seen)]
 
-  def smooth(differences):
+  def smooth(differences, weights):
     return gather(tuple(w * d for w, d in zip(weights, differences)))[0]
 
-  def precision(v):
-    return backward(forward(v))[0] + smooth(apart(v))
+  def precision(v, weights):
+    pulled, *rest = backward(forward(*v))
+    return pulled + smooth(apart(v[0]), weights), *rest
 
-  def draw(key, start):
-    """Perturb and solve (Papandreou and Yuille, 2010): of that precision."""
+  def damped(v):
+    pulled, *rest = precision(v, weights)
+    return pulled + v[0] / trust ** 2, *rest
+
+  def draw(loose, key, start):
+    """Perturb and solve (Papandreou and Yuille, 2010)."""
     noise, blur = (
         [jax.random.normal(key, each.shape, each.dtype)
          for key, each in zip(jax.random.split(key, len(rows)), rows)]
         for key, rows in zip(jax.random.split(key), (now, seen)))
-    side = backward(noise)[0] + gather(tuple(
-        jnp.sqrt(w) * each for w, each in zip(weights, blur)))[0]
+    side, *rest = backward(noise)
+    side += gather(tuple(
+        jnp.sqrt(w) * each for w, each in zip(loose, blur)))[0]
+    still = tuple(map(jnp.zeros_like, others))
     return jax.scipy.sparse.linalg.cg(
-        precision, side, x0=start, maxiter=inner)[0]
+        lambda v: precision(v, loose), (side, *rest), x0=(start, *still), maxiter=inner)[0][0]
 
+  down, *rest = (-each for each in backward(now))
   move, _ = jax.scipy.sparse.linalg.cg(
-      lambda v: precision(v) + v / trust ** 2,
-      -backward(now)[0] - smooth(seen), maxiter=inner)
-  tries = jnp.stack([jnp.clip(clips + a * move, 0, 1) for a in _TRIES])
-  values = lax.map(lambda clips: _objective(misses, shown, clips), tries)
+      damped, (down - smooth(seen, weights), *rest), maxiter=inner)
+
+  def moved(length):
+    clips, *others = (a + length * b for a, b in zip(guess, move))
+    return jnp.clip(clips, 0, 1), *others
+
+  values = lax.map(lambda length: _objective(misses, shown, moved(length)),
+                   jnp.array(_TRIES, clips.dtype))
   best = jnp.nanargmin(values)
-  length = jnp.array(_TRIES)[best]
+  length = jnp.array(_TRIES, clips.dtype)[best]
   trust = jnp.clip(trust * jnp.where(length >= 0.7, 2.0, jnp.where(
       length >= 0.3, 1.0, 0.3)), LEAST_TRUST, 1.0)
   if deviations is not None:
     # The same draws in each step, so that steps come to rest.
     keys = jax.random.split(jax.random.key(_SEED), len(deviations))
-    deviations = lax.map(lambda each: draw(*each), (keys, deviations))
-  return Step(tries[best], trust, values[best], values[-1], length, deviations)
+    loose = video_prior.natural_weights(shown, clips)
+    deviations = lax.map(
+        lambda each: draw(loose, *each), (keys, deviations))
+  clips, *rest = moved(length)
+  return Step(clips, trust, values[best], values[-1], length, deviations,
+              tuple(rest))
 
 
-def _objective(misses, shown, clips):
-  return sum(jnp.sum(r ** 2) for r in misses(clips)) / 2 + video_prior.energy(
-      shown, clips)
+def _objective(misses, shown, guess):
+  return sum(jnp.sum(r ** 2) for r in misses(*guess)) / 2 + video_prior.energy(
+      shown, guess[0])

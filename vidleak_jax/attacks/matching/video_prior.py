@@ -6,9 +6,10 @@ distribution. Its scales differ from clip to clip; they are read off the guess
 (empirical Bayes), so that there is no weight to choose for each kind.
 
 A guess behind strong noise is smoother than its clip, and scales read off it
-would smooth the next guess still more. Samples of what the noise leaves open
-mend that: as far as they spread, lengths are roots of expected squares, and the
-mean difference of natural videos adds to the guess's.
+would smooth the next guess still more. Samples of what the noise leaves open of
+a natural video, whose scales no guess has spoilt, mend that: as far as they
+spread, lengths are roots of expected squares, and the mean difference of natural
+videos adds to the guess's.
 """
 
 from typing import NamedTuple
@@ -27,6 +28,7 @@ _CORNER = 0.05  # of a mean difference, below which a length is quadratic
 _LEAST = 2e-3   # mean difference: half a level of video
 _REACH = 0.1    # motion in a frame that is followed, of the shorter side
 _WINDOW = 3     # pixels of a side that are open alike
+_HALF_OPEN = 0.5  # of squared natural differences: samples count half
 _PLACES = 0, 1, 2, 3
 # Mean differences of the train split of `photo_motion`: of frames, rows and
 # columns, in brightness and in colour.
@@ -41,7 +43,7 @@ class Shown(NamedTuple):
   # [1, 1, 1, 1, C] mean differences: of frames, rows, columns
   scales: tuple[Array, ...]
   # [..., 1] of differences over their scales; 0 where the guess is certain.
-  # Of a guess that is nearly certain little of them counts: its edges are seen.
+  # Where noise leaves little open they hardly count: edges are seen.
   variances: tuple[Array | float, ...]
 
 
@@ -50,8 +52,8 @@ def measure(clips: Array, deviations: Array | None = None) -> Shown:
 
   Args:
     clips: [B, T, H, W, C], the guess.
-    deviations: [S, B, T, H, W, C] samples of what is left open about it; None
-      for a guess that is certain.
+    deviations: [S, B, T, H, W, C] samples of what is left open about a natural
+      video, see `natural_weights`; None for a guess that is certain.
   """
   clips = lax.stop_gradient(clips)
   reach = round(_REACH * min(clips.shape[2:4]))
@@ -64,11 +66,12 @@ def measure(clips: Array, deviations: Array | None = None) -> Shown:
                  (0.0,) * len(seen))
   squares = [_local_mean(jnp.mean(d ** 2, 0)) for d in jax.vmap(
       lambda each: _differences(flow, each))(deviations)]
-  shares = [_open_share(d, square)
-            for d, square in zip(seen, squares, strict=True)]
+  naturals = tuple(_natural(clips))
+  shares = [_open_share(square, natural)
+            for square, natural in zip(squares, naturals, strict=True)]
   scales = tuple(
       size + share * natural + _LEAST for size, share, natural in zip(
-          sizes, shares, _natural(clips), strict=True))
+          sizes, shares, naturals, strict=True))
   variances = tuple(
       share * jnp.sum(square / scale ** 2, -1, keepdims=True)
       for share, square, scale in zip(shares, squares, scales, strict=True))
@@ -88,6 +91,16 @@ def lengths(shown: Shown, differences: tuple[Array, ...]) -> list[Array]:
   """
   return [jnp.sqrt(jnp.sum(d ** 2, -1, keepdims=True) + v + _CORNER ** 2)
           for d, v in zip(differences, shown.variances, strict=True)]
+
+
+def natural_weights(shown: Shown, clips: Array) -> list[Array]:
+  """Returns weights of squared `differences`, of the sizes natural videos have.
+
+  For samples of what is left open: a guess that is too smooth, or its scales,
+  would say that nothing is.
+  """
+  return [WEIGHT * (scale / natural) ** 2 for scale, natural in zip(
+      shown.scales, _natural(clips), strict=True)]
 
 
 def energy(shown: Shown, clips: Array) -> Array:
@@ -117,10 +130,10 @@ def _natural(clips):
           clips.dtype).reshape(1, 1, 1, 1, -1)
 
 
-def _open_share(seen, squares):
-  """[]: of the expected squares of differences, what the guess leaves open."""
-  return jnp.sum(squares) / (
-      jnp.sum(squares) + jnp.sum(seen ** 2) + seen.size * _LEAST ** 2)
+def _open_share(squares, natural):
+  """[]: of the squared differences of natural videos, what is left open."""
+  left = jnp.mean(jnp.sum(squares, -1))
+  return left / (left + _HALF_OPEN * jnp.sum(natural ** 2))
 
 
 def _local_mean(values):
