@@ -119,15 +119,16 @@ def all_misses(
     clips: [1, T, H, W, C] in [0, 1].
     shares: of slopes, see `expected_shares`.
     tau: [] of slopes.
-    error: [] of the guess's features as inputs of kernels, over their root mean
-      square.
+    error: [] of the guess's features, over their root mean square.
 
   Returns:
     Vectors; half the sum of their squares is a negative log-likelihood.
   """
   inputs, outputs = _forward(layers, params, clips)
   feature = inputs[-1].reshape(-1)
-  misses = [_over(_beyond(feature, target.feature), target.feature.std)]
+  slope = _slope_between(layers[-2].activate, shares[-1], outputs[-1])
+  misses = [_over(_beyond(feature, target.feature), jnp.hypot(
+      target.feature.std, error * _still(_rms(feature) * slope.reshape(-1))))]
   head = params[layers[-1].name]
   chance = jax.nn.softmax(feature @ head['kernel'] + head['bias'])
   down = (head['kernel'] @ (chance - target.onehot)).reshape(outputs[-1].shape)
