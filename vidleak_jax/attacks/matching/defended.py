@@ -51,6 +51,7 @@ _FIRST_TRUST = 0.1  # how far a pixel is expected to move after Adam
 _SAMPLES = 2       # of what noise leaves open, at the end
 _CHEAP = 24_576    # numbers of a clip, of fewer more iterations are made,
 _MOST_INNER = 600  # up to these
+_AGREES = 1.0      # mean square of residuals: the assumed error may fall
 _STEPS = 2         # of Gauss-Newton there for each tau
 _FALL = 0.5, 1.0   # bounds of how tau falls in a step of Gauss-Newton
 
@@ -182,14 +183,19 @@ def _finish(layers, params, target, clips, options, report):
   count = options.finish_steps
   inner = int(np.clip(options.finish_inner * _CHEAP / clips.size,
                       options.finish_inner, _MOST_INNER))
+  most, least = map(jnp.float32, options.kernel_errors)
+  error = most
   for step in range(count):
-    part = step // _STEPS * _STEPS / max(count - _STEPS, 1)
-    tau = falling(options.finish_errors, part)
     if step % _STEPS == 0:
+      tau = falling(options.finish_errors, step / max(count - _STEPS, 1))
       shares = slopes(layers, params, target, clips, tau)
+      if chi2 < _AGREES:  # of the last two; nothing agrees at first
+        error = jnp.maximum(error / 2, least)
+      elif chi2 > 2 * _AGREES:
+        error = jnp.minimum(2 * error, most)
     clips, shares, chi2, trust, deviations = joint_step(
         layers, inner, params, target, clips, shares, tau,
-        falling(options.kernel_errors, part), trust, deviations)
+        error, trust, deviations)
     report('Gauss-Newton on all leaves', step + 1, count, clips)
   return clips, float(chi2)
 

@@ -134,8 +134,8 @@ def joint_step(
       first.
 
   Returns:
-    The clips and shares after the step, the mean square of their residuals, and
-    the trust and the deviations for the next step.
+    The clips and shares after the step, the mean square of the entries'
+    residuals, and the trust and the deviations for the next step.
   """
   stds = expected_shares(layers, params, target, clips, tau)[1]
 
@@ -148,9 +148,12 @@ def joint_step(
   step = most_likely.newton_step(
       misses, inner, clips, trust, deviations,
       tuple(map(jnp.zeros_like, shares)))
-  return (step.clips, moved(step.others), _mean(misses(
-      step.clips, *step.others)), step.trust, step.deviations)
+  entries = misses(step.clips, *step.others)[:-len(shares)]
+  return (step.clips, moved(step.others), _mean(entries), step.trust,
+          step.deviations)
 
 
 def _mean(misses):
-  return sum(jnp.sum(r ** 2) for r in misses) / sum(r.size for r in misses)
+  # Intervals that hold a guess say nothing about how well it agrees.
+  count = sum(jnp.sum(r != 0) for r in misses)
+  return sum(jnp.sum(r ** 2) for r in misses) / jnp.maximum(count, 1)
