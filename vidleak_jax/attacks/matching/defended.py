@@ -72,7 +72,7 @@ class DefendedOptions:
   finish_steps: int = 20      # of Gauss-Newton, on all leaves
   finish_inner: int = 200     # conjugate gradients inside each, or more
   finish_errors: tuple[float, float] = (0.5, 1e-2)  # of outputs' signs
-  kernel_errors: tuple[float, float] = (0.1, 1e-4)  # of kernels' inputs
+  kernel_errors: tuple[float, float] = (0.02, 1e-4)  # of features
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
