@@ -86,7 +86,8 @@ def newton_step(
         jnp.sqrt(w) * each for w, each in zip(loose, blur)))[0]
     still = tuple(map(jnp.zeros_like, others))
     return jax.scipy.sparse.linalg.cg(
-        lambda v: precision(v, loose), (side, *rest), x0=(start, *still), maxiter=inner)[0][0]
+        lambda v: precision(v, loose), (side, *rest), x0=(start, *still),
+        maxiter=inner)[0][0]
 
   down, *rest = (-each for each in backward(now))
   move, _ = jax.scipy.sparse.linalg.cg(

@@ -8,8 +8,8 @@ distribution. Its scales differ from clip to clip; they are read off the guess
 A guess behind strong noise is smoother than its clip, and scales read off it
 would smooth the next guess still more. Samples of what the noise leaves open of
 a natural video, whose scales no guess has spoilt, mend that: as far as they
-spread, lengths are roots of expected squares, and the mean difference of natural
-videos adds to the guess's.
+spread, lengths are roots of expected squares, and the mean difference of
+natural videos adds to the guess's.
 """
 
 from typing import NamedTuple
