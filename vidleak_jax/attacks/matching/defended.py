@@ -38,6 +38,7 @@ from vidleak_jax.attacks.matching.defended_steps import (
     adam,
     falling,
     joint_step,
+    mean_square,
     slopes,
     top_step,
 )
@@ -72,7 +73,7 @@ class DefendedOptions:
   finish_steps: int = 20      # of Gauss-Newton, on all leaves
   finish_inner: int = 200     # conjugate gradients inside each, or more
   finish_errors: tuple[float, float] = (0.5, 1e-2)  # of outputs' signs
-  kernel_errors: tuple[float, float] = (0.02, 1e-4)  # of features
+  feature_errors: tuple[float, float] = (0.02, 1e-4)  # of features
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
@@ -88,7 +89,7 @@ class DefendedOptions:
       if not np.all(np.isfinite(value) & (value >= 0)):
         raise UserError(f'{name} is {value.tolist()!r}. Give finite numbers of '
                         'at least 0.')
-    if min(*self.top_errors, *self.finish_errors, *self.kernel_errors,
+    if min(*self.top_errors, *self.finish_errors, *self.feature_errors,
            *self.newton_errors, self.chunk, self.prior.corner) <= 0:
       raise UserError('Errors, the corner and the chunk must be above 0.')
 
@@ -148,12 +149,13 @@ def recover_defended(
                        errors=(1.0, options.newton_errors[0] / 10))
   clips = 0.5 + options.start_std * jax.random.normal(key, (1, *clip_shape))
   clips = adam(top, params, target, clips, options.chunk, report)
-  chi2 = float('nan')
   if exact:
     clips, chi2, target, head, notes = _solve_top(
         top, params, target, head, notes, clips, options, report,
         ready if clipped else None)
-  if not clipped:
+  else:
+    chi2 = float(mean_square(top, params, target, clips))
+  if options.finish_steps and not clipped:
     clips, chi2 = _finish(layers, params, target, clips, options, report)
   return DefendedResult(
       np.asarray(clips[0]), head.label, chi2, head.scale, notes)
@@ -183,7 +185,7 @@ def _finish(layers, params, target, clips, options, report):
   count = options.finish_steps
   inner = int(np.clip(options.finish_inner * _CHEAP / clips.size,
                       options.finish_inner, _MOST_INNER))
-  most, least = map(jnp.float32, options.kernel_errors)
+  most, least = map(jnp.float32, options.feature_errors)
   error = most
   for step in range(count):
     if step % _STEPS == 0:

@@ -106,6 +106,16 @@ def top_step(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def mean_square(
+    stage: Stage, params: Params, target: Target, clips: Array
+) -> Array:
+  """Mean square of the top's residuals, with the error of the stage's end."""
+  return _mean(top_misses(stage.layers, params, target, clips,
+                          jnp.float32(stage.errors[1]),
+                          per_entry=stage.per_entry))
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def slopes(layers: tuple[Layer, ...], params: Params, target: Target,
            clips: Array, tau: Array) -> list[Array]:
   """The shares of slopes that a guess expects; see `expected_shares`."""
