@@ -142,7 +142,7 @@ def test_frames_that_no_kernel_crosses_come_back_in_a_guessed_order():
 def test_no_further_order_is_tried_when_time_is_over(monkeypatch):
   tried = []
 
-  def search(self, problem, walks, planned):
+  def search(self, problem, walks, planned, name):
     tried.append(walks)
     raise OutOfTime('the time was over')
   monkeypatch.setattr(Peeling, '_search', search)

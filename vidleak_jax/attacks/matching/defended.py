@@ -74,6 +74,9 @@ class DefendedOptions:
   finish_inner: int = 200     # conjugate gradients inside each, or more
   finish_errors: tuple[float, float] = (0.5, 1e-2)  # of outputs' signs
   feature_errors: tuple[float, float] = (0.02, 1e-4)  # of features
+  # The same where some entries are exact: these outweigh all signs.
+  exact_finish_errors: tuple[float, float] = (0.5, 0.05)
+  exact_feature_errors: tuple[float, float] = (0.1, 3e-3)
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
@@ -90,6 +93,7 @@ class DefendedOptions:
         raise UserError(f'{name} is {value.tolist()!r}. Give finite numbers of '
                         'at least 0.')
     if min(*self.top_errors, *self.finish_errors, *self.feature_errors,
+           *self.exact_finish_errors, *self.exact_feature_errors,
            *self.newton_errors, self.chunk, self.prior.corner) <= 0:
       raise UserError('Errors, the corner and the chunk must be above 0.')
 
@@ -156,7 +160,7 @@ def recover_defended(
   else:
     chi2 = float(mean_square(top, params, target, clips))
   if options.finish_steps and not clipped:
-    clips, chi2 = _finish(layers, params, target, clips, options, report)
+    clips, chi2 = _finish(layers, params, target, clips, options, exact, report)
   return DefendedResult(
       np.asarray(clips[0]), head.label, chi2, head.scale, notes)
 
@@ -178,18 +182,21 @@ def _solve_top(top, params, target, head, notes, clips, options, report, ready):
   return clips, float(chi2), target, head, notes
 
 
-def _finish(layers, params, target, clips, options, report):
+def _finish(layers, params, target, clips, options, exact, report):
   """(clips, mean square of the residuals) after Gauss-Newton on all leaves."""
   trust, chi2 = jnp.float32(_FIRST_TRUST), jnp.float32('nan')
   deviations = jnp.zeros((_SAMPLES, *clips.shape), clips.dtype)
   count = options.finish_steps
   inner = int(np.clip(options.finish_inner * _CHEAP / clips.size,
                       options.finish_inner, _MOST_INNER))
-  most, least = map(jnp.float32, options.feature_errors)
+  sign_errors, errors = (
+      (options.exact_finish_errors, options.exact_feature_errors) if exact
+      else (options.finish_errors, options.feature_errors))
+  most, least = map(jnp.float32, errors)
   error = most
   for step in range(count):
     if step % _STEPS == 0:
-      tau = falling(options.finish_errors, step / max(count - _STEPS, 1))
+      tau = falling(sign_errors, step / max(count - _STEPS, 1))
       shares = slopes(layers, params, target, clips, tau)
       if chi2 < _AGREES:  # of the last two; nothing agrees at first
         error = jnp.maximum(error / 2, least)
