@@ -67,7 +67,8 @@ def top_misses(
   inputs, outputs = _forward(layers, params, clips)
   feature, z = inputs[-1].reshape(-1), outputs[-1]
   signs = jnp.where(target.signs != 0, target.signs, target.likely)
-  slope = _slope_for(layers[-2].activate, signs.reshape(z.shape), z)
+  slope = _slope_between(
+      layers[-2].activate, signs.reshape(z.shape) > 0, _still(z))
   dz = target.slope.reshape(z.shape) * slope
   last, x = layers[-2], inputs[-2]
   kernel, _ = _pull(last, params, x, dz)
@@ -95,15 +96,7 @@ def expected_shares(
     Of each convolution's units, as its outputs, the share of the way from the
     slope below 0 to that above, and its standard deviation.
   """
-  outputs = _forward(layers, params, clips)[1]
-  shares = [jax.nn.sigmoid(_STEEP * z / (tau * _still(_rms(z))))
-            for z in outputs]
-  stds = [_still(jnp.hypot(jnp.sqrt(p * (1 - p)), _SURE)) for p in shares]
-  signs = target.signs.reshape(outputs[-1].shape)
-  shares[-1] = jnp.where(
-      signs == 0, shares[-1], (signs > 0).astype(signs.dtype))
-  stds[-1] = jnp.where(signs == 0, stds[-1], _PINNED)
-  return shares, stds
+  return _shares(_forward(layers, params, clips)[1], target, tau)
 
 
 def all_misses(
@@ -144,7 +137,7 @@ def all_misses(
         jnp.hypot(bias.std, error * bias.rms)))
   return misses + [
       _over(share - p, std) for share, p, std in zip(
-          shares, *expected_shares(layers, params, target, clips, tau))]
+          shares, *_shares(outputs, target, tau))]
 
 
 def features(layers: tuple[Layer, ...], params: Params, clips: Array) -> Array:
@@ -160,6 +153,17 @@ def _forward(layers, params, clips):
     outputs.append(layer.linear(leaves['kernel'], inputs[-1]) + leaves['bias'])
     inputs.append(layer.activate(outputs[-1]))
   return inputs, outputs
+
+
+def _shares(outputs, target, tau):
+  shares = [jax.nn.sigmoid(_STEEP * z / (tau * _still(_rms(z))))
+            for z in outputs]
+  stds = [_still(jnp.hypot(jnp.sqrt(p * (1 - p)), _SURE)) for p in shares]
+  signs = target.signs.reshape(outputs[-1].shape)
+  shares[-1] = jnp.where(
+      signs == 0, shares[-1], (signs > 0).astype(signs.dtype))
+  stds[-1] = jnp.where(signs == 0, stds[-1], _PINNED)
+  return shares, stds
 
 
 def _beyond(value, entries):
@@ -195,22 +199,10 @@ def _slope_at(activate, z):
   return jax.jvp(activate, (z,), (jnp.ones_like(z),))[1]
 
 
-def _sides(activate):
-  """(slopes beside 0, whether they differ: the activation has a kink)."""
-  low, high = _slope_at(activate, jnp.array([-1e-4, 1e-4]))
-  return low, high, jnp.abs(high - low) > 0.1
-
-
-def _slope_for(activate, signs, z):
-  """The slope of a kinked activation by a sign, of a smooth one at z."""
-  low, high, kinked = _sides(activate)
-  smooth = _still(_slope_at(activate, z))
-  return jnp.where(kinked, jnp.where(signs > 0, high, low), smooth)
-
-
 def _slope_between(activate, share, z):
   """The slope of a kinked activation by a share, of a smooth one at z."""
-  low, high, kinked = _sides(activate)
+  low, high = _slope_at(activate, jnp.array([-1e-4, 1e-4]))
+  kinked = jnp.abs(high - low) > 0.1
   return jnp.where(kinked, low + (high - low) * share, _slope_at(activate, z))
 
 

@@ -10,8 +10,8 @@ changes, dz jumps. So the slope of a ReLU is smoothed over tau, the error of the
 guess's features, to p = sigmoid(z / tau), and the variance p (1 - p) that this
 leaves is passed down as cotangents are, through squared kernels. A kernel's
 residual is compared over the standard deviation that this variance and an error
-tau of its input would make, with the covariance tau^2 dz^T dz between channels:
-as for defended updates (`matching.defended_model`), here for any graph.
+tau of its input would make, with the covariance tau^2 dz^T dz between channels.
+For defended updates slopes are unknowns instead (`matching.defended_model`).
 """
 
 from typing import NamedTuple

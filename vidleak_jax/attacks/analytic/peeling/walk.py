@@ -16,12 +16,12 @@ import numpy as np
 
 from vidleak_jax.attacks.analytic.head_unmixing import unmix_head
 from vidleak_jax.attacks.analytic.peeling import (
-  branch,
-  equations,
-  facts,
-  inputs,
-  preactive,
-  top,
+    branch,
+    equations,
+    facts,
+    inputs,
+    preactive,
+    top,
 )
 from vidleak_jax.attacks.analytic.peeling import readers as readers_lib
 from vidleak_jax.attacks.analytic.peeling.blocks import Block, Network, below
