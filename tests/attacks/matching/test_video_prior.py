@@ -112,4 +112,4 @@ def test_scales_do_not_collapse_behind_noise(clips):
       now = step(guess, trust, deviations)
       guess, trust, deviations = now.clips, now.trust, now.deviations
     return jnp.sqrt(jnp.mean((guess - clips) ** 2))
-  assert error(jnp.zeros((2, *clips.shape))) < 0.95 * error(None)
+  assert error(jnp.zeros((2, *clips.shape))) < 0.8 * error(None)

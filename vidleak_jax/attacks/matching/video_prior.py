@@ -28,7 +28,7 @@ _CORNER = 0.05  # of a mean difference, below which a length is quadratic
 _LEAST = 2e-3   # mean difference: half a level of video
 _REACH = 0.1    # motion in a frame that is followed, of the shorter side
 _WINDOW = 3     # pixels of a side that are open alike
-_HALF_OPEN = 0.5  # of squared natural differences: samples count half
+_HALF_OPEN = 0.2  # of squared natural differences: samples count half
 _PLACES = 0, 1, 2, 3
 # Mean differences of the train split of `photo_motion`: of frames, rows and
 # columns, in brightness and in colour.
