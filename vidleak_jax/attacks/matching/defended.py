@@ -46,6 +46,7 @@ from vidleak_jax.attacks.observation import Observed
 from vidleak_jax.types import Array, Layer, Params, PRNGKey, UserError
 
 _FAR = 1e30        # stands for an infinite bound on the device
+_MANY = 0.5        # share of all kernels' entries that is seen
 _SURE = 5.0        # a sign is sure that many stds from 0
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
 _FIRST_TRUST = 0.1  # how far a pixel is expected to move after Adam
@@ -74,9 +75,9 @@ class DefendedOptions:
   finish_inner: int = 200     # conjugate gradients inside each, or more
   finish_errors: tuple[float, float] = (0.5, 1e-2)  # of outputs' signs
   feature_errors: tuple[float, float] = (0.02, 1e-4)  # of features
-  # The same where some entries are exact: these outweigh all signs.
-  exact_finish_errors: tuple[float, float] = (0.5, 0.05)
-  exact_feature_errors: tuple[float, float] = (0.1, 3e-3)
+  # The same where few entries are seen, exactly: they outweigh all signs.
+  sparse_finish_errors: tuple[float, float] = (0.5, 0.05)
+  sparse_feature_errors: tuple[float, float] = (0.1, 3e-3)
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
   newton_inner: int = 600     # conjugate gradients inside each step
   newton_errors: tuple[float, float] = (0.3, 1e-4)
@@ -93,7 +94,7 @@ class DefendedOptions:
         raise UserError(f'{name} is {value.tolist()!r}. Give finite numbers of '
                         'at least 0.')
     if min(*self.top_errors, *self.finish_errors, *self.feature_errors,
-           *self.exact_finish_errors, *self.exact_feature_errors,
+           *self.sparse_finish_errors, *self.sparse_feature_errors,
            *self.newton_errors, self.chunk, self.prior.corner) <= 0:
       raise UserError('Errors, the corner and the chunk must be above 0.')
 
@@ -160,9 +161,16 @@ def recover_defended(
   else:
     chi2 = float(mean_square(top, params, target, clips))
   if options.finish_steps and not clipped:
-    clips, chi2 = _finish(layers, params, target, clips, options, exact, report)
+    sparse = exact and _share_seen(target) < _MANY
+    clips, chi2 = _finish(layers, params, target, clips, options, sparse,
+                          report)
   return DefendedResult(
       np.asarray(clips[0]), head.label, chi2, head.scale, notes)
+
+
+def _share_seen(target):
+  seen = [np.asarray(each.low == each.high) for each in target.kernels.values()]
+  return sum(map(np.sum, seen)) / sum(each.size for each in seen)
 
 
 def _solve_top(top, params, target, head, notes, clips, options, report, ready):
@@ -182,7 +190,7 @@ def _solve_top(top, params, target, head, notes, clips, options, report, ready):
   return clips, float(chi2), target, head, notes
 
 
-def _finish(layers, params, target, clips, options, exact, report):
+def _finish(layers, params, target, clips, options, sparse, report):
   """(clips, mean square of the residuals) after Gauss-Newton on all leaves."""
   trust, chi2 = jnp.float32(_FIRST_TRUST), jnp.float32('nan')
   deviations = jnp.zeros((_SAMPLES, *clips.shape), clips.dtype)
@@ -190,7 +198,7 @@ def _finish(layers, params, target, clips, options, exact, report):
   inner = int(np.clip(options.finish_inner * _CHEAP / clips.size,
                       options.finish_inner, _MOST_INNER))
   sign_errors, errors = (
-      (options.exact_finish_errors, options.exact_feature_errors) if exact
+      (options.sparse_finish_errors, options.sparse_feature_errors) if sparse
       else (options.finish_errors, options.feature_errors))
   most, least = map(jnp.float32, errors)
   error = most
