@@ -120,15 +120,21 @@ def lower_of(victim, params, leak):
 def test_kernels_below_are_explained_by_the_clip(narrow):
   with backend.float64():
     part, leaves, known, clips = lower_of(*narrow)
-    exact, near, other = (
-        [float(np.mean(np.asarray(row) ** 2)) for row in lower.misses(
-            part, leaves, known, each, tau)]
-        for each, tau in ((clips, 1e-6), (clips, 0.05),
-                          (clips[:, ::-1], 0.05)))
-  assert len(exact) == 3  # the stem and the first block's two
-  assert max(exact) < 0.5  # off by less than a millionth
-  assert 0.01 < min(near) and max(near) < 2  # of the size that was expected
-  assert sum(other) > 2 * sum(near)
+    slopes, _ = lower.expected_slopes(part, leaves, clips, 1e-6)
+
+    def sizes(clips, tau, error):
+      kernels, signs = lower.misses(
+          part, leaves, known, clips, slopes, tau, error)
+      assert (len(kernels), len(signs)) == (3, 3)  # the stem is one
+      return [max(float(np.mean(np.asarray(row) ** 2)) for row in rows)
+              for rows in (kernels, signs)]
+    exact = sizes(clips, 1e-6, 1e-6)
+    assert exact[0] < 0.5 and exact[1] < 1e-3  # off by less than a millionth
+    wave = 0.02 * np.sin(np.arange(clips.size)).reshape(clips.shape)
+    near, other = sizes(clips + wave, 0.2, 0.05), sizes(
+        clips[:, ::-1], 0.2, 0.05)
+  assert 0.01 < near[1] < 2  # of the size that was expected
+  assert other[0] > 2 * near[0] and other[1] > 2 * near[1]
 
 
 def test_what_has_no_rule_is_named():

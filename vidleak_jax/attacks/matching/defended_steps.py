@@ -149,18 +149,12 @@ def joint_step(
   """
   stds = expected_shares(layers, params, target, clips, tau)[1]
 
-  def moved(moves):  # counted in standard deviations
-    return [share + std * move
-            for share, std, move in zip(shares, stds, moves)]
-
-  def misses(clips, *moves):
-    return all_misses(layers, params, target, clips, moved(moves), tau, error)
-  step = most_likely.newton_step(
-      misses, inner, clips, trust, deviations,
-      tuple(map(jnp.zeros_like, shares)))
-  entries = misses(step.clips, *step.others)[:-len(shares)]
-  return (step.clips, moved(step.others), _mean(entries), step.trust,
-          step.deviations)
+  def misses(clips, shares):
+    return all_misses(layers, params, target, clips, shares, tau, error)
+  step, shares = most_likely.joint_step(
+      misses, inner, clips, shares, stds, trust, deviations)
+  entries = misses(step.clips, shares)[:-len(shares)]
+  return step.clips, shares, _mean(entries), step.trust, step.deviations
 
 
 def _mean(misses):

@@ -5,7 +5,7 @@ linear problem: `sum |d|` has the gradient of `sum d^2 / (2 |d_now|)`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from vidleak_jax.types import Array
 LEAST_TRUST = 1e-3  # bound of how far a pixel is expected to move
 _SEED = 7           # of the samples
 _TRIES = 1.0, 0.7, 0.5, 0.3, 0.1, 0.0  # lengths of a step
+
+Tree = TypeVar('Tree')  # of arrays
 
 
 class Step(NamedTuple):
@@ -112,6 +114,33 @@ def newton_step(
   clips, *rest = moved(length)
   return Step(clips, trust, values[best], values[-1], length, deviations,
               tuple(rest))
+
+
+def joint_step(
+    misses: Callable[[Array, Tree], list[Array]], inner: int, clips: Array,
+    slopes: Tree, stds: Tree, trust: Array, deviations: Array | None = None,
+) -> tuple[Step, Tree]:
+  """`newton_step` on pixels and slopes, and the slopes after it.
+
+  Args:
+    misses: of clips and slopes, over their standard deviation; those of slopes
+      over theirs are among them.
+    inner: conjugate gradients.
+    clips: [B, T, H, W, C].
+    slopes: of kinked units.
+    stds: of the slopes, in which they are counted.
+    trust: as above, and the next one.
+    deviations: samples of what is left open.
+  """
+  leaves, structure = jax.tree.flatten(slopes)
+
+  def moved(moves):
+    return jax.tree.map(lambda slope, std, move: slope + std * move, slopes,
+                        stds, jax.tree.unflatten(structure, moves))
+  step = newton_step(
+      lambda clips, *moves: misses(clips, moved(moves)), inner, clips, trust,
+      deviations, tuple(map(jnp.zeros_like, leaves)))
+  return step, moved(step.others)
 
 
 def _objective(misses, shown, guess):

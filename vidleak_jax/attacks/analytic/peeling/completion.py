@@ -1,9 +1,9 @@
 """Likely clips where equations do not lead to the exact one.
 
 What the solved blocks show may leave directions open. A prior of video fills
-them: maximum a posteriori, with errors tau of the guess's features that fall
-from stage to stage. Where a network is narrow the gradients of the kernels
-below say more (`lower`). The answer is near, and often near enough to round.
+them: maximum a posteriori, with assumed errors that fall from stage to stage.
+Where a network is narrow the gradients of the kernels below say more (`lower`).
+The answer is near, and often near enough to round.
 """
 
 import functools
@@ -23,13 +23,13 @@ from vidleak_jax.attacks.matching import gauss_newton, most_likely
 from vidleak_jax.runtime import programs
 from vidleak_jax.victims.introspection.graph import LayerGraph
 
-_FACTS = 0.3   # error of facts for each of tau: they do not jump with signs
+_FACTS = 0.3   # error of facts, over the stage's: they are nearly linear
 _SMOOTH = 0.03  # weight of total variation beside facts alone, over their size
 _COARSE = 3, 3, 3, 2, 1, 1  # steps from one colour a frame to all pixels
-_SMALL = 0.03    # tau: directions that hardly show begin to count,
-_MORE = 2.5      # and so many more conjugate gradients find them in kernels
-_LEAST = 0.01    # tau of kernels: some signs in the guess stay open
-_ENDED = 0.99    # of the objective: the next tau
+_CURVED = 0.4    # what a step leaves out, over the square of features' error
+_MORE = 7        # times the conjugate gradients that facts alone need
+_ENDED = 0.99    # of the objective: the next stage,
+_ENOUGH = 0.8    # where kernels are read
 
 
 class Progress(NamedTuple):
@@ -51,7 +51,7 @@ def complete(
     graph: the network.
     num_clips: B.
     parts: what each round shows; `lower` where kernels are to be read.
-    errors: tau of each stage, falling.
+    errors: of each stage, falling.
     num_steps: of Gauss-Newton in each, at most.
     inner_steps: conjugate gradients in each of these.
     tell: called after each step; what it raises ends the search.
@@ -81,20 +81,32 @@ def complete(
           for node in under.nodes if node.kind == 'conv'})
       for part, under in zip(parts, unders)]))
 
-  def misses(data, tau, clips):
+  def expected(data, error, clips):
+    return [under and lower_lib.expected_slopes(
+        under, numbers[0], clips, jnp.sqrt(error / _CURVED))
+            for numbers, under in zip(data[0], unders)]
+
+  def misses(data, error, clips, slopes):
     found = [] if blank is None else [contrast.row(clips, blank)]
-    for numbers, lower, below, under, kind in zip(
-        *data, belows, unders, kinds):
-      found += [r / (_FACTS * tau) for r in pixels.misses(
+    for numbers, lower, below, under, kind, each in zip(
+        *data, belows, unders, kinds, slopes):
+      found += [r / (_FACTS * error) for r in pixels.misses(
           numbers, below, kind, clips, channel_axis)]
       if under:
-        found += lower_lib.misses(under, numbers[0], lower, clips,
-                                  jnp.maximum(tau, _LEAST), channel_axis)
+        kernels, signs = lower_lib.misses(
+            under, numbers[0], lower, clips, each, jnp.sqrt(error / _CURVED),
+            error, channel_axis)
+        found += kernels + signs
     return found
 
-  def step(inner, data, tau, clips, trust):
-    return most_likely.newton_step(
-        functools.partial(misses, data, tau), inner, clips, trust)
+  def start_of(data, error, clips):
+    return [each and each[0] for each in expected(data, error, clips)]
+
+  def step(inner, data, error, clips, slopes, trust):
+    stds = [each and each[1] for each in expected(data, error, clips)]
+    return most_likely.joint_step(
+        functools.partial(misses, data, error), inner, clips, slopes, stds,
+        trust)
 
   def misfit(data, clips):
     rows = [row for numbers, below, kind in zip(data[0], belows, kinds)
@@ -102,28 +114,29 @@ def complete(
     return jnp.sqrt(sum(jnp.sum(r ** 2) for r in rows) / sum(
         r.size for r in rows))
 
-  move, measure = programs.default().get(
+  expect, move, measure = programs.default().get(
       ('completion', key, kinds, num_clips, unders[0] is None,
        blank is None),
-      lambda: (jax.jit(step, static_argnums=0), jax.jit(misfit)))
-  for done, tau in enumerate(errors[ended:], ended + 1):
-    more = _MORE if unders[0] and tau <= _SMALL else 1
+      lambda: (jax.jit(start_of), jax.jit(step, static_argnums=0),
+               jax.jit(misfit)))
+  more, enough = (_MORE, _ENOUGH) if unders[0] else (1, _ENDED)
+  for done, error in enumerate(errors[ended:], ended + 1):
     clips = _descend(
-        functools.partial(move, int(more * inner_steps), data,
-                          jnp.float32(tau)),
-        clips, num_steps, functools.partial(told, done))
+        functools.partial(move, more * inner_steps, data, jnp.float32(error)),
+        clips, expect(data, jnp.float32(error), clips), num_steps, enough,
+        functools.partial(told, done))
     _write(place, done, clips)
   return np.asarray(clips, np.float64), float(measure(data, clips))
 
 
-def _descend(move, clips, num_steps, tell):
+def _descend(move, clips, slopes, num_steps, enough, tell):
   """Returns clips after steps, until these hardly lower the objective."""
   trust = jnp.float32(0.3)
   for _ in range(num_steps):
-    step = move(clips, trust)
+    step, slopes = move(clips, slopes, trust)
     clips, trust = step.clips, step.trust
     tell(float(step.value))
-    if step.length == 1 and step.value > _ENDED * step.before:
+    if step.length == 1 and step.value > enough * step.before:
       break
   return clips
 

@@ -6,12 +6,12 @@ the clip alone,
   dW = sum_p x_p (x) dz_p,
 
 both factors computed from it. It is far from smooth: where the sign of a ReLU
-changes, dz jumps. So the slope of a ReLU is smoothed over tau, the error of the
-guess's features, to p = sigmoid(z / tau), and the variance p (1 - p) that this
-leaves is passed down as cotangents are, through squared kernels. A kernel's
-residual is compared over the standard deviation that this variance and an error
-tau of its input would make, with the covariance tau^2 dz^T dz between channels.
-For defended updates slopes are unknowns instead (`matching.defended_model`).
+changes, dz jumps. So the slopes of all ReLUs are unknowns of their own, as in
+`matching.defended_model`: a guess whose features are off by tau expects
+p = sigmoid(z / tau) within sqrt(p (1 - p)), and pixels, kernels and slopes are
+solved together. What is off in both factors at once no linear step sees: a
+kernel's residual is compared over such an error of its input, with the
+covariance error^2 dz^T dz between channels.
 """
 
 from typing import NamedTuple
@@ -21,13 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.types import Array, UserError
 from vidleak_jax.victims.introspection import operations as ops
-from vidleak_jax.victims.introspection.graph import LayerGraph, Node
-from vidleak_jax.victims.introspection.tracing import Leaves
+from vidleak_jax.victims.introspection.graph import LayerGraph, run
 
 _RIDGE = 1e-7    # of the largest eigenvalue, when channels are whitened
 _LOGISTIC = 1.7  # a sigmoid of so many times z is about a normal's integral
+_SURE = 0.03     # std of the slope of a unit far from 0
+
+Slopes = dict[str, Array]  # of each ReLU, as its output
 
 
 class Lower(NamedTuple):
@@ -46,108 +49,88 @@ def check(graph: LayerGraph) -> None:
                       'blocks, whose gradients are not read through it')
 
 
-def misses(graph: LayerGraph, leaves: Leaves, lower: Lower, clips: Array,
-           tau: Array, channel_axis: int = -1) -> list[Array]:
-  """Differences of kernels' gradients, over their standard deviation.
+def expected_slopes(graph: LayerGraph, leaves: Leaves, clips: Array, tau: Array
+                    ) -> tuple[Slopes, Slopes]:
+  """Returns the slopes that a guess expects, and their standard deviations.
 
   Args:
-    graph: the part of the network below the nodes of `lower`.
+    graph: the part of the network below the nodes of `Lower`.
+    leaves: its parameters by path.
+    clips: [B, T, H, W, C].
+    tau: [] error of each ReLU's input, over its root mean square.
+  """
+  return _expected(graph, run(graph, leaves, clips), tau)
+
+
+def misses(graph: LayerGraph, leaves: Leaves, lower: Lower, clips: Array,
+           slopes: Slopes, tau: Array, error: Array, channel_axis: int = -1
+           ) -> tuple[list[Array], list[Array]]:
+  """Returns (kernels' residuals, slopes'), over their standard deviation.
+
+  Half the sum of their squares is a negative log-likelihood.
+
+  Args:
+    graph: as above, and the next one.
     leaves: its parameters by path.
     lower: what is known.
     clips: [B, T, H, W, C].
-    tau: [] error of the guess's features, over their root mean square.
+    slopes: see `expected_slopes`.
+    tau: [] of slopes.
+    error: [] of what a linear step does not see, over a kernel's input.
     channel_axis: of all outputs.
-
-  Returns:
-    A matrix for each kernel; half the sum of their squares is a negative
-    log-likelihood.
   """
-  convs = [node for node in graph.nodes if node.kind == 'conv']
-  learned = {node.op.kernel_path: leaves[node.op.kernel_path]
-             for node in convs}
-  bumps = {node.name: jnp.zeros((len(clips), *node.shape), clips.dtype)
-           for node in graph.nodes[1:]}
-
-  def forward(learned, bumps):
-    values, chances = {graph.nodes[0].name: clips}, {}
-    for node in graph.nodes[1:]:
-      inputs = [values[name] for name in node.inputs]
-      if node.kind == 'activation':
-        value, chances[node.name] = _smooth_relu(*inputs, tau)
-      else:
-        value = node.op({**leaves, **learned}, *inputs)
-      values[node.name] = value + bumps[node.name]
-    return [values[name] for name in lower.cotangents], (values, chances)
-
-  outputs, pull, (values, chances) = jax.vjp(
-      forward, learned, bumps, has_aux=True)
-  grads, slopes = pull([cotangent.reshape(output.shape) for cotangent, output
-                        in zip(lower.cotangents.values(), outputs)])
-  doubts = _doubts(graph, leaves, chances, slopes)
-
-  def miss(node):
-    path = node.op.kernel_path
-    return _over(grads[path] - lower.gradient[path], *(
-        jnp.moveaxis(each, channel_axis, -1) for each in (
-            values[node.inputs[0]], slopes[node.name], doubts[node.name])), tau)
-  return [miss(node) for node in convs]
-
-
-def _smooth_relu(z, tau):
-  """(relu(z), whose slope is the chance that it is on; that chance)."""
-  chance = jax.nn.sigmoid(_LOGISTIC * z / (tau * _still(_rms(z))))
-  # The value is exact; only what is differentiated is smoothed.
-  return _still(jax.nn.relu(z)) + chance * (z - _still(z)), _still(chance)
-
-
-def _doubts(graph, leaves, chances, slopes):
-  """The variance of dL/d of each node's output that open signs leave."""
-  clip = graph.nodes[0].name
-  variance = jax.tree.map(jnp.zeros_like, slopes)
+  values = run(graph, leaves, clips)
+  down = {name: jnp.zeros_like(value) for name, value in values.items()}
+  for name, cotangent in lower.cotangents.items():
+    down[name] += cotangent.reshape(down[name].shape)
+  kernels = []
   for node in graph.nodes[:0:-1]:
-    above = variance[node.name]
-    for name in node.inputs:
-      if name == clip:
-        continue
-      if node.kind == 'activation':
-        chance = chances[node.name]
-        variance[name] += chance ** 2 * above + slopes[node.name] ** 2 * (
-            chance * (1 - chance))
-      else:
-        variance[name] += _squared(node, leaves, variance[name].shape, above)
-  return _still(variance)
+    above, inputs = down[node.name], [values[name] for name in node.inputs]
+    if node.kind == 'activation':
+      below = [above * slopes[node.name]]
+    else:
+      grads, *below = _pull(node, leaves, inputs, above)
+      kernels += [_over(grad - lower.gradient[path], *(
+          jnp.moveaxis(each, channel_axis, -1) for each in (*inputs, above)),
+                        error) for path, grad in grads.items()]
+    for name, each in zip(node.inputs, below, strict=True):
+      down[name] += each
+  means, stds = _expected(graph, values, tau)
+  return kernels, [((slopes[name] - means[name]) / stds[name]).reshape(-1)
+                   for name in means]
 
 
-def _squared(node: Node, leaves: Leaves, shape: tuple[int, ...], above: Array
-             ) -> Array:
-  """Variances at a node's input from those at its output."""
-  if node.kind == 'add':
-    return above
+def _expected(graph, values, tau):
+  inputs = {node.name: values[node.inputs[0]] for node in graph.nodes[1:]
+            if node.kind == 'activation'}
+  means = {
+      name: jax.nn.sigmoid(_LOGISTIC * z / (tau * lax.stop_gradient(_rms(z))))
+      for name, z in inputs.items()}
+  stds = {name: jnp.hypot(jnp.sqrt(p * (1 - p)), _SURE)
+          for name, p in means.items()}
+  return means, lax.stop_gradient(stds)
+
+
+def _pull(node, leaves, inputs, above):
+  """(gradients of the node's kernel by path, of each of its inputs)."""
+  kernels = {}
   if node.kind == 'conv':
-    kernel = leaves[node.op.kernel_path] ** 2
-    return jax.linear_transpose(
-        lambda x: node.op.linear(kernel, x), jnp.zeros(shape, above.dtype)
-    )(above)[0]
-  scale = node.op(leaves, jnp.ones_like(above)) - node.op(
-      leaves, jnp.zeros_like(above))
-  return above * scale ** 2
+    kernels = {node.op.kernel_path: leaves[node.op.kernel_path]}
+  _, pull = jax.vjp(
+      lambda kernels, *inputs: node.op({**leaves, **kernels}, *inputs),
+      kernels, *inputs)
+  return pull(above)
 
 
-def _over(difference: Array, x: Array, slope: Array, doubt: Array, tau: Array
-          ) -> Array:
+def _over(difference: Array, x: Array, slope: Array, error: Array) -> Array:
   """A kernel's residual, its output channels made independent, over its std."""
-  channels, power = slope.shape[-1], jnp.mean(x ** 2)
+  channels = slope.shape[-1]
   rows = slope.reshape(-1, channels)
-  spread = power * (tau ** 2 * rows.T @ rows + jnp.diag(
-      doubt.reshape(-1, channels).sum(0)))
-  values, vectors = jnp.linalg.eigh(_still(spread))
+  spread = error ** 2 * jnp.mean(x ** 2) * rows.T @ rows
+  values, vectors = jnp.linalg.eigh(lax.stop_gradient(spread))
   white = vectors * lax.rsqrt(jnp.maximum(values, _RIDGE * values[-1]))
-  return difference.reshape(-1, channels) @ _still(white)
+  return difference.reshape(-1, channels) @ lax.stop_gradient(white)
 
 
 def _rms(array):
   return jnp.sqrt(jnp.mean(array ** 2) + 1e-20)
-
-
-def _still(tree):
-  return jax.tree.map(lax.stop_gradient, tree)
