@@ -47,14 +47,18 @@ def error(result, clip):
   return float(np.sqrt(np.mean((result.clip - clip) ** 2)))
 
 
-def recover(victim, clip, applied, options=QUICK, **more):
+def defended_gradient(victim, clip, applied):
   params, update = gradient(victim, clip)
   for each in applied:
     row = defenses.DEFENSES[each.name]
     key = {'key': KEY} if row.has_key else {}
     defense = row.factory(**key, **each.strengths)
     update, _ = defense.update(update, defense.init(update), update)
-  update = jax.tree.map(np.asarray, update)
+  return params, jax.tree.map(np.asarray, update)
+
+
+def recover(victim, clip, applied, options=QUICK, **more):
+  params, update = defended_gradient(victim, clip, applied)
   return defended.recover_defended(
       victim.layers, params, update, observe_update(update, applied), None,
       SHAPE, KEY, options=options, **more)
@@ -94,6 +98,21 @@ def test_less_noise_leaves_more_of_the_clip(victim, clip):
       Applied('gaussian_noise', {'std': float(ratio * rms)}),)), clip)
             for ratio in (3e-4, 1e-3, 3e-3, 9e-3)]
   assert errors == sorted(errors) and errors[0] < 0.02 * clip.std()
+
+
+@pytest.mark.parametrize(('name', 'strengths', 'are_few'), [
+    ('prune', {'fraction': 0.9}, True), ('prune', {'fraction': 0.2}, False),
+    ('gaussian_noise', {'std': 1e-9}, False), ('quantize', {'bits': 8}, False)])
+def test_errors_stay_where_few_entries_are_values(
+    victim, clip, name, strengths, are_few):
+  applied = (Applied(name, strengths),)
+  params, update = defended_gradient(victim, clip, applied)
+  target, *_ = defended.prepare(
+      victim.layers, params, update, observe_update(update, applied))
+  signs, features = defended.finish_errors(target, QUICK)
+  assert (signs, features) == (
+      (QUICK.sparse_finish_errors, QUICK.sparse_feature_errors) if are_few
+      else (QUICK.finish_errors, QUICK.feature_errors))
 
 
 def test_a_second_clip_does_not_compile(victim, clip):

@@ -46,7 +46,7 @@ from vidleak_jax.attacks.observation import Observed
 from vidleak_jax.types import Array, Layer, Params, PRNGKey, UserError
 
 _FAR = 1e30        # stands for an infinite bound on the device
-_MANY = 0.5        # share of all kernels' entries that is seen
+_MANY = 0.5        # of the kernels' entries are values
 _SURE = 5.0        # a sign is sure that many stds from 0
 _REREAD = 8        # steps of Gauss-Newton between two readings of the head
 _FIRST_TRUST = 0.1  # how far a pixel is expected to move after Adam
@@ -75,7 +75,7 @@ class DefendedOptions:
   finish_inner: int = 200     # conjugate gradients inside each, or more
   finish_errors: tuple[float, float] = (0.5, 1e-2)  # of outputs' signs
   feature_errors: tuple[float, float] = (0.02, 1e-4)  # of features
-  # The same where few entries are seen, exactly: they outweigh all signs.
+  # The same where most entries are known by bounds alone, see `finish_errors`.
   sparse_finish_errors: tuple[float, float] = (0.5, 0.05)
   sparse_feature_errors: tuple[float, float] = (0.1, 3e-3)
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
@@ -161,16 +161,22 @@ def recover_defended(
   else:
     chi2 = float(mean_square(top, params, target, clips))
   if options.finish_steps and not clipped:
-    sparse = exact and _share_seen(target) < _MANY
-    clips, chi2 = _finish(layers, params, target, clips, options, sparse,
-                          report)
+    clips, chi2 = _finish(layers, params, target, clips, options, report)
   return DefendedResult(
       np.asarray(clips[0]), head.label, chi2, head.scale, notes)
 
 
-def _share_seen(target):
+def finish_errors(target: Target, options: DefendedOptions
+                  ) -> tuple[tuple[float, float], tuple[float, float]]:
+  """(errors of outputs' signs, of features) that the last stage assumes.
+
+  Where most entries of the kernels are bounds, as after pruning, the few values
+  lead astray once they count for more than the prior.
+  """
   seen = [np.asarray(each.low == each.high) for each in target.kernels.values()]
-  return sum(map(np.sum, seen)) / sum(each.size for each in seen)
+  if sum(map(np.sum, seen)) < _MANY * sum(each.size for each in seen):
+    return options.sparse_finish_errors, options.sparse_feature_errors
+  return options.finish_errors, options.feature_errors
 
 
 def _solve_top(top, params, target, head, notes, clips, options, report, ready):
@@ -190,16 +196,14 @@ def _solve_top(top, params, target, head, notes, clips, options, report, ready):
   return clips, float(chi2), target, head, notes
 
 
-def _finish(layers, params, target, clips, options, sparse, report):
+def _finish(layers, params, target, clips, options, report):
   """(clips, mean square of the residuals) after Gauss-Newton on all leaves."""
   trust, chi2 = jnp.float32(_FIRST_TRUST), jnp.float32('nan')
   deviations = jnp.zeros((_SAMPLES, *clips.shape), clips.dtype)
   count = options.finish_steps
   inner = int(np.clip(options.finish_inner * _CHEAP / clips.size,
                       options.finish_inner, _MOST_INNER))
-  sign_errors, errors = (
-      (options.sparse_finish_errors, options.sparse_feature_errors) if sparse
-      else (options.finish_errors, options.feature_errors))
+  sign_errors, errors = finish_errors(target, options)
   most, least = map(jnp.float32, errors)
   error = most
   for step in range(count):
