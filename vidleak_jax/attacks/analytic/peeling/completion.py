@@ -27,6 +27,7 @@ _FACTS = 0.3   # error of facts, over the stage's: they are nearly linear
 _SMOOTH = 0.03  # weight of total variation beside facts alone, over their size
 _COARSE = 3, 3, 3, 2, 1, 1  # steps from one colour a frame to all pixels
 _CURVED = 0.4    # what a step leaves out, over the square of features' error
+_LEAST = 0.01    # error of kernels: products of errors remain
 _MORE = 7        # times the conjugate gradients that facts alone need
 _ENDED = 0.99    # of the objective: the next stage,
 _ENOUGH = 0.8    # where kernels are read
@@ -81,9 +82,14 @@ def complete(
           for node in under.nodes if node.kind == 'conv'})
       for part, under in zip(parts, unders)]))
 
+  def of_kernels(error):
+    """(error of features, what a step leaves out of kernels' gradients)."""
+    error = jnp.maximum(error, _LEAST)
+    return jnp.sqrt(error / _CURVED), error
+
   def expected(data, error, clips):
     return [under and lower_lib.expected_slopes(
-        under, numbers[0], clips, jnp.sqrt(error / _CURVED))
+        under, numbers[0], clips, of_kernels(error)[0])
             for numbers, under in zip(data[0], unders)]
 
   def misses(data, error, clips, slopes):
@@ -94,8 +100,8 @@ def complete(
           numbers, below, kind, clips, channel_axis)]
       if under:
         kernels, signs = lower_lib.misses(
-            under, numbers[0], lower, clips, each, jnp.sqrt(error / _CURVED),
-            error, channel_axis)
+            under, numbers[0], lower, clips, each, *of_kernels(error),
+            channel_axis)
         found += kernels + signs
     return found
 
@@ -121,10 +127,13 @@ def complete(
                jax.jit(misfit)))
   more, enough = (_MORE, _ENOUGH) if unders[0] else (1, _ENDED)
   for done, error in enumerate(errors[ended:], ended + 1):
-    clips = _descend(
+    found = _descend(
         functools.partial(move, more * inner_steps, data, jnp.float32(error)),
         clips, expect(data, jnp.float32(error), clips), num_steps, enough,
         functools.partial(told, done))
+    if unders[0] and measure(data, found) > _FACTS * error:
+      break  # no longer solved: kernels and facts pull the guess apart
+    clips = found
     _write(place, done, clips)
   return np.asarray(clips, np.float64), float(measure(data, clips))
 
