@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vidleak_jax.attacks.matching.most_likely import expected_slope
 from vidleak_jax.types import Array, Layer, Params
 
 _RIDGE = 1e-7   # of the largest eigenvalue
-_STEEP = 1.7    # a sigmoid that is near the normal distribution's
 _SURE = 1e-3    # std of the share of a unit far from 0
 _PINNED = 1e-6  # and of one whose sign the head shows
 
@@ -156,9 +156,8 @@ def _forward(layers, params, clips):
 
 
 def _shares(outputs, target, tau):
-  shares = [jax.nn.sigmoid(_STEEP * z / (tau * _still(_rms(z))))
-            for z in outputs]
-  stds = [_still(jnp.hypot(jnp.sqrt(p * (1 - p)), _SURE)) for p in shares]
+  shares, stds = map(list, zip(*(
+      expected_slope(z, tau, _SURE) for z in outputs)))
   signs = target.signs.reshape(outputs[-1].shape)
   shares[-1] = jnp.where(
       signs == 0, shares[-1], (signs > 0).astype(signs.dtype))

@@ -16,6 +16,7 @@ from vidleak_jax.types import Array
 
 LEAST_TRUST = 1e-3  # bound of how far a pixel is expected to move
 _SEED = 7           # of the samples
+_STEEP = 1.7        # a sigmoid that is near the normal distribution's
 _TRIES = 1.0, 0.7, 0.5, 0.3, 0.1, 0.0  # lengths of a step
 
 Tree = TypeVar('Tree')  # of arrays
@@ -114,6 +115,23 @@ def newton_step(
   clips, *rest = moved(length)
   return Step(clips, trust, values[best], values[-1], length, deviations,
               tuple(rest))
+
+
+def expected_slope(z: Array, tau: Array, sure: float) -> tuple[Array, Array]:
+  """What a guess expects of a kinked unit's slope, and the standard deviation.
+
+  Args:
+    z: what the units see, of the guess.
+    tau: [] error of z, over its root mean square.
+    sure: standard deviation far from 0.
+
+  Returns:
+    The share of the way from the slope below 0 to that above, and its std.
+  """
+  size = lax.stop_gradient(jnp.sqrt(jnp.mean(z ** 2) + 1e-20))
+  share = jax.nn.sigmoid(_STEEP * z / (tau * size))
+  return share, lax.stop_gradient(
+      jnp.hypot(jnp.sqrt(share * (1 - share)), sure))
 
 
 def joint_step(

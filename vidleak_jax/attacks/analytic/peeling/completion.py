@@ -125,13 +125,14 @@ def complete(
        blank is None),
       lambda: (jax.jit(start_of), jax.jit(step, static_argnums=0),
                jax.jit(misfit)))
-  more, enough = (_MORE, _ENOUGH) if unders[0] else (1, _ENDED)
+  has_kernels = unders[0] is not None
+  more, enough = (_MORE, _ENOUGH) if has_kernels else (1, _ENDED)
   for done, error in enumerate(errors[ended:], ended + 1):
     found = _descend(
         functools.partial(move, more * inner_steps, data, jnp.float32(error)),
         clips, expect(data, jnp.float32(error), clips), num_steps, enough,
         functools.partial(told, done))
-    if unders[0] and measure(data, found) > _FACTS * error:
+    if has_kernels and not measure(data, found) <= _FACTS * error:
       break  # no longer solved: kernels and facts pull the guess apart
     clips = found
     _write(place, done, clips)

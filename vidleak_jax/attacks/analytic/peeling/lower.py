@@ -22,13 +22,13 @@ import numpy as np
 from jax import lax
 
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
+from vidleak_jax.attacks.matching.most_likely import expected_slope
 from vidleak_jax.types import Array, UserError
 from vidleak_jax.victims.introspection import operations as ops
 from vidleak_jax.victims.introspection.graph import LayerGraph, run
 
-_RIDGE = 1e-7    # of the largest eigenvalue, when channels are whitened
-_LOGISTIC = 1.7  # a sigmoid of so many times z is about a normal's integral
-_SURE = 0.03     # std of the slope of a unit far from 0
+_RIDGE = 1e-7  # of the largest eigenvalue, when channels are whitened
+_SURE = 0.03   # std of the slope of a unit far from 0
 
 Slopes = dict[str, Array]  # of each ReLU, as its output
 
@@ -101,14 +101,10 @@ def misses(graph: LayerGraph, leaves: Leaves, lower: Lower, clips: Array,
 
 
 def _expected(graph, values, tau):
-  inputs = {node.name: values[node.inputs[0]] for node in graph.nodes[1:]
-            if node.kind == 'activation'}
-  means = {
-      name: jax.nn.sigmoid(_LOGISTIC * z / (tau * lax.stop_gradient(_rms(z))))
-      for name, z in inputs.items()}
-  stds = {name: jnp.hypot(jnp.sqrt(p * (1 - p)), _SURE)
-          for name, p in means.items()}
-  return means, lax.stop_gradient(stds)
+  found = {node.name: expected_slope(values[node.inputs[0]], tau, _SURE)
+           for node in graph.nodes[1:] if node.kind == 'activation'}
+  return ({name: mean for name, (mean, _) in found.items()},
+          {name: std for name, (_, std) in found.items()})
 
 
 def _pull(node, leaves, inputs, above):
@@ -130,7 +126,3 @@ def _over(difference: Array, x: Array, slope: Array, error: Array) -> Array:
   values, vectors = jnp.linalg.eigh(lax.stop_gradient(spread))
   white = vectors * lax.rsqrt(jnp.maximum(values, _RIDGE * values[-1]))
   return difference.reshape(-1, channels) @ lax.stop_gradient(white)
-
-
-def _rms(array):
-  return jnp.sqrt(jnp.mean(array ** 2) + 1e-20)
