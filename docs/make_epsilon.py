@@ -79,7 +79,8 @@ def draw(points: Sequence[Point]) -> None:
   axes.axhline(points[0].floor, color='black', linestyle='--', label='floor')
   axes.set(xscale='log', xlabel=f'epsilon (delta {DELTA:g})',
            ylabel='PSNR, dB')
-  axes.legend(fontsize=8)
+  axes.legend(fontsize='small', ncol=2, loc='lower center',
+              bbox_to_anchor=(0.5, 1.0))
   figure.savefig(PICTURE, dpi=110)
 
 
