@@ -109,7 +109,7 @@ def test_errors_stay_where_few_entries_are_values(
   params, update = defended_gradient(victim, clip, applied)
   target, *_ = defended.prepare(
       victim.layers, params, update, observe_update(update, applied))
-  signs, features = defended.finish_errors(target, QUICK)
+  signs, features = defended.assumed_errors(target, QUICK)
   assert (signs, features) == (
       (QUICK.sparse_finish_errors, QUICK.sparse_feature_errors) if are_few
       else (QUICK.finish_errors, QUICK.feature_errors))

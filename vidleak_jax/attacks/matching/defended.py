@@ -75,7 +75,7 @@ class DefendedOptions:
   finish_inner: int = 200     # conjugate gradients inside each, or more
   finish_errors: tuple[float, float] = (0.5, 1e-2)  # of outputs' signs
   feature_errors: tuple[float, float] = (0.02, 1e-4)  # of features
-  # The same where most entries are known by bounds alone, see `finish_errors`.
+  # The same where most entries are known by bounds alone, see `assumed_errors`.
   sparse_finish_errors: tuple[float, float] = (0.5, 0.05)
   sparse_feature_errors: tuple[float, float] = (0.1, 3e-3)
   newton_steps: int = 40      # of Gauss-Newton, where entries are exact
@@ -166,8 +166,8 @@ def recover_defended(
       np.asarray(clips[0]), head.label, chi2, head.scale, notes)
 
 
-def finish_errors(target: Target, options: DefendedOptions
-                  ) -> tuple[tuple[float, float], tuple[float, float]]:
+def assumed_errors(target: Target, options: DefendedOptions
+                   ) -> tuple[tuple[float, float], tuple[float, float]]:
   """(errors of outputs' signs, of features) that the last stage assumes.
 
   Where most entries of the kernels are bounds, as after pruning, the few values
@@ -203,7 +203,7 @@ def _finish(layers, params, target, clips, options, report):
   count = options.finish_steps
   inner = int(np.clip(options.finish_inner * _CHEAP / clips.size,
                       options.finish_inner, _MOST_INNER))
-  sign_errors, errors = finish_errors(target, options)
+  sign_errors, errors = assumed_errors(target, options)
   most, least = map(jnp.float32, errors)
   error = most
   for step in range(count):

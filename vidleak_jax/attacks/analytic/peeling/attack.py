@@ -70,10 +70,12 @@ class Peeling(Analytic):
                              'gradient; hours for a wide network', low=0,
                              high=1000)
   pixel_steps: int = option(24, 'of Gauss-Newton on the pixels', low=1)
-  inner_steps: int = option(60, 'conjugate gradients in each', low=1)
+  inner_steps: int = option(
+      60, 'conjugate gradients in each, sevenfold where the kernels below '
+      'solved blocks are read', low=1)
   errors: tuple[float, ...] = option(
-      (0.1, 0.05, 0.03, 0.02, 0.01, 0.003, 0.001), 'of features, stage by '
-      'stage, where equations are fewer than pixels', low=1e-6, high=1.0)
+      (0.1, 0.05, 0.03, 0.02, 0.01, 0.003, 0.001), 'assumed, stage by stage, '
+      'where equations are fewer than pixels', low=1e-6, high=1.0)
   stage_steps: int = option(8, 'of Gauss-Newton in each of these', low=1)
   largest: int = option(LARGEST, 'numbers of the clips up to which the '
                         'kernels below solved blocks are read: more take hours',
