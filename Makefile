@@ -11,7 +11,7 @@ demo: venv
 	$(BIN)/python launch/attack.py --config=configs/quickstart.py --workdir=runs/demo
 
 test: venv
-	$(BIN)/python -m pytest -q -n 2 -m '$(MARK)' tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m '$(MARK)' tests
 
 # About an hour on two cores; PEERS=breaching,torch,torch_compile after
 # `pip install -e '.[peers]'` sets them beside our rows.

@@ -9,7 +9,9 @@ os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     # Most of the time goes to compiling, and programs here run for moments.
-    '--xla_backend_optimization_level=0'])
+    '--xla_backend_optimization_level=0',
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1'])
 # Most programs here are compiled many times, by tests, workers and launchers.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(
     Path(__file__).parents[1] / '.pytest_cache' / 'jax'))
