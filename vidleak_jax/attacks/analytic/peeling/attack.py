@@ -3,13 +3,15 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from vidleak_jax import trees
 from vidleak_jax.attacks.analytic.peeling import (
+    chain,
     completion,
     contrast,
     descent,
@@ -18,9 +20,11 @@ from vidleak_jax.attacks.analytic.peeling import (
     walk,
 )
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
+from vidleak_jax.attacks.analytic.peeling.chain import Chain
 from vidleak_jax.attacks.analytic.peeling.descent import Shown, Walked
 from vidleak_jax.attacks.analytic.peeling.needs import (
     LARGEST,
+    MARGIN,
     block_suffices,
     kernels_suffice,
     outputs_suffice,
@@ -29,6 +33,7 @@ from vidleak_jax.attacks.analytic.peeling.needs import (
     too_few,
 )
 from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
+from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_fedsgd
 from vidleak_jax.attacks.matching import gauss_newton
@@ -36,6 +41,8 @@ from vidleak_jax.errors import OutOfTime
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import Leak, UserError, Victim
+from vidleak_jax.victims.introspection import structure
+from vidleak_jax.victims.introspection.graph import LayerGraph
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
 _EXACT = 1e-3  # error of the known layer's outputs, relative
@@ -87,31 +94,51 @@ class Peeling(Analytic):
     if victim.graph is None:
       return [*reasons, 'it needs the logits, and only a loss is known']
     try:
-      network = blocks_of(victim.graph, leak.public.batch_size)
+      network = read(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
+    if isinstance(network, Chain):
+      return reasons + chain.shortages(network)
     return reasons + shortages(
         network, len(rounds_used(leak, network)), self.largest)
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
-    network = blocks_of(problem.victim.graph,
-                        problem.leak.public.batch_size)
+    network = read(problem.victim.graph, problem.leak.public.batch_size)
+    is_chain = isinstance(network, Chain)
+    used = (problem.leak.rounds()[:1] if is_chain
+            else rounds_used(problem.leak, network))
     rounds = [(trees.to_float64(leaves_of(each.params)),
-               trees.to_float64(leaves_of(each.update)))
-              for each in rounds_used(problem.leak, network)]
+               trees.to_float64(leaves_of(each.update))) for each in used]
     found = []
     with backend.float64():
       for m in range(problem.leak.num_updates):
-        walks = [Walked(network, params,
-                        {path: leaf[m] for path, leaf in update.items()})
-                 for params, update in rounds]
-        found.append(self._one(problem, walks, f'update{m}'))
+        own = [(params, {path: leaf[m] for path, leaf in update.items()})
+               for params, update in rounds]
+        name = f'update{m}'
+        found.append(
+            self._of_chain(problem, network, *own[0], name) if is_chain else
+            self._one(problem, [Walked(network, *each) for each in own], name))
     rows = [dataclasses.asdict(row) | {'update': m}
             for m, each in enumerate(found) for row in each.rows]
     return Solution(np.stack([each.clips for each in found]),
                     np.stack([each.labels for each in found]), rows,
                     _note(found))
+
+  def _of_chain(self, problem: Problem, network: Chain, leaves: Leaves,
+                update: Leaves, name: str) -> Found:
+    """One update's clip, from the lowest input that is found."""
+    part, rows = chain.peel(problem.session, network, leaves, update, name)
+    labels = walk.read_head(network, leaves, update).labels
+    total, found = len(rows) + 1, None
+    if network.num_known >= MARGIN * math.prod(network.graph.clip_shape):
+      result = self._pixels(problem, network, [part],
+                            (*_COARSE_STEPS, self.pixel_steps))
+      found = Found(result.pixels, labels, rows, _misfit(result, [part]))
+    problem.session.tell('layer peeling', total, total)
+    if found is None or found.misfit > _EXACT:
+      found = self._complete(problem, network, labels, [part], rows, None, name)
+    return found
 
   def _one(self, problem: Problem, walks: list[Walked], name: str) -> Found:
     """One update's clips, in the order of their frames that explains most."""
@@ -167,7 +194,7 @@ class Peeling(Analytic):
     for _, start in sorted(candidates, key=lambda candidate: candidate[0]):
       yield [start]
 
-  def _pixels(self, problem: Problem, network: Network,
+  def _pixels(self, problem: Problem, network: Network | Chain,
               parts: list[pixels.Part], steps: tuple[int, ...]
               ) -> gauss_newton.Result:
     return pixels.recover(
@@ -209,7 +236,11 @@ class Peeling(Analytic):
     if best is None or best.misfit > _EXACT:
       shown = self._to_complete(walks, planned, partly)
       if shown:
-        best = self._complete(problem, walks, labels, shown, blank, name)
+        parts, below = zip(*shown)
+        rows = [row for each, partly in zip(walks, below)
+                for row in (*each.rows, *partly)]
+        best = self._complete(
+            problem, network, labels, parts, rows, blank, name)
     if best is None:
       raise UserError(
           f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as '
@@ -238,16 +269,15 @@ class Peeling(Analytic):
       shown = [(part.checked, rows) for part, rows in shown]
     return [(part._replace(lower=None), rows) for part, rows in shown]
 
-  def _complete(self, problem: Problem, walks: list[Walked],
-                labels: np.ndarray, shown: list[Shown],
-                blank: np.ndarray | None, name: str) -> Found:
+  def _complete(self, problem: Problem, network: Network | Chain,
+                labels: np.ndarray, parts: Sequence[pixels.Part],
+                rows: list[walk.Row], blank: np.ndarray | None, name: str
+                ) -> Found:
     """Likely pixels where the equations do not lead to exact ones.
 
     Raises:
       UserError: the search went astray.
     """
-    network = walks[0].network
-    parts, rows = zip(*shown)
     folder = problem.session.folder
     clips, misfit = completion.complete(
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
@@ -262,9 +292,18 @@ class Peeling(Analytic):
           'the equations are fewer than the pixels, and the search for likely '
           'ones went astray. Choose attack.name=ig, or a client seen in more '
           'rounds.')
-    return Found(clips, labels, [
-        row for each, partly in zip(walks, rows) for row in (
-            *each.rows, *partly)], misfit, completed=True)
+    return Found(clips, labels, rows, misfit, completed=True)
+
+
+def read(graph: LayerGraph | None, num_clips: int) -> Network | Chain:
+  """Returns the network as residual blocks, or as a chain.
+
+  Raises:
+    UserError: it is neither, or a chain for more than one clip; says why.
+  """
+  if graph is None or structure.blocks(graph) or num_clips > 1:
+    return blocks_of(graph, num_clips)
+  return chain.chain_of(graph)
 
 
 def _descend(problem: Problem, walks: list[Walked], stop: int, name: str

@@ -130,6 +130,13 @@ class Geometry:
       normal[np.ix_(into, into)] += gram[np.ix_(out, out)]
     return normal
 
+  def patch_gram(self, x: np.ndarray) -> np.ndarray:
+    """Returns the inner products [Pout, Pout] of the `patches` of x."""
+    inner, gram = x @ x.T, np.zeros((self.num_out,) * 2)
+    for out, into in self.taps:
+      gram[np.ix_(out, out)] += inner[np.ix_(into, into)]
+    return gram
+
 
 def rank_bound(convolutions: Sequence[tuple[Geometry, int]]) -> int:
   """Returns what the rank of x -> kernel gradients is at most, a channel.

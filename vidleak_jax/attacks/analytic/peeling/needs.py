@@ -114,15 +114,9 @@ def _below(network: Network) -> int:
 
 def _at_the_top(network: Network) -> list[str]:
   """Why the ReLUs of the last block do not separate."""
-  reasons = []
   unit = network.top
+  reasons = top.shortages(unit)
   mixed, positions = top.max_mixed(unit.geometry), unit.geometry.num_out
-  if mixed > top.MAX_MIXED:
-    reasons.append(f'no tap of {unit.name} tells {mixed} positions apart, and '
-                   f'up to {top.MAX_MIXED} can be separated')
-  if positions > min(unit.width_in, unit.width):
-    reasons.append(f'{unit.name} has {positions} positions, and the ReLUs of '
-                   f'up to {min(unit.width_in, unit.width)} can be told apart')
   count = network.num_clips
   if not unit.is_affine and mixed > 1:
     reasons.append(f'{unit.norm.form} norms mix {mixed} positions that no tap '

@@ -42,7 +42,7 @@ def blocks_of(graph: LayerGraph | None, num_clips: int = 1) -> Network:
       raise UserError(f'between {lower.output} and {upper.source} stands '
                       'something that is no residual block')
   first = graph.by_name[blocks[0].source]
-  if not closing and not _is_relu(first):
+  if not closing and not is_relu(first):
     raise UserError(f'{first.name} in front of the first block is {first.kind}'
                     ', not a ReLU')
   peeled = 0
@@ -59,13 +59,14 @@ def blocks_of(graph: LayerGraph | None, num_clips: int = 1) -> Network:
 
 def _channel_axis(blocks: tuple[Block, ...]) -> int:
   """Of the outputs of all units; negative."""
-  axes = {_axis_of(unit.conv) for block in blocks for unit in block.units}
+  axes = {axis_of(unit.conv) for block in blocks for unit in block.units}
   if len(axes) > 1:
     raise UserError('its convolutions do not agree on the axis of channels')
   return axes.pop()
 
 
-def _axis_of(conv: ops.Conv) -> int:
+def axis_of(conv: ops.Conv) -> int:
+  """Returns the axis of the channels in a convolution's output; negative."""
   out = conv.dimension_numbers.out_spec
   return out[1] - len(out)
 
@@ -99,21 +100,21 @@ def _end(graph: LayerGraph, last: Block, axis: int
 
 def _block(graph: LayerGraph, block: structure.Block, num_clips: int) -> Block:
   name = block.main[0].name if block.main else block.add.name
-  if block.activation is not None and not _is_relu(block.activation):
+  if block.activation is not None and not is_relu(block.activation):
     raise UserError(f'the block of {name} does not end in a ReLU')
   if not block.main or len(block.shortcut) > 1:
     raise UserError(f'a branch of the block of {name} is not understood')
   for unit in block.main[:-1]:
-    if unit.activation is None or not _is_relu(unit.activation):
+    if unit.activation is None or not is_relu(unit.activation):
       raise UserError(f'{unit.name} is not followed by a ReLU')
   last = (block.main[-1], *block.shortcut)
   if any(unit.activation is not None for unit in last):
     raise UserError(f'the sum of the block of {name} is of activations')
-  shortcut = (_unit(graph, block.shortcut[0], num_clips)
+  shortcut = (unit_of(graph, block.shortcut[0], num_clips)
               if block.shortcut else None)
   first, *rest = block.main
   if block.activation is not None:
-    main = tuple(_unit(graph, unit, num_clips) for unit in block.main)
+    main = tuple(unit_of(graph, unit, num_clips) for unit in block.main)
     return Block(block.source, main, shortcut, block.output)
   before, activated = first.before, not first.before
   if activated:  # both branches read the ReLU
@@ -124,7 +125,7 @@ def _block(graph: LayerGraph, block: structure.Block, num_clips: int) -> Block:
     raise UserError(f'the block of {name} has no second convolution, or adds '
                     'its first activation')
   units = dataclasses.replace(first, before=()), *rest
-  main = tuple(_unit(graph, unit, num_clips) for unit in units)
+  main = tuple(unit_of(graph, unit, num_clips) for unit in units)
   if not all(unit.is_affine for unit in (*main, shortcut or main[0])):
     raise UserError(f'norms of the data stand in the pre-activation block of '
                     f'{name}')
@@ -134,7 +135,7 @@ def _block(graph: LayerGraph, block: structure.Block, num_clips: int) -> Block:
 
 def _entry(before: tuple[Node, ...], where: str) -> Entry:
   """The norm and the ReLU that stand before or behind a block."""
-  if len(before) != 2 or not _is_relu(before[1]) or not (
+  if len(before) != 2 or not is_relu(before[1]) or not (
       isinstance(before[0].op, ops.Norm) and before[0].op.form == 'fixed'):
     raise UserError(
         f'{where} does not end in a ReLU, and no norm of running statistics '
@@ -142,8 +143,19 @@ def _entry(before: tuple[Node, ...], where: str) -> Entry:
   return Entry(before[0].op, before[1].name)
 
 
-def _unit(graph: LayerGraph, unit: structure.Unit, num_clips: int,
-          alone: bool = True) -> Unit:
+def unit_of(graph: LayerGraph, unit: structure.Unit, num_clips: int,
+            alone: bool = True) -> Unit:
+  """Returns a convolution with its norm as layer peeling reads it.
+
+  Args:
+    graph: all layers.
+    unit: the convolution.
+    num_clips: an axis in front of its positions.
+    alone: whether nothing may stand before it.
+
+  Raises:
+    UserError: it is no such convolution; says why.
+  """
   node = unit.linear
   if node is None or not isinstance(node.op, ops.Conv):
     raise UserError(f'{unit.nodes[0].name} is no convolution')
@@ -166,7 +178,7 @@ def _unit(graph: LayerGraph, unit: structure.Unit, num_clips: int,
   if norm and norm.form == 'group' and len(node.shape) > ndim + 1:
     raise UserError(f'{unit.norm.name} is a norm of single frames')
   # Clips, and a 2-D network's frames, are axes in front that no tap crosses.
-  shape, axis = graph.by_name[node.inputs[0]].shape, _axis_of(conv)
+  shape, axis = graph.by_name[node.inputs[0]].shape, axis_of(conv)
   positions = list(shape)
   del positions[axis]
   in_shape = (num_clips, *positions)
@@ -211,10 +223,11 @@ def _norm(node: Node, axis: int) -> ops.Norm:
 def _stem(graph: LayerGraph, num_clips: int) -> Unit | None:
   """The last unit of the stem, where its norm's bias tells sums."""
   try:
-    return _unit(graph, structure.stem(graph)[-1], num_clips, alone=False)
+    return unit_of(graph, structure.stem(graph)[-1], num_clips, alone=False)
   except UserError:
     return None
 
 
-def _is_relu(node: Node) -> bool:
+def is_relu(node: Node) -> bool:
+  """Whether a node is a ReLU."""
   return isinstance(node.op, ops.Activation) and node.op.name == 'relu'

@@ -34,6 +34,7 @@ from scipy import optimize
 from scipy.linalg import qr
 
 from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
+from vidleak_jax.attacks.analytic.peeling.units import Unit
 from vidleak_jax.types import UserError
 
 MAX_MIXED = 16  # positions that no tap tells apart: all 2^n signs are tried
@@ -115,6 +116,19 @@ def rounded(masks: np.ndarray) -> np.ndarray:
   if (np.abs(masks - (masks > 0.5)) > 5 * _BINARY).mean() > 0.1:
     raise UserError('the ReLUs of the last block do not separate')
   return masks > 0.5
+
+
+def shortages(unit: Unit) -> list[str]:
+  """Returns why a unit's positions cannot be told apart, by count."""
+  reasons = []
+  mixed, positions = max_mixed(unit.geometry), unit.geometry.num_out
+  if mixed > MAX_MIXED:
+    reasons.append(f'no tap of {unit.name} tells {mixed} positions apart, and '
+                   f'up to {MAX_MIXED} can be separated')
+  if positions > min(unit.width_in, unit.width):
+    reasons.append(f'{unit.name} has {positions} positions, and the ReLUs of '
+                   f'up to {min(unit.width_in, unit.width)} can be told apart')
+  return reasons
 
 
 def max_mixed(geometry: Geometry) -> int:

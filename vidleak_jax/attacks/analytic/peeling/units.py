@@ -8,6 +8,7 @@ import numpy as np
 
 from vidleak_jax.attacks.analytic.peeling.geometry import Geometry
 from vidleak_jax.victims.introspection import operations as ops
+from vidleak_jax.victims.introspection.tracing import Path
 
 Leaves = Mapping[tuple[str, ...], np.ndarray]  # float64
 
@@ -179,8 +180,13 @@ class Unit:
 
   def sums(self, update: Leaves) -> np.ndarray | None:
     """Returns dL/dz summed over positions [Cout], or None without a bias."""
-    path = self.norm.bias if self.norm else self.conv.bias_path
+    path = self.sums_path
     return None if path is None else np.asarray(update[path], np.float64)
+
+  @property
+  def sums_path(self) -> Path | None:
+    """Of the bias whose gradient is that sum."""
+    return self.norm.bias if self.norm else self.conv.bias_path
 
 
 def _fixed(norm, leaves, ones):
