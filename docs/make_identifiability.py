@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import vidleak_jax as vl
-from vidleak_jax.attacks.analytic.peeling import needs, reading
+from vidleak_jax.attacks.analytic.peeling import attack, chain, needs
 from vidleak_jax.victims import introspection
 
 PAGE = Path(__file__).with_name('gradient.md')
@@ -76,9 +76,11 @@ def _share(count: introspection.Count) -> float:
 def _peeling(victim: vl.Victim) -> str:
   """How far layer peeling gets, by count."""
   try:
-    network = reading.blocks_of(victim.graph)
+    network = attack.read(victim.graph, 1)
   except vl.UserError:
     return '-'
+  if isinstance(network, chain.Chain):
+    return _of_chain(network)
   total, peeled = len(network.blocks), network.num_peeled
   text = f'{peeled} of {total} blocks'
   if peeled < total:
@@ -87,6 +89,15 @@ def _peeling(victim: vl.Victim) -> str:
   if needs.shortages(network):
     return text + '; short'
   return text + ('; completed' if needs.too_few(network) else '')
+
+
+def _of_chain(network: chain.Chain) -> str:
+  """The same where convolutions are no blocks."""
+  total = len(network.graph.of_kind('conv'))
+  share = network.num_known / math.prod(network.graph.clip_shape)
+  ending = 'short' if chain.shortages(network) else 'completed'
+  return f'{len(network.links)} of {total} layers, then {share:.1f} a pixel' + (
+      f'; {ending}' if share < needs.MARGIN else '')
 
 
 def main() -> None:

@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ from vidleak_jax.attacks.analytic.peeling.chain import Chain
 from vidleak_jax.attacks.analytic.peeling.descent import Shown, Walked
 from vidleak_jax.attacks.analytic.peeling.needs import (
     LARGEST,
-    MARGIN,
     block_suffices,
     kernels_suffice,
     outputs_suffice,
@@ -105,43 +103,38 @@ class Peeling(Analytic):
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
     network = read(problem.victim.graph, problem.leak.public.batch_size)
-    is_chain = isinstance(network, Chain)
-    used = (problem.leak.rounds()[:1] if is_chain
-            else rounds_used(problem.leak, network))
     rounds = [(trees.to_float64(leaves_of(each.params)),
-               trees.to_float64(leaves_of(each.update))) for each in used]
+               trees.to_float64(leaves_of(each.update)))
+              for each in rounds_used(problem.leak, network)]
     found = []
     with backend.float64():
       for m in range(problem.leak.num_updates):
         own = [(params, {path: leaf[m] for path, leaf in update.items()})
                for params, update in rounds]
-        name = f'update{m}'
-        found.append(
-            self._of_chain(problem, network, *own[0], name) if is_chain else
-            self._one(problem, [Walked(network, *each) for each in own], name))
+        one = self._of_chain if isinstance(network, Chain) else self._of_blocks
+        found.append(one(problem, network, own, f'update{m}'))
     rows = [dataclasses.asdict(row) | {'update': m}
             for m, each in enumerate(found) for row in each.rows]
     return Solution(np.stack([each.clips for each in found]),
                     np.stack([each.labels for each in found]), rows,
                     _note(found))
 
-  def _of_chain(self, problem: Problem, network: Chain, leaves: Leaves,
-                update: Leaves, name: str) -> Found:
+  def _of_chain(self, problem: Problem, network: Chain,
+                rounds: list[tuple[Leaves, Leaves]], name: str) -> Found:
     """One update's clip, from the lowest input that is found."""
+    (leaves, update), = rounds
     part, rows = chain.peel(problem.session, network, leaves, update, name)
-    labels = walk.read_head(network, leaves, update).labels
-    total, found = len(rows) + 1, None
-    if network.num_known >= MARGIN * math.prod(network.graph.clip_shape):
-      result = self._pixels(problem, network, [part],
-                            (*_COARSE_STEPS, self.pixel_steps))
-      found = Found(result.pixels, labels, rows, _misfit(result, [part]))
+    result = self._pixels(problem, network, [part],
+                          (*_COARSE_STEPS, self.pixel_steps))
+    total = len(rows) + 1
     problem.session.tell('layer peeling', total, total)
-    if found is None or found.misfit > _EXACT:
-      found = self._complete(problem, network, labels, [part], rows, None, name)
-    return found
+    return Found(result.pixels, walk.read_head(network, leaves, update).labels,
+                 rows, _misfit(result, [part]))
 
-  def _one(self, problem: Problem, walks: list[Walked], name: str) -> Found:
+  def _of_blocks(self, problem: Problem, network: Network,
+                 rounds: list[tuple[Leaves, Leaves]], name: str) -> Found:
     """One update's clips, in the order of their frames that explains most."""
+    walks = [Walked(network, *each) for each in rounds]
     planned = walks[0].network
     loose = planned.num_loose
     walks = _descend(problem, walks, loose, name)
@@ -236,11 +229,7 @@ class Peeling(Analytic):
     if best is None or best.misfit > _EXACT:
       shown = self._to_complete(walks, planned, partly)
       if shown:
-        parts, below = zip(*shown)
-        rows = [row for each, partly in zip(walks, below)
-                for row in (*each.rows, *partly)]
-        best = self._complete(
-            problem, network, labels, parts, rows, blank, name)
+        best = self._complete(problem, walks, labels, shown, blank, name)
     if best is None:
       raise UserError(
           f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as '
@@ -269,15 +258,16 @@ class Peeling(Analytic):
       shown = [(part.checked, rows) for part, rows in shown]
     return [(part._replace(lower=None), rows) for part, rows in shown]
 
-  def _complete(self, problem: Problem, network: Network | Chain,
-                labels: np.ndarray, parts: Sequence[pixels.Part],
-                rows: list[walk.Row], blank: np.ndarray | None, name: str
-                ) -> Found:
+  def _complete(self, problem: Problem, walks: list[Walked],
+                labels: np.ndarray, shown: list[Shown],
+                blank: np.ndarray | None, name: str) -> Found:
     """Likely pixels where the equations do not lead to exact ones.
 
     Raises:
       UserError: the search went astray.
     """
+    network = walks[0].network
+    parts, rows = zip(*shown)
     folder = problem.session.folder
     clips, misfit = completion.complete(
         network.graph, network.num_clips, parts, self.errors, self.stage_steps,
@@ -292,7 +282,9 @@ class Peeling(Analytic):
           'the equations are fewer than the pixels, and the search for likely '
           'ones went astray. Choose attack.name=ig, or a client seen in more '
           'rounds.')
-    return Found(clips, labels, rows, misfit, completed=True)
+    return Found(clips, labels, [
+        row for each, partly in zip(walks, rows) for row in (
+            *each.rows, *partly)], misfit, completed=True)
 
 
 def read(graph: LayerGraph | None, num_clips: int) -> Network | Chain:
@@ -301,8 +293,11 @@ def read(graph: LayerGraph | None, num_clips: int) -> Network | Chain:
   Raises:
     UserError: it is neither, or a chain for more than one clip; says why.
   """
-  if graph is None or structure.blocks(graph) or num_clips > 1:
+  if graph is None or structure.blocks(graph):
     return blocks_of(graph, num_clips)
+  if num_clips > 1:
+    raise UserError('the network has no residual blocks, and a chain of '
+                    'convolutions is read of one clip alone')
   return chain.chain_of(graph)
 
 

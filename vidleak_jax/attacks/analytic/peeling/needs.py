@@ -13,12 +13,18 @@ _FEWEST = 3   # numbers of a channel whose norm tells one clip from another
 LARGEST = 2 ** 16  # numbers of clips to which kernels add; more take hours
 
 
-def rounds_used(leak: Leak, network: Network) -> tuple[Round, ...]:
+def rounds_used(leak: Leak, network: object) -> tuple[Round, ...]:
   """The rounds that are used; which clip is which is known of one alone.
 
-  So is which frame is which, where the walk finds frames in any order.
+  So is which frame is which, where the walk finds frames in any order; a chain
+  is read of one round too.
+
+  Args:
+    leak: the client's updates.
+    network: its residual blocks, or a chain.
   """
-  alone = leak.public.batch_size == 1 and not network.num_loose
+  alone = leak.public.batch_size == 1 and isinstance(
+      network, Network) and not network.num_loose
   return leak.rounds() if alone else leak.rounds()[:1]
 
 

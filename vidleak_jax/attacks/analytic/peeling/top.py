@@ -128,6 +128,9 @@ def shortages(unit: Unit) -> list[str]:
   if positions > min(unit.width_in, unit.width):
     reasons.append(f'{unit.name} has {positions} positions, and the ReLUs of '
                    f'up to {min(unit.width_in, unit.width)} can be told apart')
+  if _centre(unit.geometry) is None:
+    reasons.append(f'{unit.name} has a stride or no centre, so its positions '
+                   'cannot be told apart')
   return reasons
 
 
@@ -147,6 +150,9 @@ def _factors(gradient, geometry, centred=False):
     raise UserError(
         f'the last block has {size} positions and {min(gradient.shape[1:])} '
         'channels; more channels than positions are needed')
+  if _centre(geometry) is None:
+    raise UserError('the last convolution has a stride or no centre, so its '
+                    'positions cannot be told apart')
   norms = np.sqrt((gradient ** 2).sum((0, 1)))
   norms = np.where(norms > 0, norms, 1.0)
   right = _basis(np.vstack(gradient / norms), size - centred)
@@ -210,12 +216,11 @@ def _along(open_row, f, there, shown, seen, tables):
 
 
 def _centre(geometry):
-  """The tap that sees each position where it is."""
+  """The tap that sees each position where it is, or None."""
   for tap, (out, into) in enumerate(geometry.taps):
     if np.array_equal(out, into) and len(out) == geometry.num_in:
       return tap
-  raise UserError('the last convolution has a stride or no centre, so its '
-                  'positions cannot be told apart')
+  return None
 
 
 def _corner(geometry):
