@@ -24,8 +24,8 @@ from vidleak_jax.victims.introspection import operations as ops
 
 _LARGEST = 8192  # positions: matrices of their squares are factorised
 _TIMES = 2       # equations of a kernel for each position; 1.1 are too few
-_ROUNDS = 40
-_RIDGE = 1e-5   # of the mean square, until positions are at rest,
+_ROUNDS = 100
+_RIDGE = 1e-7   # of the mean square, until positions are at rest,
 _FALLS = 1e-2   # from there on, and so on
 _LEAST_RIDGE = 1e-8
 _ENDED = 1e-2   # relative misfit above which positions have not been found
