@@ -1,5 +1,7 @@
 """Chains with max pooling: from the last kernel down, without any masks."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -76,7 +78,8 @@ def test_the_clip_comes_back(problem):
   np.testing.assert_array_equal(found.labels, [[3]])
 
 
-def test_a_wrong_gradient_is_not_explained(problem):
+def test_a_wrong_gradient_is_not_explained(problem, monkeypatch):
+  monkeypatch.setattr(pooling, '_ROUNDS', 8)
   network = chain.chain_of(problem.victim.graph)
   leaves, update = double(problem)
   path = network.links[2].unit.conv.kernel_path
@@ -110,3 +113,10 @@ def test_windows_leave_out_what_is_padding():
   assert windows.shape == (9, 8)
   inside = windows[windows < geometry.num_out]
   np.testing.assert_array_equal(np.sort(inside), np.arange(32))
+  first = dataclasses.replace(pool, **{
+      name: (values[0], values[-1], *values[1:-1])
+      for name in ('window', 'strides', 'padding')
+      for values in [getattr(pool, name)]})
+  assert pooling.windows_of(first, geometry) is None  # channels are pooled
+  np.testing.assert_array_equal(
+      pooling.windows_of(first, geometry, -4), windows)

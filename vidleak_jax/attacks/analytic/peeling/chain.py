@@ -130,7 +130,8 @@ def _joint(unit: Unit, found: structure.Unit, between: tuple[Node, ...]
     return None
   if not between:
     return unit, None
-  windows = pooling.windows_of(between[0].op, unit.geometry)
+  windows = pooling.windows_of(between[0].op, unit.geometry,
+                               reading.axis_of(unit.conv))
   return None if len(between) > 1 or windows is None else (unit, windows)
 
 

@@ -12,6 +12,8 @@ and the positions are found in turns, from cotangents that are spread evenly
 over each window. No guess of the clip is needed.
 """
 
+import math
+
 import numpy as np
 from scipy import linalg
 
@@ -24,34 +26,39 @@ from vidleak_jax.victims.introspection import operations as ops
 
 _LARGEST = 8192  # positions: matrices of their squares are factorised
 _TIMES = 2       # equations of a kernel for each position; 1.1 are too few
-_ROUNDS = 100
+_ROUNDS = 60
 _RIDGE = 1e-7   # of the mean square, until positions are at rest,
 _FALLS = 1e-2   # from there on, and so on
 _LEAST_RIDGE = 1e-8
 _ENDED = 1e-2   # relative misfit above which positions have not been found
 
 
-def windows_of(pool: ops.Operation, geometry: Geometry) -> np.ndarray | None:
+def windows_of(pool: ops.Operation, geometry: Geometry, channel_axis: int = -1
+               ) -> np.ndarray | None:
   """Returns the positions [W, k] that a max pooling's windows see.
 
   Padding is the number of positions. None where it is another pooling, or
   where windows overlap.
 
   Args:
-    pool: of outputs with channels last.
+    pool: the operation.
     geometry: of the convolution before it.
+    channel_axis: of what is pooled; negative.
   """
   if not isinstance(pool, ops.Pool) or pool.reduction != 'max':
     return None
-  spatial, strides = pool.window[1:-1], pool.strides[1:-1]
-  if pool.window[-1] != 1 or any(a > b for a, b in zip(spatial, strides)):
+  size = len(pool.window)
+  axes = [a for a in range(1, size) if a != size + channel_axis]
+  if math.prod(pool.window) != math.prod(pool.window[a] for a in axes) or any(
+      pool.window[a] > pool.strides[a] for a in axes):
     return None
-  extra = len(geometry.out_shape) - len(spatial)
-  ones = (1,) * extra
-  seen = Geometry(geometry.out_shape, ones + spatial, ones + strides,
-                  ((0, 0),) * extra + pool.padding[1:-1],
-                  (1,) * len(geometry.out_shape))
-  return seen.index
+  front = len(geometry.out_shape) - len(axes)
+
+  def spatial(per_axis, ahead):
+    return (ahead,) * front + tuple(per_axis[a] for a in axes)
+  return Geometry(
+      geometry.out_shape, spatial(pool.window, 1), spatial(pool.strides, 1),
+      spatial(pool.padding, (0, 0)), (1,) * len(geometry.out_shape)).index
 
 
 def suffices(unit: Unit) -> bool:
