@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import vidleak_jax as vl
-from vidleak_jax.attacks.analytic.peeling import attack, chain, needs
+from vidleak_jax.attacks.analytic.peeling import chain, needs
 from vidleak_jax.victims import introspection
 
 PAGE = Path(__file__).with_name('gradient.md')
@@ -76,7 +76,7 @@ def _share(count: introspection.Count) -> float:
 def _peeling(victim: vl.Victim) -> str:
   """How far layer peeling gets, by count."""
   try:
-    network = attack.read(victim.graph, 1)
+    network = chain.read(victim.graph, 1)
   except vl.UserError:
     return '-'
   if isinstance(network, chain.Chain):
@@ -95,9 +95,8 @@ def _of_chain(network: chain.Chain) -> str:
   """The same where convolutions are no blocks."""
   total = len(network.graph.of_kind('conv'))
   share = network.num_known / math.prod(network.graph.clip_shape)
-  ending = 'short' if chain.shortages(network) else 'completed'
   return f'{len(network.links)} of {total} layers, then {share:.1f} a pixel' + (
-      f'; {ending}' if share < needs.MARGIN else '')
+      '; short' * bool(chain.shortages(network)))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import pytest
 import vidleak_jax as vl
 from tests.attacks.analytic.test_peeling import psnr, smooth_clip
 from vidleak_jax import trees
-from vidleak_jax.attacks.analytic.peeling import attack as attack_lib
 from vidleak_jax.attacks.analytic.peeling import chain, pooling
 from vidleak_jax.attacks.analytic.peeling.attack import Peeling
 from vidleak_jax.attacks.base import Problem
@@ -102,7 +101,7 @@ def test_what_does_not_suffice_is_refused(network, message):
 
 def test_batches_are_refused(problem):
   with pytest.raises(UserError, match='no residual blocks'):
-    attack_lib.read(problem.victim.graph, 2)
+    chain.read(problem.victim.graph, 2)
 
 
 def test_windows_leave_out_what_is_padding():

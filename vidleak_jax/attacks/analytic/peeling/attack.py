@@ -1,10 +1,10 @@
-"""Layer peeling: the clip of a residual network from one gradient, exactly."""
+"""Layer peeling: the clip from one gradient, exactly, layer by layer."""
 
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from vidleak_jax.attacks.analytic.peeling import (
     pixels,
     walk,
 )
+from vidleak_jax.attacks.analytic.peeling import found as found_lib
 from vidleak_jax.attacks.analytic.peeling.blocks import Network
 from vidleak_jax.attacks.analytic.peeling.chain import Chain
 from vidleak_jax.attacks.analytic.peeling.descent import Shown, Walked
+from vidleak_jax.attacks.analytic.peeling.found import EXACT, Found
 from vidleak_jax.attacks.analytic.peeling.needs import (
     LARGEST,
     block_suffices,
@@ -30,7 +32,6 @@ from vidleak_jax.attacks.analytic.peeling.needs import (
     shortages,
     too_few,
 )
-from vidleak_jax.attacks.analytic.peeling.reading import blocks_of
 from vidleak_jax.attacks.analytic.peeling.units import Leaves
 from vidleak_jax.attacks.analytic.solver import Analytic, Solution
 from vidleak_jax.attacks.base import Problem, needs_fedsgd
@@ -39,12 +40,9 @@ from vidleak_jax.errors import OutOfTime
 from vidleak_jax.options import option
 from vidleak_jax.runtime import backend
 from vidleak_jax.types import Leak, UserError, Victim
-from vidleak_jax.victims.introspection import structure
-from vidleak_jax.victims.introspection.graph import LayerGraph
 from vidleak_jax.victims.introspection.tracing import leaves_of
 
-_EXACT = 1e-3  # error of the known layer's outputs, relative
-_LOST = 1e-2   # the same of likely pixels: the search went astray
+_LOST = 1e-2   # error of likely pixels' known layer: the search went astray
 # From one colour a frame: a clip of high contrast is far from grey.
 _COARSE_STEPS = (4,) * 5
 _MAX_ORDERS = 16  # of loose frames whose few colours are fitted,
@@ -52,19 +50,9 @@ _MAX_TRIED = 4    # and, of the best of these, whose pixels are
 _ORDER_STEPS = (3, 0, 0, 0, 0, 0)  # on the coarsest grid alone
 
 
-class Found(NamedTuple):
-  """What one update gave away."""
-  clips: np.ndarray   # [B, T, H, W, C] float64
-  labels: np.ndarray  # [B]
-  rows: list[walk.Row]
-  misfit: float     # of the known layer's outputs, relative
-  note: str = ''    # what is open about it, for the user
-  completed: bool = False  # by a prior
-
-
 @dataclasses.dataclass(frozen=True)
 class Peeling(Analytic):
-  """Residual networks of ReLUs: blocks by least squares, then Gauss-Newton.
+  """Networks of ReLUs: layers by least squares, then Gauss-Newton.
 
   >>> Peeling().name
   'peeling'
@@ -92,7 +80,7 @@ class Peeling(Analytic):
     if victim.graph is None:
       return [*reasons, 'it needs the logits, and only a loss is known']
     try:
-      network = read(victim.graph, leak.public.batch_size)
+      network = chain.read(victim.graph, leak.public.batch_size)
     except UserError as error:
       return [*reasons, str(error).rstrip('.')]
     if isinstance(network, Chain):
@@ -102,7 +90,7 @@ class Peeling(Analytic):
 
   def solve(self, problem: Problem) -> Solution:
     """See `Analytic.solve`."""
-    network = read(problem.victim.graph, problem.leak.public.batch_size)
+    network = chain.read(problem.victim.graph, problem.leak.public.batch_size)
     rounds = [(trees.to_float64(leaves_of(each.params)),
                trees.to_float64(leaves_of(each.update)))
               for each in rounds_used(problem.leak, network)]
@@ -117,19 +105,20 @@ class Peeling(Analytic):
             for m, each in enumerate(found) for row in each.rows]
     return Solution(np.stack([each.clips for each in found]),
                     np.stack([each.labels for each in found]), rows,
-                    _note(found))
+                    found_lib.note_of(found))
 
   def _of_chain(self, problem: Problem, network: Chain,
                 rounds: list[tuple[Leaves, Leaves]], name: str) -> Found:
     """One update's clip, from the lowest input that is found."""
     (leaves, update), = rounds
+    labels = walk.read_head(network, leaves, update).labels
     part, rows = chain.peel(problem.session, network, leaves, update, name)
     result = self._pixels(problem, network, [part],
                           (*_COARSE_STEPS, self.pixel_steps))
     total = len(rows) + 1
     problem.session.tell('layer peeling', total, total)
-    return Found(result.pixels, walk.read_head(network, leaves, update).labels,
-                 rows, _misfit(result, [part]))
+    return Found(result.pixels, labels, rows,
+                 found_lib.misfit_of(result, [part]))
 
   def _of_blocks(self, problem: Problem, network: Network,
                  rounds: list[tuple[Leaves, Leaves]], name: str) -> Found:
@@ -153,12 +142,12 @@ class Peeling(Analytic):
         continue
       if best is None or found.misfit < best.misfit:
         best = found
-      if best.misfit <= _EXACT:
+      if best.misfit <= EXACT:
         break
     if best is None:
       raise wrong
     return best._replace(note='; '.join(filter(None, (
-        _about_frames(walks[0], best.misfit, tried), best.note))))
+        found_lib.about_frames(walks[0], best.misfit, tried), best.note))))
 
   def _ordered(self, problem: Problem, walks: list[Walked]
                ) -> Iterator[list[Walked]]:
@@ -219,14 +208,14 @@ class Peeling(Analytic):
                             (*_COARSE_STEPS, self.pixel_steps))
       found = Found(result.pixels, labels,
                     [row for each in walks for row in each.rows] + rows,
-                    _misfit(result, parts))
+                    found_lib.misfit_of(result, parts))
       if best is None or found.misfit < best.misfit:
         best = found
-      if best.misfit <= _EXACT:
+      if best.misfit <= EXACT:
         break
     total = network.num_peeled + 1
     problem.session.tell('layer peeling', total, total)
-    if best is None or best.misfit > _EXACT:
+    if best is None or best.misfit > EXACT:
       shown = self._to_complete(walks, planned, partly)
       if shown:
         best = self._complete(problem, walks, labels, shown, blank, name)
@@ -235,7 +224,7 @@ class Peeling(Analytic):
           f'Of {len(network.blocks)} blocks {walks[0].depth} were solved, as '
           'far as the equations go, and what they show does not suffice for '
           'the pixels. Choose attack.name=ig.')
-    return best if blank is None else _with_contrast(
+    return best if blank is None else found_lib.with_contrast(
         best, blank, problem.leak.public.eight_bit)
 
   def _to_complete(self, walks: list[Walked], planned: Network,
@@ -287,66 +276,9 @@ class Peeling(Analytic):
             *each.rows, *partly)], misfit, completed=True)
 
 
-def read(graph: LayerGraph | None, num_clips: int) -> Network | Chain:
-  """Returns the network as residual blocks, or as a chain.
-
-  Raises:
-    UserError: it is neither, or a chain for more than one clip; says why.
-  """
-  if graph is None or structure.blocks(graph):
-    return blocks_of(graph, num_clips)
-  if num_clips > 1:
-    raise UserError('the network has no residual blocks, and a chain of '
-                    'convolutions is read of one clip alone')
-  return chain.chain_of(graph)
-
-
 def _descend(problem: Problem, walks: list[Walked], stop: int, name: str
              ) -> list[Walked]:
   """The walks of all rounds, each in a folder of its own."""
   return [descent.descend(problem.session, each, stop,
                           name + f'_round{i}' * (i > 0))
           for i, each in enumerate(walks)]
-
-
-def _about_frames(walked: Walked, misfit: float, tried: int) -> str:
-  """What is not certain about the order of the frames, for the user."""
-  network = walked.network
-  if not network.num_loose:
-    return ''
-  if misfit > _EXACT:
-    return f'none of {tried} orders of its frames explains it'
-  if not network.crosses_frames:
-    return ('no kernel crosses frames, so their order is a guess from how '
-            'alike they are, and may be the reverse')
-  clips = walked.known.value.reshape(*walked.positions[:2], -1)
-  closest = min(frames.closest(each) for each in clips)
-  return (f'two of its frames differ by {closest:.0e} of their features, so '
-          'which is which is a guess') * (closest <= _EXACT)
-
-
-def _with_contrast(found: Found, blank: np.ndarray, eight_bit: bool) -> Found:
-  """A clip with the contrast that its network does not see."""
-  clips = contrast.by_levels(found.clips, blank) if eight_bit else None
-  if clips is not None:
-    return found._replace(clips=clips)
-  return found._replace(
-      note='the network does not see the contrast of its clip, and no levels '
-      'of video tell it')
-
-
-def _misfit(result: gauss_newton.Result, parts: list[pixels.Part]) -> float:
-  count = sum(fact.value.size for part in parts for fact in part.facts)
-  return float(np.sqrt(result.cost / count))
-
-
-def _note(found: list[Found]) -> str:
-  bad = [f'update {m}: what Gauss-Newton found leaves {each.misfit:.0e} of the '
-         'known layer unexplained' for m, each in enumerate(found)
-         if each.misfit > _EXACT]
-  bad += [f'update {m}: a prior chose among the clips that the equations allow'
-          for m, each in enumerate(found) if each.completed]
-  loose = [f'update {m}: {each.note}' for m, each in enumerate(found)
-           if each.note]
-  return (f'The closed form is not exact: {"; ".join(bad)}. ' * bool(bad)
-          + f'Open is: {"; ".join(loose)}.' * bool(loose))

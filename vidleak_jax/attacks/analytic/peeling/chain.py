@@ -8,6 +8,7 @@ convolutions follow as in a residual block, through poolings as well
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -23,7 +24,7 @@ from vidleak_jax.attacks.analytic.peeling import (
     storage,
     top,
 )
-from vidleak_jax.attacks.analytic.peeling.blocks import rank_of
+from vidleak_jax.attacks.analytic.peeling.blocks import Network, rank_of
 from vidleak_jax.attacks.analytic.peeling.pixels import Part
 from vidleak_jax.attacks.analytic.peeling.readers import Known, Reader
 from vidleak_jax.attacks.analytic.peeling.units import Leaves, Unit
@@ -77,6 +78,20 @@ class Chain:
     node = self.graph.by_name[self.bottom]
     on = 1 / 2 if reading.is_relu(node) else 2 / 3
     return int(math.prod(node.shape) * on)
+
+
+def read(graph: LayerGraph | None, num_clips: int) -> Network | Chain:
+  """Returns the network as residual blocks, or as a chain.
+
+  Raises:
+    UserError: it is neither, or a chain for more than one clip; says why.
+  """
+  if graph is None or structure.blocks(graph):
+    return reading.blocks_of(graph, num_clips)
+  if num_clips > 1:
+    raise UserError('the network has no residual blocks, and a chain of '
+                    'convolutions is read of one clip alone')
+  return chain_of(graph)
 
 
 def chain_of(graph: LayerGraph) -> Chain:
@@ -157,19 +172,11 @@ def peel(session: Session, chain: Chain, leaves: Leaves, update: Leaves,
   Raises:
     UserError: the equations disagree, or positions look alike.
   """
-  folder = session.folder
-  if folder:
-    folder = folder / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-  known, rows = None, []
+  folder, known, rows = storage.folder(session, name), None, []
   for done, link in enumerate(chain.links, 1):
-    place = folder and folder / f'layer{done}.npz'
-    if place and place.exists():
-      known, found = storage.read(place)
-    else:
-      known, row = _solve(link, known, leaves, update)
-      found = [row]
-      storage.write(place, known, found)
+    known, found = storage.once(
+        folder and folder / f'layer{done}.npz',
+        functools.partial(_solve, link, known, leaves, update))
     rows += found
     session.tell('layer peeling', done, len(chain.links) + 1,
                  residual=found[-1].residual)
@@ -177,8 +184,8 @@ def peel(session: Session, chain: Chain, leaves: Leaves, update: Leaves,
 
 
 def _solve(link: Link, known: Known | None, leaves: Leaves, update: Leaves
-           ) -> tuple[Known, branch.Row]:
-  """What is known of a unit's input, from what is known behind it."""
+           ) -> tuple[Known, list[branch.Row]]:
+  """(what is known of a unit's input from what is behind it, the report)."""
   unit, sums = link.unit, link.below and link.below.sums(update)
   if known is not None and link.windows is None:
     _, solved, slope = inputs.solve(
@@ -193,7 +200,7 @@ def _solve(link: Link, known: Known | None, leaves: Leaves, update: Leaves
   known, found = inputs.settled(solved, slope, sums)
   if link.below is None:
     known = known._replace(value=solved.x, on=np.ones(solved.x.shape, bool))
-  return known, branch.row_of(unit.name, [unit], solved, found)
+  return known, [branch.row_of(unit.name, [unit], solved, found)]
 
 
 def _top(unit: Unit, leaves: Leaves, update: Leaves) -> np.ndarray:

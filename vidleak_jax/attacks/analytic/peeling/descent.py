@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -49,27 +50,21 @@ def descend(session: Session, walked: Walked, stop: int, name: str) -> Walked:
   Raises:
     UserError: the equations disagree, or not even the last block is solvable.
   """
-  folder = session.folder
-  if folder:
-    folder = folder / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+  folder = storage.folder(session, name)
   network, params, update, known, rows, depth = walked
   last, total = len(network.blocks) - 1, network.num_peeled + 1
   for i in range(depth, min(stop, network.num_peeled)):
-    place = folder and folder / f'block{last - i}.npz'
-    if place and place.exists():
-      known, found = storage.read(place)
-    else:
-      try:
-        known, found = (
-            walk.peel(network, last - i, known, params, update) if known
-            else walk.peel_top(network, params, update))
-      except equations.Undetermined:
-        if not known:
-          raise
-        network = dataclasses.replace(network, num_peeled=i)
-        break
-      storage.write(place, known, found)
+    solve = (functools.partial(walk.peel, network, last - i, known, params,
+                               update) if known else
+             functools.partial(walk.peel_top, network, params, update))
+    try:
+      known, found = storage.once(
+          folder and folder / f'block{last - i}.npz', solve)
+    except equations.Undetermined:
+      if not known:
+        raise
+      network = dataclasses.replace(network, num_peeled=i)
+      break
     rows, depth = (*rows, *found), i + 1
     session.tell('layer peeling', depth, total,
                  residual=max(row.residual for row in found))
